@@ -1,0 +1,193 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/verify"
+)
+
+// StatBlob returns the size of the blob dgst. The remote is asked only where
+// nothing that is stored in this repository tells.
+func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
+	d := Descriptor{MediaType: "application/octet-stream", Digest: dgst}
+	var rec contentRecord
+	err := r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
+	if absent(err) {
+		// A manifest of the repository that names it is as good: the chain of
+		// proxies below us must not cost a trip to the remote.
+		err = r.c.record(ctx, key(kindNamed, r.key, dgst.String()), &rec)
+	}
+	if err == nil {
+		d.Size = rec.Size
+		return d, nil
+	}
+	if !absent(err) {
+		return Descriptor{}, err
+	}
+	if b, err := r.openStored(ctx, dgst); err == nil {
+		d.Size = b.Size()
+		return d, b.Close()
+	}
+	if r.c.opts.Upstream == nil {
+		return Descriptor{}, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
+	}
+	d.Size, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
+	return d, err
+}
+
+// CachedBlob opens the blob dgst if it is stored and the remote has served it in
+// this repository. Otherwise the error satisfies errors.Is(err, fs.ErrNotExist).
+func (r *Repository) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	b, err := r.openStored(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	return storedReader(ctx, b), nil
+}
+
+func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (Blob, error) {
+	var rec contentRecord
+	err := r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
+	if err == nil {
+		return r.c.opts.Blobs.Open(ctx, dgst)
+	}
+	if !absent(err) {
+		return nil, err
+	}
+	// The index may have lost what the layout knows.
+	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefLayer, dgst.String()}); err != nil {
+		return nil, err
+	}
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.c.opts.Index.Apply(ctx, r.linkChanges(dgst, b.Size())...); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// OpenBlob opens the blob dgst: from the store, from the download that is under
+// way, or from one that it starts. The reader's operations end with ctx.
+func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	b, err := r.CachedBlob(ctx, dgst)
+	if err == nil || !absent(err) {
+		return b, err
+	}
+	if r.c.opts.Upstream == nil {
+		return nil, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
+	}
+	if b, err := r.adopt(ctx, dgst); err == nil || !absent(err) {
+		return b, err
+	}
+	f, fresh, err := r.c.fill(r, dgst)
+	if err != nil {
+		return nil, err
+	}
+	if !fresh {
+		if err := r.join(ctx, f); err != nil {
+			return nil, err
+		}
+	}
+	return r.follow(ctx, f)
+}
+
+// adopt opens a blob that is stored for another repository, once the remote has
+// confirmed that it serves it in this one, too.
+func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	_, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
+	if err == nil {
+		err = r.link(ctx, dgst, b.Size())
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return storedReader(ctx, b), nil
+}
+
+// join makes sure that the remote serves the blob that f downloads in this
+// repository, too.
+func (r *Repository) join(ctx context.Context, f *fill) error {
+	f.mu.Lock()
+	known := f.vouched[r.key] != nil
+	f.mu.Unlock()
+	if known {
+		return nil
+	}
+	if r.key != f.by.key {
+		if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, f.dgst); err != nil {
+			return err
+		}
+	}
+	if f.vouch(r) {
+		return nil
+	}
+	// It has been stored meanwhile.
+	size, err := f.whole(ctx)
+	if err != nil {
+		return nil // the reader will say why
+	}
+	return r.link(ctx, f.dgst, size)
+}
+
+// follow opens a reader of what f downloads, as soon as the remote has answered.
+func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
+	select {
+	case <-f.started:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := f.cause(); err != nil {
+		if errors.Is(err, ErrNoSpace) {
+			r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
+			return r.through(ctx, f.dgst)
+		}
+		return nil, err
+	}
+	src, err := f.draft.Open(ctx)
+	if err == nil {
+		return &Reader{ctx: ctx, src: src, size: f.size, fill: f}, nil
+	}
+	if cause := f.cause(); cause != nil { // it has failed meanwhile
+		return nil, cause
+	}
+	r.c.log.WithError(err).Warnf("the download of %s cannot be followed; it is passed through uncached", f.dgst)
+	return r.through(ctx, f.dgst)
+}
+
+// through reads a blob from the remote without storing it.
+func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	s, err := r.c.opts.Upstream.Blob(ctx, r.name, dgst, 0)
+	if err != nil {
+		return nil, err
+	}
+	v, err := verify.NewReader(s.Body, dgst, s.Size)
+	if err != nil {
+		return nil, errors.Join(err, s.Body.Close())
+	}
+	return &Reader{ctx: ctx, src: passing{v, s.Body}, size: s.Size, passing: true}, nil
+}
+
+// link makes dgst, which is stored, part of the repository.
+func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
+	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefLayer, dgst.String()}, dgst); err != nil {
+		return err
+	}
+	return r.c.opts.Index.Apply(ctx, r.linkChanges(dgst, size)...)
+}
+
+func (r *Repository) linkChanges(dgst digest.Digest, size int64) []Change {
+	return []Change{
+		put(key(kindLayer, r.key, dgst.String()), contentRecord{Size: size}),
+		put(key(kindRepo, r.key), struct{}{}),
+	}
+}

@@ -1,0 +1,166 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/singleflight"
+)
+
+// Options are what [New] needs. Blobs, Refs and Index are required; the zero
+// value of the others is good.
+type Options struct {
+	Blobs Blobs
+	Refs  Refs
+	Index Index
+
+	// Upstream is the remote that missing content comes from. Without one the
+	// cache is an offline mirror: what it does not hold does not exist.
+	Upstream Upstream
+
+	// Prefix stands before the names of Upstream's repositories where they are
+	// stored, for example "quay.io/". Empty for the remote that the bare names
+	// belong to.
+	Prefix string
+
+	// TagTTL is how long a tag is answered without asking the remote. 0 asks
+	// each time.
+	TagTTL time.Duration
+
+	// MaxSize is how many bytes of content are kept, drafts included; 0 is no
+	// limit.
+	MaxSize int64
+
+	// MinFree tells how many bytes of a storage of total bytes to leave free;
+	// nil leaves none.
+	MinFree func(total int64) int64
+
+	// Log gets what an operator should know; default nothing.
+	Log logrus.FieldLogger
+
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Cache answers for the content of a remote registry. Create it with [New].
+type Cache struct {
+	opts  Options
+	log   logrus.FieldLogger
+	space *space
+
+	// manifests are the small manifests that were used last, by repository
+	// and digest.
+	manifests *lru.Cache[manifestKey, Manifest]
+	// flights coalesce requests for the same manifest or tag.
+	flights singleflight.Group
+	// awayUntil is the time (Unix nanoseconds) until which stale tags are
+	// answered without asking the remote, since it has just failed to answer.
+	awayUntil atomic.Int64
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu     sync.Mutex // guards the fields below
+	closed bool
+	fills  map[digest.Digest]*fill
+	wg     sync.WaitGroup // the running fills
+}
+
+type manifestKey struct {
+	repo string // as stored
+	dgst digest.Digest
+}
+
+// What the memory for manifests may take: memManifests × memManifestSize bytes
+// at the very most, and far less in practice (a usual manifest has 1 to 3 KB).
+const (
+	memManifests    = 256
+	memManifestSize = 32 << 10
+)
+
+// New returns a cache over what opts.Blobs, opts.Refs and opts.Index hold,
+// rebuilding the index where it is empty. It does not contact the remote. The
+// caller closes it before its stores.
+func New(ctx context.Context, opts Options) (*Cache, error) {
+	if opts.Blobs == nil || opts.Refs == nil || opts.Index == nil {
+		return nil, errors.New("cache: Blobs, Refs and Index are required")
+	}
+	if opts.Log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		opts.Log = discard
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.MinFree == nil {
+		opts.MinFree = func(int64) int64 { return 0 }
+	}
+	manifests, err := lru.New[manifestKey, Manifest](memManifests)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{
+		opts:      opts,
+		log:       opts.Log,
+		manifests: manifests,
+		fills:     make(map[digest.Digest]*fill),
+	}
+	used, err := c.prepareIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.space = &space{blobs: opts.Blobs, max: opts.MaxSize, minFree: opts.MinFree, used: used}
+	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return c, nil
+}
+
+// Close ends the running downloads and waits for them. Readers of blobs that
+// are not complete get [ErrClosed].
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.wg.Wait()
+	return nil
+}
+
+// Repository returns the repository that clients call name, which must have
+// passed the grammar of the distribution specification. The repository need not
+// exist.
+func (c *Cache) Repository(name string) *Repository {
+	return &Repository{c: c, name: name, key: c.opts.Prefix + name}
+}
+
+// Repository is one repository of the remote, and what the cache holds of it.
+type Repository struct {
+	c    *Cache
+	name string // as the remote knows it
+	key  string // as it is stored
+}
+
+// absent tells whether err says that something is not stored.
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// missing is the answer for what is not stored where no remote can be asked.
+func (c *Cache) missing(what string) error {
+	return &localError{what}
+}
+
+// localError is ErrNotFound for content of an offline mirror.
+type localError struct{ what string }
+
+func (e *localError) Error() string {
+	return e.what + " is not in the cache, and no remote registry is configured"
+}
+
+func (e *localError) Unwrap() error { return ErrNotFound }

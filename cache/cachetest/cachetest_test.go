@@ -1,0 +1,20 @@
+package cachetest_test
+
+import (
+	"testing"
+
+	"registry-module/cache"
+	"registry-module/cache/cachetest"
+)
+
+func TestFakes(t *testing.T) {
+	t.Run("index", func(t *testing.T) {
+		cachetest.TestIndex(t, func(*testing.T) cache.Index { return new(cachetest.Index) })
+	})
+	t.Run("blobs", func(t *testing.T) {
+		cachetest.TestBlobs(t, func(*testing.T) cache.Blobs { return new(cachetest.Blobs) })
+	})
+	t.Run("refs", func(t *testing.T) {
+		cachetest.TestRefs(t, func(*testing.T) cache.Refs { return new(cachetest.Refs) })
+	})
+}

@@ -1,0 +1,229 @@
+package cachetest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/cache"
+)
+
+// Upstream is a remote registry in memory that counts what it is asked. The zero
+// value is empty and answers that nothing exists. Its fields are set before use.
+type Upstream struct {
+	// Body, if set, replaces the body of each blob that is opened.
+	Body func(dgst digest.Digest, content []byte) io.ReadCloser
+	// HideSize makes blobs come without their size.
+	HideSize bool
+
+	mu        sync.Mutex
+	err       error
+	manifests map[string]cache.Manifest // repo + "@" + tag or digest
+	blobs     map[string][]byte         // repo + "@" + digest
+	tags      map[string][]string
+	calls     map[string]int
+}
+
+var _ cache.Upstream = (*Upstream)(nil)
+
+// AddBlob makes content a blob of repo.
+func (u *Upstream) AddBlob(repo string, content []byte) digest.Digest {
+	dgst := digest.FromBytes(content)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.blobs == nil {
+		u.blobs = make(map[string][]byte)
+	}
+	u.blobs[repo+"@"+dgst.String()] = content
+	return dgst
+}
+
+// AddManifest makes content a manifest of repo, and tag, unless empty, point to
+// it.
+func (u *Upstream) AddManifest(repo, tag, mediaType string, content []byte) digest.Digest {
+	m := cache.Manifest{
+		Descriptor: cache.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))},
+		Bytes:      content,
+	}
+	u.SetManifest(repo, m.Digest.String(), m)
+	if tag != "" {
+		u.SetManifest(repo, tag, m)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.tags == nil {
+			u.tags = make(map[string][]string)
+		}
+		if !slices.Contains(u.tags[repo], tag) {
+			u.tags[repo] = append(u.tags[repo], tag)
+		}
+	}
+	return m.Digest
+}
+
+// SetManifest makes m, which may be wrong, the answer for ref, a tag or digest.
+func (u *Upstream) SetManifest(repo, ref string, m cache.Manifest) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.manifests == nil {
+		u.manifests = make(map[string]cache.Manifest)
+	}
+	u.manifests[repo+"@"+ref] = m
+}
+
+// RemoveTag makes tag unknown.
+func (u *Upstream) RemoveTag(repo, tag string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.manifests, repo+"@"+tag)
+	u.tags[repo] = slices.DeleteFunc(u.tags[repo], func(t string) bool { return t == tag })
+}
+
+// Fail makes each request fail with err; nil ends that.
+func (u *Upstream) Fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.err = err
+}
+
+// Calls returns how often op ("manifest", "resolve", "blob", "stat", "tags") was
+// called, or all of them together where op is empty.
+func (u *Upstream) Calls(op string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if op != "" {
+		return u.calls[op]
+	}
+	all := 0
+	for _, n := range u.calls {
+		all += n
+	}
+	return all
+}
+
+func (u *Upstream) call(op string) error {
+	if u.calls == nil {
+		u.calls = make(map[string]int)
+	}
+	u.calls[op]++
+	return u.err
+}
+
+// Host implements cache.Upstream.
+func (*Upstream) Host() string { return "upstream.test" }
+
+// Manifest implements cache.Upstream.
+func (u *Upstream) Manifest(_ context.Context, repo, ref string) (cache.Manifest, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.call("manifest"); err != nil {
+		return cache.Manifest{}, err
+	}
+	m, ok := u.manifests[repo+"@"+ref]
+	if !ok {
+		return cache.Manifest{}, fmt.Errorf("manifest %s of %s: %w", ref, repo, cache.ErrNotFound)
+	}
+	return m, nil
+}
+
+// Resolve implements cache.Upstream.
+func (u *Upstream) Resolve(_ context.Context, repo, ref string) (cache.Descriptor, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.call("resolve"); err != nil {
+		return cache.Descriptor{}, err
+	}
+	m, ok := u.manifests[repo+"@"+ref]
+	if !ok {
+		return cache.Descriptor{}, fmt.Errorf("manifest %s of %s: %w", ref, repo, cache.ErrNotFound)
+	}
+	return m.Descriptor, nil
+}
+
+// Blob implements cache.Upstream.
+func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, offset int64) (*cache.BlobStream, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.call("blob"); err != nil {
+		return nil, err
+	}
+	content, ok := u.blobs[repo+"@"+dgst.String()]
+	if !ok {
+		return nil, fmt.Errorf("blob %s of %s: %w", dgst, repo, cache.ErrNotFound)
+	}
+	s := &cache.BlobStream{Body: io.NopCloser(bytes.NewReader(content[offset:])), Offset: offset, Size: int64(len(content))}
+	if u.Body != nil {
+		s.Body = u.Body(dgst, content[offset:])
+	}
+	if u.HideSize {
+		s.Size = -1
+	}
+	return s, nil
+}
+
+// StatBlob implements cache.Upstream.
+func (u *Upstream) StatBlob(_ context.Context, repo string, dgst digest.Digest) (int64, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.call("stat"); err != nil {
+		return 0, err
+	}
+	content, ok := u.blobs[repo+"@"+dgst.String()]
+	if !ok {
+		return 0, fmt.Errorf("blob %s of %s: %w", dgst, repo, cache.ErrNotFound)
+	}
+	return int64(len(content)), nil
+}
+
+// Tags implements cache.Upstream. It gives at most two tags at a time.
+func (u *Upstream) Tags(_ context.Context, repo string, n int, last string) ([]string, bool, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.call("tags"); err != nil {
+		return nil, false, err
+	}
+	all, ok := u.tags[repo]
+	if !ok {
+		return nil, false, fmt.Errorf("repository %s: %w", repo, cache.ErrNotFound)
+	}
+	after := slices.DeleteFunc(slices.Sorted(slices.Values(all)), func(t string) bool { return t <= last })
+	page := 2
+	if n > 0 {
+		page = min(page, n)
+	}
+	if len(after) > page {
+		return after[:page], true, nil
+	}
+	return after, false, nil
+}
+
+// Feed is the body of a blob that a test lets through byte by byte.
+type Feed struct {
+	r *io.PipeReader
+	w *io.PipeWriter
+}
+
+// NewFeed returns a body from which nothing can be read yet.
+func NewFeed() *Feed {
+	r, w := io.Pipe()
+	return &Feed{r, w}
+}
+
+// Send lets p through, and returns when it has been read.
+func (f *Feed) Send(p []byte) error {
+	_, err := f.w.Write(p)
+	return err
+}
+
+// End ends the body: well where err is nil.
+func (f *Feed) End(err error) { _ = f.w.CloseWithError(err) } // never fails
+
+// Read implements io.Reader.
+func (f *Feed) Read(p []byte) (int, error) { return f.r.Read(p) }
+
+// Close implements io.Closer.
+func (f *Feed) Close() error { return f.r.Close() }

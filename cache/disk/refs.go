@@ -1,0 +1,189 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/cache"
+	"registry-module/internal/durable"
+)
+
+// Refs returns the references that the directory holds.
+func (s *Store) Refs() cache.Refs { return refs{s} }
+
+// refs are the link files of distribution's layout. Each contains the digest
+// that it points to.
+type refs struct{ s *Store }
+
+const (
+	layersDir    = "_layers"
+	revisionsDir = "_manifests/revisions"
+	tagsDir      = "_manifests/tags"
+	linkName     = "link"
+	currentLink  = "current/link"
+
+	maxLinkSize = 512 // bytes; the longest digest has 135
+)
+
+// file is the link file of ref, relative to the root.
+func (r refs) file(ref cache.Ref) (string, error) {
+	if err := validRepo(ref.Repo); err != nil {
+		return "", err
+	}
+	repo := path.Join(reposDir, ref.Repo)
+	switch ref.Kind {
+	case cache.RefTag:
+		if ref.Name == "" || strings.ContainsAny(ref.Name, "/\x00") || strings.HasPrefix(ref.Name, ".") {
+			return "", fmt.Errorf("tag %q cannot be stored", ref.Name)
+		}
+		return path.Join(repo, tagsDir, ref.Name, currentLink), nil
+	case cache.RefLayer, cache.RefManifest:
+		dgst, err := digest.Parse(ref.Name)
+		if err != nil {
+			return "", fmt.Errorf("digest %q: %w", ref.Name, err)
+		}
+		dir := layersDir
+		if ref.Kind == cache.RefManifest {
+			dir = revisionsDir
+		}
+		return path.Join(repo, dir, dgst.Algorithm().String(), dgst.Encoded(), linkName), nil
+	}
+	return "", fmt.Errorf("unknown kind of reference %d", ref.Kind)
+}
+
+// Get implements cache.Refs.
+func (r refs) Get(_ context.Context, ref cache.Ref) (digest.Digest, error) {
+	name, err := r.file(ref)
+	if err != nil {
+		return "", err
+	}
+	return r.read(name)
+}
+
+func (r refs) read(name string) (digest.Digest, error) {
+	data, err := durable.ReadFile(r.s.fs, r.s.path(name), maxLinkSize)
+	if err != nil {
+		return "", err
+	}
+	dgst, err := digest.Parse(strings.TrimSpace(string(data)))
+	if err != nil {
+		return "", fmt.Errorf("link %s: %w", name, err)
+	}
+	return dgst, nil
+}
+
+// Put implements cache.Refs.
+func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
+	name, err := r.file(ref)
+	if err != nil {
+		return err
+	}
+	if err := dgst.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", dgst, err)
+	}
+	if err := durable.WriteFile(r.s.fs, r.s.path(name), []byte(dgst)); err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	return nil
+}
+
+// Remove implements cache.Refs.
+func (r refs) Remove(_ context.Context, ref cache.Ref) error {
+	name, err := r.file(ref)
+	if err != nil {
+		return err
+	}
+	if err := r.s.fs.Remove(r.s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing link %s: %w", name, err)
+	}
+	return nil
+}
+
+// All implements cache.Refs.
+func (r refs) All(ctx context.Context) iter.Seq2[cache.RefEntry, error] {
+	return func(yield func(cache.RefEntry, error) bool) {
+		r.walk(ctx, "", yield)
+	}
+}
+
+// walk yields the references of repo and of the repositories below it. It
+// returns false when the consumer has had enough.
+func (r refs) walk(ctx context.Context, repo string, yield func(cache.RefEntry, error) bool) bool {
+	if err := ctx.Err(); err != nil {
+		return yield(cache.RefEntry{}, err) && false
+	}
+	for name, err := range r.dirs(path.Join(reposDir, repo)) {
+		more := true
+		switch {
+		case err != nil:
+			more = yield(cache.RefEntry{Ref: cache.Ref{Repo: repo}}, err)
+		case name == layersDir:
+			more = r.walkDigests(repo, cache.RefLayer, layersDir, yield)
+		case name == path.Dir(revisionsDir):
+			more = r.walkDigests(repo, cache.RefManifest, revisionsDir, yield) && r.walkTags(repo, yield)
+		case strings.HasPrefix(name, "_"): // _uploads of the stock registry
+		default:
+			more = r.walk(ctx, path.Join(repo, name), yield)
+		}
+		if !more {
+			return false
+		}
+	}
+	return true
+}
+
+func (r refs) walkDigests(repo string, kind cache.RefKind, dir string, yield func(cache.RefEntry, error) bool) bool {
+	base := path.Join(reposDir, repo, dir)
+	for alg, err := range r.dirs(base) {
+		if err != nil {
+			return yield(cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: kind}}, err)
+		}
+		for hex, err := range r.dirs(path.Join(base, alg)) {
+			entry := cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: kind, Name: alg + ":" + hex}}
+			if err == nil {
+				entry.Digest, err = r.read(path.Join(base, alg, hex, linkName))
+			}
+			if !yield(entry, err) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r refs) walkTags(repo string, yield func(cache.RefEntry, error) bool) bool {
+	base := path.Join(reposDir, repo, tagsDir)
+	for tag, err := range r.dirs(base) {
+		entry := cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: cache.RefTag, Name: tag}}
+		if err == nil {
+			entry.Digest, err = r.read(path.Join(base, tag, currentLink))
+		}
+		if !yield(entry, err) {
+			return false
+		}
+	}
+	return true
+}
+
+// dirs yields the names of the directories in dir; none where dir is missing.
+func (r refs) dirs(dir string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		entries, err := r.s.fs.ReadDir(r.s.path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			yield("", fmt.Errorf("listing %s: %w", dir, err))
+			return
+		}
+		for _, e := range entries {
+			if e.IsDir() && !yield(e.Name(), nil) {
+				return
+			}
+		}
+	}
+}

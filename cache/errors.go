@@ -1,0 +1,72 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What can go wrong, as seen by a caller. They know nothing of HTTP: package
+// server has the table.
+var (
+	// ErrNotFound means that the remote has said that the content does not
+	// exist. An outage is never ErrNotFound.
+	ErrNotFound = errors.New("not found")
+
+	// ErrDenied means that the remote does not serve the content to us.
+	ErrDenied = errors.New("denied by the remote registry")
+
+	// ErrRateLimited means that the remote asks for fewer requests.
+	ErrRateLimited = errors.New("rate limited by the remote registry")
+
+	// ErrUnavailable means that the content is not cached and the remote could
+	// not be asked.
+	ErrUnavailable = errors.New("remote registry unavailable")
+
+	// ErrInvalid means that the remote has answered with something that is not
+	// what was asked for: another digest, another size, no manifest. Nothing
+	// of it was stored.
+	ErrInvalid = errors.New("invalid answer from the remote registry")
+
+	// ErrNoSpace means that content was not stored for want of room.
+	ErrNoSpace = errors.New("no space in the cache")
+
+	// ErrClosed means that the cache has been closed.
+	ErrClosed = errors.New("cache is closed")
+)
+
+// UpstreamError tells what a remote has done to a request.
+type UpstreamError struct {
+	// Kind is one of the sentinels of this package.
+	Kind error
+	// Remote is the host of the remote registry.
+	Remote string
+	// Op says what was being done, for example "fetching manifest a/b:1".
+	Op string
+	// Status is the HTTP status of the answer, 0 where there was none.
+	Status int
+	// RetryAfter is how long the remote asked to wait, 0 where it did not.
+	RetryAfter time.Duration
+	// Err is the cause. It contains no secrets.
+	Err error
+}
+
+// Error implements error.
+func (e *UpstreamError) Error() string {
+	msg := fmt.Sprintf("%s at %s: %v", e.Op, e.Remote, e.Kind)
+	if e.Status != 0 {
+		msg += fmt.Sprintf(" (HTTP status %d)", e.Status)
+	}
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
+	return msg
+}
+
+// Unwrap gives the kind and the cause.
+func (e *UpstreamError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Err}
+}

@@ -1,0 +1,316 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/verify"
+)
+
+const (
+	// fillBuffer is what a fill reads from the remote at once.
+	fillBuffer = 256 << 10
+	// blindStep is how much a fill reserves at a time where the remote does
+	// not say how long the blob is.
+	blindStep = 16 << 20
+)
+
+// fill is one download of one blob. It is owned by the cache: readers come and
+// go, and it goes on. Its life:
+//
+//	starting -> filling -> verified -> gone (stored)
+//	    \___________\___________\____> gone (failed)
+//
+// "gone" means that it is no longer in Cache.fills; readers that have it may
+// use it on.
+type fill struct {
+	c    *Cache
+	dgst digest.Digest
+	by   *Repository // whose name the blob is asked for
+
+	// started is closed when size and draft are known, or when the fill has
+	// failed before.
+	started chan struct{}
+	size    int64 // of the whole blob in bytes, -1 where the remote does not say
+	draft   Draft
+
+	mu       sync.Mutex // guards the fields below
+	progress chan struct{}
+	written  int64
+	verified bool
+	err      error
+	// vouched are the repositories under which the remote serves the blob; nil
+	// after they were linked.
+	vouched map[string]*Repository
+}
+
+// fill returns the running download of dgst, starting one by the name of r where
+// there is none. Fresh tells that it was started.
+func (c *Cache) fill(r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, false, ErrClosed
+	}
+	if f := c.fills[dgst]; f != nil {
+		return f, false, nil
+	}
+	f = &fill{
+		c: c, dgst: dgst, by: r, size: -1,
+		started:  make(chan struct{}),
+		progress: make(chan struct{}),
+		vouched:  map[string]*Repository{r.key: r},
+	}
+	c.fills[dgst] = f
+	c.wg.Go(f.run)
+	return f, true, nil
+}
+
+// drop takes the fill out of those that can be joined.
+func (f *fill) drop() {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	delete(f.c.fills, f.dgst)
+}
+
+// run downloads, verifies and stores the blob.
+func (f *fill) run() {
+	ctx := f.c.ctx
+	res, err := f.download(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ErrClosed
+		}
+		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoSpace) {
+			f.c.log.WithError(err).Warnf("download of %s failed after %d bytes", f.dgst, f.written)
+		}
+		f.drop() // first, so that who tries again does not meet this one
+		f.fail(err)
+		f.discard(res)
+		return
+	}
+	// Readers have everything by now; what follows is for those to come.
+	if err := f.store(ctx, res); err != nil {
+		f.c.log.WithError(err).Warnf("blob %s could not be stored and was served uncached", f.dgst)
+		f.drop()
+		f.discard(res)
+		return
+	}
+	f.drop()
+}
+
+// download brings the blob into a draft and verifies it. The reservation is for
+// what the draft holds, after an error, too.
+func (f *fill) download(ctx context.Context) (*reservation, error) {
+	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = stream.Body.Close() }() // it was only read
+	hash, err := verify.NewHash(f.dgst)
+	if err != nil {
+		return nil, err
+	}
+	f.size = stream.Size
+	res, err := f.c.space.reserve(ctx, max(f.size, 0))
+	if err != nil {
+		return nil, err
+	}
+	if f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst); err != nil {
+		return res, err
+	}
+	close(f.started)
+	if err := f.copy(ctx, stream.Body, hash, res); err != nil {
+		return res, err
+	}
+	if err := hash.Verify(f.size); err != nil {
+		return res, f.invalid(err)
+	}
+	f.finish()
+	return res, nil
+}
+
+// copy appends what the remote sends to the draft.
+func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res *reservation) error {
+	buf := make([]byte, fillBuffer)
+	for {
+		n, readErr := body.Read(buf)
+		if n > 0 {
+			if f.size >= 0 && hash.Size()+int64(n) > f.size {
+				return f.invalid(fmt.Errorf("more than the announced %d bytes", f.size))
+			}
+			if int64(n) > res.left() {
+				if err := res.grow(ctx, blindStep); err != nil {
+					return err
+				}
+			}
+			_, _ = hash.Write(buf[:n]) // never fails
+			if _, err := f.draft.Write(buf[:n]); err != nil {
+				return fmt.Errorf("writing blob %s: %w", f.dgst, err)
+			}
+			res.wrote(int64(n))
+			f.advance(int64(n))
+		}
+		if readErr == io.EOF {
+			return nil
+		}
+		if readErr != nil {
+			return &UpstreamError{
+				Kind: ErrUnavailable, Remote: f.c.opts.Upstream.Host(),
+				Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: readErr,
+			}
+		}
+	}
+}
+
+func (f *fill) invalid(err error) error {
+	return &UpstreamError{
+		Kind: ErrInvalid, Remote: f.c.opts.Upstream.Host(),
+		Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: err,
+	}
+}
+
+// store makes the verified draft durable, then links it into the repositories
+// that the remote has vouched for.
+func (f *fill) store(ctx context.Context, res *reservation) error {
+	// Stopping is no reason to lose what is complete.
+	ctx = context.WithoutCancel(ctx)
+	if err := f.draft.Commit(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	size := f.written
+	f.mu.Unlock()
+	res.commit()
+	if err := f.c.opts.Index.Apply(ctx, put(key(kindBlob, f.dgst.String()), blobRecord{size})); err != nil {
+		return err
+	}
+	for {
+		f.mu.Lock()
+		vouched := f.vouched
+		f.vouched = nil
+		if len(vouched) > 0 {
+			f.vouched = make(map[string]*Repository) // some may come meanwhile
+		}
+		f.mu.Unlock()
+		if len(vouched) == 0 {
+			return nil
+		}
+		for _, r := range vouched {
+			if err := r.link(ctx, f.dgst, size); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// vouch notes that the remote serves the blob in r as well. It returns false
+// when it is too late for the fill to link it.
+func (f *fill) vouch(r *Repository) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.vouched == nil {
+		return false
+	}
+	f.vouched[r.key] = r
+	return true
+}
+
+// discard gives up the draft and its space.
+func (f *fill) discard(res *reservation) {
+	if f.draft != nil {
+		if err := f.draft.Discard(); err != nil {
+			f.c.log.WithError(err).Warnf("removing the unfinished download of %s", f.dgst)
+		}
+	}
+	if res != nil {
+		res.release()
+	}
+}
+
+// advance tells readers that n bytes more are there.
+func (f *fill) advance(n int64) {
+	f.change(func() { f.written += n })
+}
+
+// finish tells readers that all bytes are there, and right.
+func (f *fill) finish() {
+	f.change(func() { f.verified = true })
+}
+
+// fail tells readers that no more will come.
+func (f *fill) fail(err error) {
+	f.change(func() { f.err = err })
+	select {
+	case <-f.started:
+	default:
+		close(f.started)
+	}
+}
+
+// cause is why the fill has failed, nil while it has not.
+func (f *fill) cause() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *fill) change(set func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set()
+	close(f.progress)
+	f.progress = make(chan struct{})
+}
+
+// available waits until bytes at pos can be given out, and returns how many. At
+// the end of a verified blob it returns io.EOF, after a failure its cause.
+func (f *fill) available(ctx context.Context, pos int64) (int64, error) {
+	for {
+		f.mu.Lock()
+		limit := f.written
+		if !f.verified {
+			limit-- // the end is held back
+		}
+		verified, err, progress := f.verified, f.err, f.progress
+		f.mu.Unlock()
+		switch {
+		case limit > pos:
+			return limit - pos, nil
+		case err != nil:
+			return 0, err
+		case verified:
+			return 0, io.EOF
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// whole waits until the blob is verified and returns its size.
+func (f *fill) whole(ctx context.Context) (int64, error) {
+	for {
+		f.mu.Lock()
+		size, verified, err, progress := f.written, f.verified, f.err, f.progress
+		f.mu.Unlock()
+		switch {
+		case verified:
+			return size, nil
+		case err != nil:
+			return 0, err
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}

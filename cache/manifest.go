@@ -1,0 +1,378 @@
+package cache
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"mime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"registry-module/internal/verify"
+)
+
+// Media types of Docker's image formats. See
+// https://distribution.github.io/distribution/spec/manifest-v2-2/
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerSigned1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// manifestTimeout bounds the request for a manifest that clients wait for.
+// Docker Engine waits a minute for it.
+const manifestTimeout = 45 * time.Second
+
+// CachedManifest returns the manifest dgst if it is stored and the remote has
+// served it in this repository, and the error of [Repository.CachedTag]
+// otherwise. It never contacts the remote.
+func (r *Repository) CachedManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	if m, ok := r.c.manifests.Get(manifestKey{r.key, dgst}); ok {
+		return m, nil
+	}
+	return r.loadManifest(ctx, dgst)
+}
+
+// Manifest returns the manifest dgst, from the remote where it is not stored.
+func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	m, err := r.CachedManifest(ctx, dgst)
+	if err == nil || !absent(err) {
+		return m, err
+	}
+	return r.flight(ctx, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
+		// The flight that we have just missed may have stored it.
+		if m, err := r.CachedManifest(ctx, dgst); err == nil || !absent(err) {
+			return m, err
+		}
+		return r.fetchManifest(ctx, dgst.String())
+	})
+}
+
+// flight runs fetch once for all who ask for the same name at the same time.
+// What it does belongs to the cache: it goes on when the caller leaves.
+func (r *Repository) flight(ctx context.Context, kind, name string, fetch func(context.Context) (Manifest, error)) (Manifest, error) {
+	result := r.c.flights.DoChan(string(key(kind, r.key, name)), func() (any, error) {
+		ctx, cancel := context.WithTimeoutCause(r.c.ctx, manifestTimeout,
+			fmt.Errorf("%w: no answer within %v", ErrUnavailable, manifestTimeout))
+		defer cancel()
+		m, err := fetch(ctx)
+		if err != nil && ctx.Err() != nil {
+			err = r.c.ended(context.Cause(ctx))
+		}
+		return m, err
+	})
+	select {
+	case res := <-result:
+		m, _ := res.Val.(Manifest) // nil after a panic, which DoChan does not survive
+		return m, res.Err
+	case <-ctx.Done():
+		return Manifest{}, ctx.Err()
+	}
+}
+
+// ended names the reason for which the cache itself has ended an operation.
+func (c *Cache) ended(cause error) error {
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return cause
+}
+
+// loadManifest reads a stored manifest and remembers it.
+func (r *Repository) loadManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	c := r.c
+	var rec contentRecord
+	err := c.record(ctx, key(kindManifest, r.key, dgst.String()), &rec)
+	if absent(err) {
+		// The index may have lost what the layout knows.
+		_, err = c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, dgst.String()})
+	}
+	if err != nil {
+		return Manifest{}, err
+	}
+	content, err := c.readBlob(ctx, dgst)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{Descriptor: Descriptor{MediaType: rec.MediaType, Digest: dgst, Size: int64(len(content))}, Bytes: content}
+	if m.MediaType == "" {
+		doc, err := parseManifest(content)
+		if err != nil {
+			return Manifest{}, fmt.Errorf("stored manifest %s: %w", dgst, err)
+		}
+		m.MediaType = doc.mediaType()
+		if err := r.applyInParts(ctx, r.manifestChanges(m, doc)); err != nil {
+			return Manifest{}, err
+		}
+	}
+	r.remember(m)
+	return m, nil
+}
+
+// readBlob returns stored content of at most [MaxManifestSize] bytes. Content
+// that has rotted is removed and then absent, so that it is fetched again.
+func (c *Cache) readBlob(ctx context.Context, dgst digest.Digest) ([]byte, error) {
+	b, err := c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = b.Close() }() // it was only read
+	if b.Size() > MaxManifestSize {
+		return nil, fmt.Errorf("%w: manifest %s has %d bytes, more than %d", ErrInvalid, dgst, b.Size(), MaxManifestSize)
+	}
+	content := make([]byte, b.Size())
+	if _, err := io.ReadFull(b, content); err != nil {
+		return nil, fmt.Errorf("reading manifest %s: %w", dgst, err)
+	}
+	if err := verify.Bytes(dgst, content); err != nil {
+		c.log.WithError(err).Warnf("stored manifest %s is damaged and was removed; it will be fetched again", dgst)
+		if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
+			return nil, err
+		}
+		return c.readBlob(ctx, dgst) // absent
+	}
+	return content, nil
+}
+
+func (r *Repository) remember(m Manifest) {
+	if len(m.Bytes) <= memManifestSize {
+		r.c.manifests.Add(manifestKey{r.key, m.Digest}, m)
+	}
+}
+
+// fetchManifest gets the manifest that ref, a tag or a digest, stands for from
+// the remote, verifies and stores it. A manifest that cannot be stored is
+// returned all the same: the pull goes on.
+func (r *Repository) fetchManifest(ctx context.Context, ref string) (Manifest, error) {
+	if r.c.opts.Upstream == nil {
+		return Manifest{}, r.c.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
+	}
+	m, err := r.c.opts.Upstream.Manifest(ctx, r.name, ref)
+	if err != nil {
+		return Manifest{}, err
+	}
+	doc, err := checkManifest(&m, ref)
+	if err != nil {
+		return Manifest{}, &UpstreamError{
+			Kind: ErrInvalid, Remote: r.c.opts.Upstream.Host(),
+			Op: fmt.Sprintf("fetching manifest %s of %s", ref, r.name), Err: err,
+		}
+	}
+	r.remember(m)
+	if err := r.storeManifest(ctx, m, doc); err != nil {
+		r.c.log.WithError(err).Warnf("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
+	} else if digest.Digest(ref).Validate() != nil {
+		r.confirm(ctx, ref, m.Digest)
+	}
+	return m, nil
+}
+
+// checkManifest verifies what the remote gave for ref, and completes m.
+func checkManifest(m *Manifest, ref string) (*manifestDoc, error) {
+	if len(m.Bytes) > MaxManifestSize {
+		return nil, fmt.Errorf("the manifest has %d bytes, more than %d", len(m.Bytes), MaxManifestSize)
+	}
+	m.Size = int64(len(m.Bytes))
+	if asked, err := digest.Parse(ref); err == nil {
+		if err := verify.Bytes(asked, m.Bytes); err != nil {
+			return nil, err
+		}
+		if m.Digest == "" || m.Digest.Algorithm() != asked.Algorithm() {
+			m.Digest = asked
+		}
+	}
+	if m.Digest == "" {
+		m.Digest = digest.FromBytes(m.Bytes)
+	}
+	if err := verify.Bytes(m.Digest, m.Bytes); err != nil {
+		return nil, fmt.Errorf("Docker-Content-Digest: %w", err)
+	}
+	doc, err := parseManifest(m.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if m.MediaType, err = doc.agree(m.MediaType); err != nil {
+		return nil, err
+	}
+	return doc, nil
+}
+
+// storeManifest makes m and its link durable, and indexes what it names.
+func (r *Repository) storeManifest(ctx context.Context, m Manifest, doc *manifestDoc) error {
+	if err := r.c.storeBytes(ctx, m.Digest, m.Bytes); err != nil {
+		return err
+	}
+	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefManifest, m.Digest.String()}, m.Digest); err != nil {
+		return err
+	}
+	return r.applyInParts(ctx, r.manifestChanges(m, doc))
+}
+
+// applyInParts applies changes of which the last makes the others count. Apply
+// is atomic and therefore limited, and an index may have thousands of children.
+func (r *Repository) applyInParts(ctx context.Context, changes []Change) error {
+	const part = 256
+	for len(changes) > part {
+		if err := r.c.opts.Index.Apply(ctx, changes[:part]...); err != nil {
+			return err
+		}
+		changes = changes[part:]
+	}
+	return r.c.opts.Index.Apply(ctx, changes...)
+}
+
+// manifestChanges are the entries that m causes in the index.
+func (r *Repository) manifestChanges(m Manifest, doc *manifestDoc) []Change {
+	var changes []Change
+	for d := range doc.names() {
+		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{d.MediaType, d.Size}))
+	}
+	return append(changes,
+		put(key(kindBlob, m.Digest.String()), blobRecord{m.Size}),
+		put(key(kindRepo, r.key), struct{}{}),
+		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{m.MediaType, m.Size}))
+}
+
+// storeBytes stores small, verified content, unless it is stored already.
+func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []byte) error {
+	if b, err := c.opts.Blobs.Open(ctx, dgst); err == nil {
+		return b.Close()
+	}
+	res, err := c.space.reserve(ctx, int64(len(content)))
+	if err != nil {
+		return err
+	}
+	defer res.release()
+	d, err := c.opts.Blobs.Create(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	_, err = d.Write(content)
+	if err == nil {
+		res.wrote(int64(len(content)))
+		err = d.Commit(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, d.Discard())
+	}
+	res.commit()
+	return nil
+}
+
+// References describes what the manifest consists of: layers, configuration,
+// the manifests of an index.
+func (m Manifest) References() []v1.Descriptor {
+	doc, err := parseManifest(m.Bytes)
+	if err != nil { // what is stored has been parsed before
+		return nil
+	}
+	return slices.Collect(doc.names())
+}
+
+// manifestDoc is what the cache reads of a manifest or an index, of any kind.
+type manifestDoc struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     string          `json:"mediaType"`
+	Config        *v1.Descriptor  `json:"config"`
+	Layers        []v1.Descriptor `json:"layers"`
+	Blobs         []v1.Descriptor `json:"blobs"`     // of artifact manifests
+	Manifests     []v1.Descriptor `json:"manifests"` // of indexes
+	FSLayers      json.RawMessage `json:"fsLayers"`  // of Docker's schema 1
+	Signatures    json.RawMessage `json:"signatures"`
+}
+
+// parseManifest reads a manifest. It refuses what is no JSON object; what it
+// does not know it leaves alone.
+func parseManifest(p []byte) (*manifestDoc, error) {
+	if !bytes.HasPrefix(bytes.TrimLeft(p, " \t\r\n"), []byte("{")) {
+		return nil, fmt.Errorf("it is no manifest: it begins with %.32q", p)
+	}
+	doc := new(manifestDoc)
+	if err := json.Unmarshal(p, doc); err != nil {
+		return nil, fmt.Errorf("it is no manifest: %w", err)
+	}
+	return doc, nil
+}
+
+// mediaType is what the content says that it is.
+func (d *manifestDoc) mediaType() string {
+	switch {
+	case d.MediaType != "":
+		return d.MediaType
+	case len(d.FSLayers) > 0 && len(d.Signatures) > 0:
+		return dockerSigned1
+	case len(d.FSLayers) > 0:
+		return dockerSchema1
+	case d.Manifests != nil:
+		return v1.MediaTypeImageIndex
+	default:
+		// The media type is optional in OCI manifests, and only in them.
+		return v1.MediaTypeImageManifest
+	}
+}
+
+// agree compares the media type that the remote has declared with the content,
+// and returns the one to serve: the declared one to the letter, or the
+// content's where the remote was vague.
+func (d *manifestDoc) agree(declared string) (string, error) {
+	base, _, err := mime.ParseMediaType(declared)
+	if err != nil && declared != "" {
+		return "", fmt.Errorf("its media type %.100q: %w", declared, err)
+	}
+	switch base {
+	case "", "application/json", "application/octet-stream", "text/plain":
+		return d.mediaType(), nil
+	}
+	if d.MediaType != "" && !strings.EqualFold(base, d.MediaType) {
+		return "", fmt.Errorf("it was declared as %s, but says that it is %.100q", base, d.MediaType)
+	}
+	var shape string
+	switch base {
+	case v1.MediaTypeImageIndex, dockerList:
+		if d.Manifests == nil {
+			shape = "lists no manifests"
+		}
+	case v1.MediaTypeImageManifest, dockerManifest:
+		if d.Config == nil || d.Manifests != nil {
+			shape = "is no image manifest"
+		}
+	case dockerSchema1, dockerSigned1:
+		if d.FSLayers == nil {
+			shape = "has no fsLayers"
+		}
+	}
+	if shape != "" {
+		return "", fmt.Errorf("it was declared as %s, but %s", base, shape)
+	}
+	return declared, nil
+}
+
+// names yields the content that the manifest consists of, as far as it can be
+// asked for by digest.
+func (d *manifestDoc) names() iter.Seq[v1.Descriptor] {
+	return func(yield func(v1.Descriptor) bool) {
+		parts := append(append(append([]v1.Descriptor(nil), d.Layers...), d.Blobs...), d.Manifests...)
+		if d.Config != nil {
+			parts = append(parts, *d.Config)
+		}
+		for _, p := range parts {
+			if p.Size < 0 || p.Digest.Validate() != nil {
+				continue // nobody can fetch it by that
+			}
+			p.MediaType = cmp.Or(p.MediaType, "application/octet-stream")
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Blobs keeps content by digest. It stores and returns bytes as they are:
+// verification is the cache's.
+type Blobs interface {
+	// Open returns the stored content of dgst. A digest that is not stored is
+	// [io/fs.ErrNotExist].
+	Open(ctx context.Context, dgst digest.Digest) (Blob, error)
+
+	// Create starts a new draft for the content of dgst. Drafts are not
+	// visible to Open.
+	Create(ctx context.Context, dgst digest.Digest) (Draft, error)
+
+	// Remove deletes the content of dgst. Removing what is not stored is no
+	// error. Blobs that are open stay readable.
+	Remove(ctx context.Context, dgst digest.Digest) error
+
+	// Free returns how many bytes can still be written, as an unprivileged
+	// writer sees it, and how many the storage has in all.
+	Free(ctx context.Context) (free, total int64, err error)
+}
+
+// Blob is open content. One that is backed by a file may have a method
+// Raw() io.Reader that gives the file itself at the same position, so that the
+// kernel can send it to a socket. So may the readers of a [Draft].
+type Blob interface {
+	io.ReadSeekCloser
+	// Size is the length of the content in bytes.
+	Size() int64
+}
+
+// Draft is content that is being written. Write is called by one goroutine;
+// Open may be called by any, at any time before Discard.
+type Draft interface {
+	// Write appends p. Bytes are readable through Open as soon as Write
+	// returns.
+	io.Writer
+
+	// Open returns an independent reader of what is being written, positioned
+	// at the start. It stays usable after Commit and Discard. Reading at the
+	// end of what has been written gives io.EOF; later writes can still be
+	// read.
+	Open(ctx context.Context) (io.ReadSeekCloser, error)
+
+	// Commit makes the draft durable and then visible under its digest. When
+	// it returns nil, the content survives a loss of power. After an error the
+	// content is either absent or whole.
+	Commit(ctx context.Context) error
+
+	// Discard gives the draft's space back. After Commit it does nothing.
+	Discard() error
+}
+
+// RefKind says what a [Ref] names.
+type RefKind uint8
+
+// The kinds of reference that the distribution storage layout knows.
+const (
+	// RefLayer links a blob into a repository; Ref.Name is the blob's digest.
+	RefLayer RefKind = iota + 1
+	// RefManifest links a manifest into a repository; Ref.Name is its digest.
+	RefManifest
+	// RefTag points a tag of a repository at a manifest; Ref.Name is the tag.
+	RefTag
+)
+
+// Ref names one reference of a repository.
+type Ref struct {
+	Repo string
+	Kind RefKind
+	Name string
+}
+
+// Refs keeps the references from repositories to content. It is the durable
+// truth that the index is rebuilt from.
+type Refs interface {
+	// Get returns where ref points to, or [io/fs.ErrNotExist].
+	Get(ctx context.Context, ref Ref) (digest.Digest, error)
+
+	// Put points ref at dgst, durably. The content must have been committed.
+	Put(ctx context.Context, ref Ref, dgst digest.Digest) error
+
+	// Remove deletes ref. Removing what is not there is no error.
+	Remove(ctx context.Context, ref Ref) error
+
+	// All yields all references, in no order. An unreadable one is yielded
+	// with its error and does not end the iteration.
+	All(ctx context.Context) iter.Seq2[RefEntry, error]
+}
+
+// RefEntry is a reference with where it points to.
+type RefEntry struct {
+	Ref
+	Digest digest.Digest
+}
+
+// Index is a fast, ordered map for what would be slow to find out from
+// [Refs] and [Blobs]. It may lose entries, or all of them: the cache rebuilds
+// it. Keys and values must not be modified or kept by either side.
+type Index interface {
+	// Get returns the value of key, or [io/fs.ErrNotExist].
+	Get(ctx context.Context, key []byte) ([]byte, error)
+
+	// Apply makes all changes visible at once or none. They become durable
+	// some time later.
+	Apply(ctx context.Context, changes ...Change) error
+
+	// Scan yields the entries whose key begins with prefix and is not less
+	// than from, in key order.
+	Scan(ctx context.Context, prefix, from []byte) iter.Seq2[Entry, error]
+}
+
+// Change is one change of an [Index]: Value is stored under Key, or Key is
+// deleted where Delete is set.
+type Change struct {
+	Key, Value []byte
+	Delete     bool
+}
+
+// Entry is one entry of an [Index].
+type Entry struct {
+	Key, Value []byte
+}
+
+// Upstream is a remote registry. Repo is the name of a repository as the
+// remote knows it. Errors are or wrap the sentinels of this package
+// ([ErrNotFound], [ErrDenied], [ErrRateLimited], [ErrUnavailable],
+// [ErrInvalid]), as an [*UpstreamError] where the remote's answer is known.
+type Upstream interface {
+	// Host identifies the remote, for example "registry-1.docker.io". It is
+	// constant.
+	Host() string
+
+	// Manifest fetches the manifest that ref, a tag or a digest, stands for.
+	// Bytes and media type are the remote's own; Digest is the remote's claim
+	// (empty where it made none), which the caller has to verify.
+	Manifest(ctx context.Context, repo, ref string) (Manifest, error)
+
+	// Resolve asks what ref stands for without fetching it (HEAD). Digest is
+	// empty and Size -1 where the remote does not say.
+	Resolve(ctx context.Context, repo, ref string) (Descriptor, error)
+
+	// Blob opens the content of dgst from the byte at offset on.
+	Blob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (*BlobStream, error)
+
+	// StatBlob asks whether the remote serves dgst in repo to us, and returns
+	// its size in bytes, or -1 where the remote does not say.
+	StatBlob(ctx context.Context, repo string, dgst digest.Digest) (int64, error)
+
+	// Tags lists tags of repo: at most n (all that the remote gives in one
+	// answer where n <= 0) that come after last, in the remote's order.
+	// More tells that there are others.
+	Tags(ctx context.Context, repo string, n int, last string) (tags []string, more bool, err error)
+}
+
+// BlobStream is a blob on its way from a remote. The caller closes Body.
+type BlobStream struct {
+	Body io.ReadCloser
+	// Offset is the position of Body's first byte within the blob. It is 0
+	// where the remote has ignored the offset that was asked for.
+	Offset int64
+	// Size is the length of the whole blob in bytes, or -1 where the remote
+	// does not say.
+	Size int64
+}
+
+// Descriptor describes content without its bytes.
+type Descriptor struct {
+	MediaType string
+	Digest    digest.Digest
+	// Size is in bytes.
+	Size int64
+}
+
+// Manifest is a manifest as it was pushed: its exact bytes and the media type
+// that the remote gave it.
+type Manifest struct {
+	Descriptor
+	// Bytes are at most [MaxManifestSize]. They are shared: do not modify.
+	Bytes []byte
+}
+
+// MaxManifestSize is the length in bytes up to which a manifest is accepted.
+// The OCI distribution specification asks registries to take at least 4 MiB.
+const MaxManifestSize = 4 << 20

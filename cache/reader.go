@@ -1,0 +1,157 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+)
+
+// Reader reads one blob: a stored one, one that is still being downloaded, or
+// one that only passes through. It belongs to one goroutine. Reading waits for
+// what is not there yet and ends with the context it was opened with. The end of
+// the blob is reached only if the blob is right.
+type Reader struct {
+	ctx     context.Context
+	src     io.ReadSeekCloser
+	size    int64 // -1 where it is not known yet
+	pos     int64
+	fill    *fill // nil unless the blob is being downloaded
+	passing bool  // cannot seek
+}
+
+var _ io.ReadSeekCloser = (*Reader)(nil)
+
+// storedReader reads a blob that is stored.
+func storedReader(ctx context.Context, b Blob) *Reader {
+	return &Reader{ctx: ctx, src: b, size: b.Size()}
+}
+
+// Size is the length of the blob in bytes, or -1 where it is not known before
+// the end; see [Reader.Whole].
+func (b *Reader) Size() int64 { return b.size }
+
+// Passing tells that the blob is not stored, and can neither be sought in nor
+// read again.
+func (b *Reader) Passing() bool { return b.passing }
+
+// Whole waits until the blob is complete, which makes its size known.
+func (b *Reader) Whole() error {
+	if b.fill == nil {
+		return nil
+	}
+	size, err := b.fill.whole(b.ctx)
+	if err == nil {
+		b.size = size
+	}
+	return err
+}
+
+// ready waits until bytes at the position can be read, and returns how many can
+// be without waiting again. At the end of the blob it returns io.EOF.
+func (b *Reader) ready() (int64, error) {
+	if b.fill != nil {
+		return b.fill.available(b.ctx, b.pos)
+	}
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if b.passing {
+		return math.MaxInt64, nil // it waits by itself
+	}
+	if b.pos >= b.size {
+		return 0, io.EOF
+	}
+	return b.size - b.pos, nil
+}
+
+// Read implements io.Reader.
+func (b *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := b.ready()
+	if err != nil {
+		return 0, err
+	}
+	p = p[:min(n, int64(len(p)))]
+	read, err := b.src.Read(p)
+	b.pos += int64(read)
+	if err == io.EOF && !b.passing {
+		err = io.ErrUnexpectedEOF // ready has promised more: the file was cut short
+	}
+	return read, err
+}
+
+// Seek implements io.Seeker. Seeking relative to the end needs to know the size.
+func (b *Reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += b.pos
+	case io.SeekEnd:
+		if b.size < 0 {
+			if err := b.Whole(); err != nil {
+				return b.pos, err
+			}
+		}
+		offset += b.size
+	default:
+		return b.pos, fmt.Errorf("seek: invalid whence %d", whence)
+	}
+	switch {
+	case offset < 0:
+		return b.pos, errors.New("seek: position before the start")
+	case offset == b.pos:
+		return offset, nil
+	case b.passing:
+		return b.pos, errors.New("seek: the blob is passed through")
+	}
+	if _, err := b.src.Seek(offset, io.SeekStart); err != nil {
+		return b.pos, err
+	}
+	b.pos = offset
+	return offset, nil
+}
+
+// raw is implemented by blobs whose bytes the kernel can move by itself.
+type raw interface{ Raw() io.Reader }
+
+// CopyN writes the next n bytes to w as they become available. An io.ReaderFrom
+// is given the store's own file, if there is one, so that a socket can be served
+// by sendfile. The error is io.EOF where the blob ends before.
+func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
+	src := io.Reader(b.src)
+	if f, ok := b.src.(raw); ok {
+		src = f.Raw()
+	}
+	for copied < n {
+		step, err := b.ready()
+		if err != nil {
+			return copied, err
+		}
+		step, err = io.CopyN(w, src, min(step, n-copied))
+		b.pos += step
+		copied += step
+		if err == io.EOF && !b.passing {
+			err = io.ErrUnexpectedEOF // ready has promised more: the file was cut short
+		}
+		if err != nil {
+			return copied, err
+		}
+	}
+	return copied, nil
+}
+
+// Close ends reading. It does not disturb a download.
+func (b *Reader) Close() error { return b.src.Close() }
+
+// passing is a verified stream from the remote as the source of a Reader.
+type passing struct {
+	io.Reader
+	io.Closer
+}
+
+// Seek implements io.Seeker; Reader does not call it.
+func (passing) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }

@@ -1,0 +1,97 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// prepareIndex makes sure that the index covers what is stored, and returns how
+// many bytes that is.
+func (c *Cache) prepareIndex(ctx context.Context) (used int64, err error) {
+	var complete struct{}
+	err = c.record(ctx, key(kindMeta, metaComplete), &complete)
+	if absent(err) {
+		err = c.rebuildIndex(ctx)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for e, err := range c.opts.Index.Scan(ctx, append(key(kindBlob), 0), nil) {
+		if err != nil {
+			return 0, err
+		}
+		var rec blobRecord
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return 0, fmt.Errorf("entry %q of the index: %w", e.Key, err)
+		}
+		used += rec.Size
+	}
+	return used, nil
+}
+
+// rebuildIndex fills an empty index from the references and blobs that are
+// stored, by this program or by the stock registry. What is damaged is left out:
+// it counts as not stored and will be fetched again.
+func (c *Cache) rebuildIndex(ctx context.Context) error {
+	start, found := time.Now(), 0
+	for ref, err := range c.opts.Refs.All(ctx) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			err = c.indexRef(ctx, ref)
+		}
+		if err != nil {
+			c.log.WithError(err).Warnf("rebuilding the index: %s of %s is left out", ref.Name, ref.Repo)
+			continue
+		}
+		found++
+	}
+	if found > 0 {
+		c.log.Infof("rebuilt the index of %d references in %v", found, time.Since(start).Round(time.Millisecond))
+	}
+	return c.opts.Index.Apply(ctx, put(key(kindMeta, metaComplete), struct{}{}))
+}
+
+// indexRef makes the entries of one reference.
+func (c *Cache) indexRef(ctx context.Context, ref RefEntry) error {
+	r := &Repository{c: c, key: ref.Repo}
+	switch ref.Kind {
+	case RefTag:
+		// Never confirmed, so that the remote is asked when it is next used.
+		return c.opts.Index.Apply(ctx,
+			put(key(kindTag, ref.Repo, ref.Name), tagRecord{Digest: ref.Digest}),
+			put(key(kindRepo, ref.Repo), struct{}{}))
+	case RefManifest:
+		return r.indexManifest(ctx, ref.Digest)
+	case RefLayer:
+		b, err := c.opts.Blobs.Open(ctx, ref.Digest)
+		if err != nil {
+			return err
+		}
+		changes := append(r.linkChanges(ref.Digest, b.Size()),
+			put(key(kindBlob, ref.Digest.String()), blobRecord{b.Size()}))
+		if err := b.Close(); err != nil {
+			return err
+		}
+		return c.opts.Index.Apply(ctx, changes...)
+	}
+	return fmt.Errorf("unknown kind of reference %d", ref.Kind)
+}
+
+func (r *Repository) indexManifest(ctx context.Context, dgst digest.Digest) error {
+	content, err := r.c.readBlob(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	doc, err := parseManifest(content)
+	if err != nil {
+		return err
+	}
+	m := Manifest{Descriptor: Descriptor{MediaType: doc.mediaType(), Digest: dgst, Size: int64(len(content))}}
+	return r.applyInParts(ctx, r.manifestChanges(m, doc))
+}

@@ -1,0 +1,105 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The entries of the index. A key is a letter for its kind, then its parts, each
+// behind a zero byte, which none of them can contain. A value is JSON: readable
+// with any Badger tool, and open for more fields. docs/disk-format.md lists them.
+const (
+	kindBlob     = "b" // digest: a blob that is stored, whatever repository it is of
+	kindLayer    = "l" // repository, digest: a blob that the remote serves there
+	kindManifest = "m" // repository, digest: a manifest that the remote serves there
+	kindNamed    = "n" // repository, digest: content that a manifest there names
+	kindRepo     = "r" // repository
+	kindTag      = "t" // repository, tag
+	kindMeta     = "z" // facts about the index
+)
+
+// metaComplete is the name of the entry that tells that the index covers all
+// that is stored.
+const metaComplete = "complete"
+
+type blobRecord struct {
+	Size int64 `json:"s"`
+}
+
+// contentRecord describes a manifest, a layer, or what a manifest names.
+type contentRecord struct {
+	MediaType string `json:"m,omitempty"`
+	Size      int64  `json:"s"`
+}
+
+type tagRecord struct {
+	Digest digest.Digest `json:"d"`
+	// Validated is when the remote has last confirmed the tag, in Unix
+	// nanoseconds; 0 is never.
+	Validated int64 `json:"v,omitempty"`
+}
+
+// validFor tells whether the tag may be answered without asking the remote. A
+// confirmation from the future is none: gateways without a battery-backed clock
+// wake up in the past.
+func (t tagRecord) validFor(ttl time.Duration, now time.Time) bool {
+	age := now.Sub(time.Unix(0, t.Validated))
+	return age >= 0 && age < ttl
+}
+
+func key(kind string, parts ...string) []byte {
+	k := []byte(kind)
+	for _, p := range parts {
+		k = append(append(k, 0), p...)
+	}
+	return k
+}
+
+// put is the change that stores v under k.
+func put(k []byte, v any) Change {
+	value, err := json.Marshal(v)
+	if err != nil { // the records above always marshal
+		panic(fmt.Sprintf("cache: record for %q: %v", k, err))
+	}
+	return Change{Key: k, Value: value}
+}
+
+// record reads an entry of the index into v. The error of one that is not there
+// satisfies [absent].
+func (c *Cache) record(ctx context.Context, k []byte, v any) error {
+	value, err := c.opts.Index.Get(ctx, k)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(value, v); err != nil {
+		return fmt.Errorf("entry %q of the index: %w", k, err)
+	}
+	return nil
+}
+
+// names yields the last parts of the keys that consist of kind, parts and one
+// more, which are greater than after.
+func (c *Cache) names(ctx context.Context, after string, kind string, parts ...string) iter.Seq2[string, error] {
+	prefix := append(key(kind, parts...), 0)
+	from := prefix
+	if after != "" {
+		from = append(append(bytes.Clone(prefix), after...), 0)
+	}
+	return func(yield func(string, error) bool) {
+		for e, err := range c.opts.Index.Scan(ctx, prefix, from) {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			if !yield(string(e.Key[len(prefix):]), nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// space keeps the account of what may be written. Bytes are reserved before the
+// first of them is written, so that fills which run at the same time cannot
+// together exceed what one of them has seen free.
+type space struct {
+	blobs   Blobs
+	max     int64
+	minFree func(total int64) int64
+
+	mu       sync.Mutex
+	used     int64 // committed bytes
+	reserved int64 // reserved and not committed
+	written  int64 // of the reserved ones, those that are already on disk
+}
+
+// reservation is a claim on space. It ends with commit or release, of which the
+// first counts.
+type reservation struct {
+	s             *space
+	size, written int64
+	done          bool
+}
+
+// reserve claims n bytes, or fails with [ErrNoSpace].
+func (s *space) reserve(ctx context.Context, n int64) (*reservation, error) {
+	r := &reservation{s: s}
+	if err := r.grow(ctx, n); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// grow claims n bytes more.
+func (r *reservation) grow(ctx context.Context, n int64) error {
+	s := r.s
+	free, total, err := s.blobs.Free(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := s.max - s.used - s.reserved; s.max > 0 && n > left {
+		return fmt.Errorf("%w: %d bytes needed, %d left of the limit of %d", ErrNoSpace, n, max(left, 0), s.max)
+	}
+	// What is reserved and not written is still counted as free by the
+	// storage.
+	if left := free - (s.reserved - s.written) - s.minFree(total); n > left {
+		return fmt.Errorf("%w: %d bytes needed, %d free beside the reserve", ErrNoSpace, n, max(left, 0))
+	}
+	s.reserved += n
+	r.size += n
+	return nil
+}
+
+// wrote tells that n bytes of the reservation are on disk.
+func (r *reservation) wrote(n int64) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	n = min(n, r.size-r.written)
+	r.written += n
+	r.s.written += n
+}
+
+// left is how many bytes can be written before the reservation has to grow.
+func (r *reservation) left() int64 { return r.size - r.written }
+
+// commit turns what was written into used space.
+func (r *reservation) commit() { r.end(r.written) }
+
+// release gives the claim up.
+func (r *reservation) release() { r.end(0) }
+
+func (r *reservation) end(used int64) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if r.done {
+		return
+	}
+	r.done = true
+	r.s.used += used
+	r.s.reserved -= r.size
+	r.s.written -= r.written
+}

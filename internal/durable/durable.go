@@ -1,0 +1,181 @@
+// Package durable makes changes of a file system survive a loss of power.
+//
+// It promises that when one of its functions returns nil, the change is on
+// stable storage, as far as the file system tells the truth about fsync; and
+// that a file written by [WriteFile] or moved by [Rename] is at any moment,
+// crash included, either absent (or its old self) or whole.
+//
+// It works on an [FS], so that tests can make any operation fail. It trusts the
+// names that it is given, and imports nothing of this module.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// FS is what the package, and who stores through it, needs of a file system.
+// Methods behave as the functions of package os that have their names.
+type FS interface {
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	Mkdir(name string, perm fs.FileMode) error
+	Rename(oldname, newname string) error
+	Remove(name string) error
+	Stat(name string) (fs.FileInfo, error)
+	ReadDir(name string) ([]fs.DirEntry, error)
+}
+
+// File is an open file or directory. *os.File is one.
+type File interface {
+	io.ReadWriteSeeker
+	io.Closer
+	Sync() error
+	Stat() (fs.FileInfo, error)
+}
+
+// OS is the operating system's file system.
+type OS struct{}
+
+var _ FS = OS{}
+
+// OpenFile implements FS.
+func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err // not a nil *os.File in a non-nil File
+	}
+	return f, nil
+}
+
+// Mkdir implements FS.
+func (OS) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
+
+// Rename implements FS.
+func (OS) Rename(oldname, newname string) error { return os.Rename(oldname, newname) }
+
+// Remove implements FS.
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// Stat implements FS.
+func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// ReadDir implements FS.
+func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+
+// Permissions of what is created. The group may look, so that an operator can.
+const (
+	dirPerm  fs.FileMode = 0o755
+	filePerm fs.FileMode = 0o644
+)
+
+// MkdirAll creates the directory dir and those above it. Those that it created
+// are durable; those that it found are left alone, which saves an fsync for
+// each of them and is safe where all are created by this function.
+func MkdirAll(fsys FS, dir string) error {
+	err := fsys.Mkdir(dir, dirPerm)
+	switch {
+	case err == nil:
+		return SyncDir(fsys, filepath.Dir(dir))
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return err
+	}
+	if err := MkdirAll(fsys, parent); err != nil {
+		return err
+	}
+	if err := fsys.Mkdir(dir, dirPerm); err != nil {
+		if errors.Is(err, fs.ErrExist) { // somebody else was faster
+			return nil
+		}
+		return err
+	}
+	return SyncDir(fsys, parent)
+}
+
+// SyncDir makes the entries of dir durable: files created in it, renamed into
+// it, removed from it.
+func SyncDir(fsys FS, dir string) error {
+	d, err := fsys.OpenFile(dir, os.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("syncing directory: %w", err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Rename moves a file, whose content has been synced, to newname and makes the
+// move durable. Missing directories above newname are created. After an error
+// the file may be under either name, whole.
+func Rename(fsys FS, oldname, newname string) error {
+	dir := filepath.Dir(newname)
+	if err := MkdirAll(fsys, dir); err != nil {
+		return err
+	}
+	if err := fsys.Rename(oldname, newname); err != nil {
+		return err
+	}
+	return SyncDir(fsys, dir)
+}
+
+// WriteFile replaces the content of name by data: create a file beside it,
+// write, fsync, rename, fsync of the directory. Missing directories above name
+// are created. Two writers of one name must not run at the same time.
+func WriteFile(fsys FS, name string, data []byte) error {
+	dir := filepath.Dir(name)
+	if err := MkdirAll(fsys, dir); err != nil {
+		return err
+	}
+	tmp := name + ".tmp" // one name only, so that a crash leaves at most one
+	if err := writeSynced(fsys, tmp, data); err != nil {
+		return errors.Join(err, removeIfThere(fsys, tmp))
+	}
+	if err := fsys.Rename(tmp, name); err != nil {
+		return errors.Join(err, removeIfThere(fsys, tmp))
+	}
+	return SyncDir(fsys, dir)
+}
+
+func writeSynced(fsys FS, name string, data []byte) error {
+	f, err := fsys.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func removeIfThere(fsys FS, name string) error {
+	if err := fsys.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// ReadFile returns the content of name, which must not be longer than limit
+// bytes.
+func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("reading %s: longer than %d bytes", name, limit)
+	}
+	return data, nil
+}
