@@ -1,0 +1,23 @@
+// Package upstream speaks to remote registries: it finds out how a registry
+// wants to be asked, asks it for manifests, tags and blobs as the OCI
+// distribution specification says, and tells in terms of package cache what
+// came of it.
+//
+// It promises that
+//   - nothing is sent before the first question is asked, and no more requests
+//     than questions need;
+//   - credentials go to the registry that they were given for and to its token
+//     service, see [auth.RealmPolicy], and nowhere else: not to the hosts that
+//     blobs are redirected to, not over http where https was configured, and
+//     not into errors or logs;
+//   - bytes and media types are handed on as they came;
+//   - an outage is never taken for an answer: that something does not exist is
+//     said only where the remote has said so.
+//
+// It trusts the remote in nothing: sizes, headers and error texts are bounded
+// and checked for form. Content is not verified here but by the cache.
+//
+// A [Remote] is one registry, without retries, limits or a memory of outages:
+// they are decorators of [cache.Upstream]. The package imports cache, for the
+// interface that it implements, and auth.
+package upstream

@@ -1,0 +1,184 @@
+package upstream
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"registry-module/cache"
+)
+
+// errStalled is why a request is given up whose body has stopped coming.
+var errStalled = errors.New("the connection has stalled")
+
+// invalid is an answer that is not what was asked for.
+func (r *Remote) invalid(op string, status int, format string, args ...any) error {
+	return r.failure(cache.ErrInvalid, op, status, fmt.Errorf(format, args...))
+}
+
+func (r *Remote) failure(kind error, op string, status int, err error) *cache.UpstreamError {
+	return &cache.UpstreamError{Kind: kind, Remote: r.base.Host, Op: op, Status: status, Err: err}
+}
+
+// broken is an exchange that ended without an answer, or within one. ctx is the
+// caller's.
+func (r *Remote) broken(ctx context.Context, op string, status int, err error) error {
+	if known, ok := errors.AsType[*cache.UpstreamError](err); ok {
+		return known
+	}
+	switch ctxErr := ctx.Err(); {
+	case errors.Is(ctxErr, context.Canceled):
+		// Not the remote's doing, and so not an UpstreamError.
+		return fmt.Errorf("%s at %s: %w", op, r.base.Host, ctxErr)
+	case ctxErr != nil:
+		return r.failure(cache.ErrUnavailable, op, status, fmt.Errorf("not done in time: %w", ctxErr))
+	}
+	return r.failure(cache.ErrUnavailable, op, status, explain(err))
+}
+
+// explained is an error whose text is fit to be shown. The error that it stands
+// for can be found by errors.Is and errors.As only.
+type explained struct {
+	text string
+	err  error
+}
+
+func (e *explained) Error() string { return e.text }
+func (e *explained) Unwrap() error { return e.err }
+
+// explain makes an error of the transport fit to be shown, with what to do
+// about it where that is known.
+func explain(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err // it repeats the URL, with its query
+	}
+	text := clean(err.Error())
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		text += " (if the registry has a certificate of your own CA, configure the CA's file for this remote)"
+	}
+	if strings.Contains(text, "server gave HTTP response to HTTPS client") {
+		text += " (if the registry has no TLS, write its URL with http://)"
+	}
+	return &explained{text: text, err: err}
+}
+
+// refused is an answer with a status that is not one of success. It reads the
+// body.
+func (r *Remote) refused(op string, resp *reply) error {
+	e := r.failure(kindOf(resp.StatusCode), op, resp.StatusCode, nil)
+	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	text := ociErrors(resp.Response)
+	if resp.foreign {
+		text = join(text, "answered by "+clean(resp.url.Host)+", where the remote has redirected us")
+	}
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized && !resp.foreign, resp.StatusCode == http.StatusForbidden && !resp.foreign:
+		text = join(text, r.auth.hint())
+	case resp.StatusCode == http.StatusTooManyRequests && r.auth.anonymous():
+		text = join(text, "many registries give more to those who log in: no credentials are configured for this remote")
+	case resp.StatusCode == http.StatusProxyAuthRequired:
+		text = join(text, "an HTTP proxy wants credentials")
+	}
+	if text != "" {
+		e.Err = errors.New(text)
+	}
+	return e
+}
+
+// kindOf gives the sentinel for a status that is not one of success.
+func kindOf(status int) error {
+	switch {
+	case status == http.StatusNotFound:
+		return cache.ErrNotFound
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return cache.ErrDenied
+	case status == http.StatusTooManyRequests:
+		return cache.ErrRateLimited
+	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusProxyAuthRequired:
+		return cache.ErrUnavailable
+	default:
+		return cache.ErrInvalid
+	}
+}
+
+// maxErrors is how many of the errors that an answer lists are repeated.
+const maxErrors = 3
+
+// ociErrors reads the codes and messages of an error body in the form of the
+// OCI distribution specification. Other bodies are not repeated: those of
+// object stores quote what was signed, and pages help nobody.
+func ociErrors(resp *http.Response) string {
+	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
+	if !ok {
+		return "" // the body could not be read; the status has been
+	}
+	return diagnostics(terr)
+}
+
+func diagnostics(terr *transport.Error) string {
+	var text string
+	for _, d := range terr.Errors[:min(len(terr.Errors), maxErrors)] {
+		text = join(text, clean(fmt.Sprintf("%s: %s", d.Code, d.Message)))
+	}
+	return text
+}
+
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
+// maxText bounds, in bytes, what is repeated of a text that a remote has made.
+const maxText = 400
+
+var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>\\]+`)
+
+// clean makes a text fit for logs and terminals that may come from a remote: it
+// is short, on one line, without control characters, and its URLs are without
+// what may be a secret: credentials, query, fragment.
+func clean(text string) string {
+	if len(text) > 4*maxText {
+		text = text[:4*maxText] // more cannot be left of it; saves the work
+	}
+	text = strings.Map(func(c rune) rune {
+		if c == utf8.RuneError || unicode.IsSpace(c) || !unicode.IsPrint(c) {
+			return ' '
+		}
+		return c
+	}, text)
+	text = anyURL.ReplaceAllStringFunc(text, cleanURL)
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxText {
+		end := maxText
+		for !utf8.RuneStart(text[end]) {
+			end--
+		}
+		text = text[:end] + "..."
+	}
+	return text
+}
+
+func cleanURL(raw string) string {
+	scheme, rest, _ := strings.Cut(raw, "://")
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i]
+	}
+	host, path, slash := strings.Cut(rest, "/")
+	host = host[strings.LastIndex(host, "@")+1:]
+	if slash {
+		host += "/"
+	}
+	return scheme + "://" + host + path
+}

@@ -1,0 +1,6 @@
+package upstream
+
+import "time"
+
+// SetNow gives r another clock for the lifetimes of tokens.
+func (r *Remote) SetNow(now func() time.Time) { r.auth.now = now }

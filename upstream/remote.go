@@ -1,0 +1,147 @@
+package upstream
+
+import (
+	"context"
+	_ "crypto/sha256" // digests of both kinds are to be valid
+	_ "crypto/sha512"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/auth"
+	"registry-module/cache"
+)
+
+// Options describe a remote registry. All but URL may be left out.
+type Options struct {
+	// URL is the registry's, as [ParseURL] reads it.
+	URL string
+
+	// Credentials are for the registry and its token service. Default: none.
+	Credentials authn.Authenticator
+
+	// AllowedRealms are hosts of token services that are trusted though they
+	// are of another domain than the registry; see [auth.NewRealmPolicy].
+	AllowedRealms []string
+
+	// CAFile holds certificates (PEM) of authorities that are trusted beside
+	// those of the system.
+	CAFile string
+
+	// CertFile and KeyFile hold a client certificate and its key (PEM). They
+	// are shown to the registry and to its token service, not to the hosts that
+	// blobs are redirected to, and read anew for each handshake, so that they
+	// may be replaced.
+	CertFile, KeyFile string
+
+	// Proxy gives the proxy for a request. Default: [http.ProxyFromEnvironment].
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// DialContext opens connections. Default: a [net.Dialer] with
+	// ConnectTimeout.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// UserAgent is what requests call themselves. Default: "registry-module".
+	UserAgent string
+
+	// ConnectTimeout bounds name lookup and connecting. Default: 5 s.
+	ConnectTimeout time.Duration
+	// TLSTimeout bounds the TLS handshake. Default: 5 s.
+	TLSTimeout time.Duration
+	// HeaderTimeout bounds the wait from a request to the beginning of its
+	// answer. Default: 15 s.
+	HeaderTimeout time.Duration
+	// StallTimeout bounds the wait for the next byte of a body. How long a body
+	// takes as a whole is bounded by the caller's context only: links may be
+	// thin. Default: 30 s.
+	StallTimeout time.Duration
+
+	// Log gets what is of use to find mistakes in a configuration, at debug
+	// level. Default: nothing is logged.
+	Log logrus.FieldLogger
+}
+
+// Remote is a remote registry. It is a [cache.Upstream], and safe for use by
+// several goroutines.
+type Remote struct {
+	base  *url.URL
+	agent string
+	stall time.Duration
+	auth  *authorizer
+	// own is for the registry and its token service, foreign for the hosts that
+	// they redirect to: it shows no client certificate.
+	own, foreign *http.Transport
+	log          logrus.FieldLogger
+
+	cursorsMu sync.Mutex
+	cursors   map[cursorKey]*url.URL
+
+	close context.CancelFunc
+}
+
+var _ cache.Upstream = (*Remote)(nil)
+
+// New returns the remote registry that opts describe. It makes no connection.
+func New(opts Options) (*Remote, error) {
+	base, err := ParseURL(opts.URL)
+	if err != nil {
+		return nil, err
+	}
+	realms, err := auth.NewRealmPolicy(opts.AllowedRealms...)
+	if err != nil {
+		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
+	}
+	own, foreign, err := newTransports(opts)
+	if err != nil {
+		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
+	}
+	log := opts.Log
+	if log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		log = discard
+	}
+	r := &Remote{
+		base:    base,
+		agent:   opts.UserAgent,
+		stall:   orDefault(opts.StallTimeout, 30*time.Second),
+		own:     own,
+		foreign: foreign,
+		log:     log.WithField("remote", base.Host),
+		cursors: make(map[cursorKey]*url.URL),
+	}
+	if r.agent == "" {
+		r.agent = "registry-module"
+	}
+	var life context.Context
+	life, r.close = context.WithCancel(context.Background())
+	r.auth = newAuthorizer(life, r, opts.Credentials, realms)
+	return r, nil
+}
+
+// Host implements [cache.Upstream]: the registry's host, with its port where
+// that is not the scheme's.
+func (r *Remote) Host() string { return r.base.Host }
+
+// Close closes idle connections and gives up what is not done for one caller
+// alone. Requests and bodies that are under way go on.
+func (r *Remote) Close() error {
+	r.close()
+	r.own.CloseIdleConnections()
+	r.foreign.CloseIdleConnections()
+	return nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d <= 0 {
+		return def
+	}
+	return d
+}
