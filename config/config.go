@@ -1,0 +1,235 @@
+// Package config reads the configuration of registry-module: a config.yml as
+// registry:3 takes it, overlaid with REGISTRY_* environment variables.
+//
+// It promises that what the stock image accepts means the same here, that a
+// [Config] is complete and valid, so that its user has nothing left to check,
+// and that everything that is wrong is reported at once, each problem with the
+// variable, the key in config.yml and what to write instead. Passwords and
+// other secrets are in no message.
+//
+// The sections have the types of distribution's package configuration. Its
+// parser is not used: it stops at the first value that it cannot read, takes
+// its variables from the process only, and warns through a global logger. The
+// decoder here walks the same types in the same way, value by value, and a test
+// compares the two.
+//
+// Only package main imports this package; the others declare options of their
+// own, which main fills in. Of this module it imports upstream, which knows what
+// the URL of a registry means.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+)
+
+// Defaults of settings, where neither file nor environment say anything.
+const (
+	// DefaultDataDir is where the stock image keeps its data, too.
+	DefaultDataDir = "/var/lib/registry"
+	// DefaultAddr is the address at which lower layers expect the registry
+	// module.
+	DefaultAddr = ":8000"
+	// DefaultAdminAddr is the address for health, metrics and the dashboard.
+	DefaultAdminAddr = ":5001"
+	// DefaultTagTTL is how long a tag is answered without asking the remote.
+	DefaultTagTTL = 5 * time.Minute
+	// DefaultMinFree is the share of the file system that is left free, for
+	// what else lives there: on a gateway that is the container engine.
+	DefaultMinFree = "5%"
+)
+
+// maxFileSize is the size in bytes up to which a configuration is read:
+// arbitrary, far more than anyone writes, and bounded.
+const maxFileSize = 1 << 20
+
+// pathVariable names the configuration file where the command line does not.
+const pathVariable = "REGISTRY_CONFIGURATION_PATH"
+
+// Config is a valid configuration.
+type Config struct {
+	// Source is the path of the file that was read, or empty where there was
+	// none.
+	Source string
+
+	// Stock has the sections of the stock configuration, for the embedded
+	// distribution app. Its Proxy section is empty, because the app must not
+	// start a pull-through cache of its own, and its Redis section too: they
+	// are served by this program or not at all.
+	Stock *configuration.Configuration
+
+	// DataDir is the directory that holds everything which is kept.
+	DataDir string
+
+	// Net is the network to listen on, "tcp" or "unix", and Addr the address
+	// in it.
+	Net, Addr string
+
+	// AdminAddr is the TCP address for health, metrics and the dashboard.
+	AdminAddr string
+
+	// Remote is the remote registry. It is meaningless unless HasRemote.
+	Remote Remote
+	// HasRemote tells that a remote is configured. Without one, the program
+	// serves what its data directory holds.
+	HasRemote bool
+
+	// Offline tells never to contact the remote.
+	Offline bool
+
+	// MaxSize is how many bytes of content are kept at most; 0 is no limit.
+	MaxSize int64
+
+	// MinFree is how much of the data directory's file system is left free.
+	MinFree Amount
+
+	// Warnings are what is worth a line in the log but not an error, for
+	// example a variable that nothing reads.
+	Warnings []string
+}
+
+// Remote is a registry that content is fetched from.
+type Remote struct {
+	// URL has a scheme (http or https), a host, perhaps a port, and nothing
+	// else.
+	URL *url.URL
+
+	// Username and Password are both set or both empty.
+	Username string
+	Password Secret
+
+	// Alias is a path component that names the remote beside its host, or
+	// empty.
+	Alias string
+
+	// TagTTL is how long a tag is answered without asking the remote; 0 asks
+	// each time.
+	TagTTL time.Duration
+
+	// TTL is how long content is kept that nobody asks for; 0 is for ever.
+	TTL time.Duration
+
+	// CAFile holds the PEM certificates that are trusted for this remote
+	// beside the system's, or is empty.
+	CAFile string
+
+	// CertFile and KeyFile are the PEM client certificate for this remote and
+	// its key. Both are set or both are empty.
+	CertFile, KeyFile string
+
+	// AllowedRealms are the hosts of token services that may be sent the
+	// credentials beside those that the remote's own name implies.
+	AllowedRealms []string
+}
+
+// Secret is text that is not to be printed: formatting shows a placeholder.
+// Convert it to a string to use it.
+type Secret string
+
+// Format implements [fmt.Formatter], so that no verb prints the secret.
+func (s Secret) Format(f fmt.State, _ rune) {
+	if s != "" {
+		// A Formatter has no way to report that writing has failed.
+		_, _ = io.WriteString(f, "REDACTED")
+	}
+}
+
+// MarshalText keeps the secret out of JSON and the like.
+func (s Secret) MarshalText() ([]byte, error) {
+	return fmt.Append(nil, s), nil
+}
+
+// Load reads the configuration file at path and the environment. An empty path
+// stands for the file that REGISTRY_CONFIGURATION_PATH names, else for a file
+// mounted to where the stock images look for theirs, else for built-in
+// defaults. All that is wrong comes as one [*Errors].
+func Load(path string) (*Config, error) {
+	return source{
+		environ: os.Environ(),
+		// Those of registry:3 and registry:2. This program's own image has
+		// neither, so that what is found was put there for it.
+		stockPaths: []string{"/etc/distribution/config.yml", "/etc/docker/registry/config.yml"},
+	}.load(path)
+}
+
+// source is where a configuration comes from.
+type source struct {
+	// environ is the environment in the form of [os.Environ].
+	environ []string
+	// stockPaths are the files that are read where none is named, the first
+	// of them that exists.
+	stockPaths []string
+}
+
+func (s source) load(path string) (*Config, error) {
+	named := path != ""
+	if !named {
+		path, named = s.pathFromEnvironment()
+	}
+	if !named {
+		path = s.firstStockPath()
+	}
+	l := newLoader(path)
+	var doc *document
+	if path == "" {
+		doc = builtin()
+	} else if text, err := readFile(path); err != nil {
+		l.problem(Problem{Text: fmt.Sprintf("%v: name the file as argument of the command or in %s", err, pathVariable)})
+		doc = builtin()
+	} else {
+		doc = l.decodeFile(text)
+	}
+	l.decodeEnvironment(doc, s.environ)
+	return l.finish(doc)
+}
+
+func (s source) pathFromEnvironment() (path string, found bool) {
+	for _, entry := range s.environ {
+		if name, value, _ := strings.Cut(entry, "="); name == pathVariable && value != "" {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func (s source) firstStockPath() string {
+	for _, path := range s.stockPaths {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// readFile returns the content of a file that a person has written.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
+	}
+	if len(text) > maxFileSize {
+		return nil, fmt.Errorf("cannot read %s: it is larger than 1 MiB", path)
+	}
+	return text, nil
+}
+
+// reason strips the operation and the path from an error of the file system,
+// for messages that name the path already.
+func reason(err error) error {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}

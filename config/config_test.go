@@ -1,0 +1,294 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// write puts text into a new file and returns its path.
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// loadWith loads a configuration file with that text, or none where it is
+// empty, and an environment.
+func loadWith(t *testing.T, text string, environ ...string) (*Config, error) {
+	t.Helper()
+	path := ""
+	if text != "" {
+		path = write(t, "config.yml", text)
+	}
+	return source{environ: environ}.load(path)
+}
+
+func mustLoad(t *testing.T, text string, environ ...string) *Config {
+	t.Helper()
+	c, err := loadWith(t, text, environ...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestDefaults(t *testing.T) {
+	c := mustLoad(t, "")
+	for name, check := range map[string]bool{
+		"Source":             c.Source == "",
+		"DataDir":            c.DataDir == "/var/lib/registry",
+		"Net":                c.Net == "tcp",
+		"Addr":               c.Addr == ":8000",
+		"AdminAddr":          c.AdminAddr == ":5001",
+		"HasRemote":          !c.HasRemote,
+		"Offline":            !c.Offline,
+		"MaxSize":            c.MaxSize == 0,
+		"MinFree":            c.MinFree == Amount{Percent: 5},
+		"Warnings":           len(c.Warnings) == 0,
+		"Stock.Log.Level":    c.Stock.Log.Level == "info",
+		"Stock.Storage.Type": c.Stock.Storage.Type() == "filesystem",
+		"Stock.Catalog":      c.Stock.Catalog.MaxEntries == 1000,
+		"Stock.Tags":         c.Stock.Tags.MaxTags == 1000,
+		"Stock.HTTP.Addr":    c.Stock.HTTP.Addr == ":8000",
+	} {
+		if !check {
+			t.Errorf("unexpected default of %s in %+v", name, c)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	password := write(t, "password", "from a file\r\n")
+	const remote = "REGISTRY_PROXY_REMOTEURL=https://r.example.com"
+	tests := []struct {
+		name    string
+		file    string
+		environ []string
+		got     func(*Config) any
+		want    any
+	}{
+		{"data directory from a variable", "", []string{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/data"},
+			func(c *Config) any { return c.DataDir }, "/data"},
+		{"data directory for the app", "", []string{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/data"},
+			func(c *Config) any { return c.Stock.Storage.Parameters()["rootdirectory"] }, "/data"},
+		{"data directory from a file", "version: 0.1\nstorage: {filesystem: {rootdirectory: /data}}", nil,
+			func(c *Config) any { return c.DataDir }, "/data"},
+		{"a variable wins over the file", "version: 0.1\nhttp: {addr: ':1'}", []string{"REGISTRY_HTTP_ADDR=:2"},
+			func(c *Config) any { return c.Addr }, ":2"},
+		{"storage without driver", "version: 0.1\nstorage: {delete: {enabled: true}}", nil,
+			func(c *Config) any { return c.Stock.Storage.Type() }, "filesystem"},
+		{"file without storage", "version: 0.1", nil,
+			func(c *Config) any { return c.DataDir }, "/var/lib/registry"},
+		{"storage driver by its name", "version: 0.1\nstorage: filesystem", nil,
+			func(c *Config) any { return c.DataDir }, "/var/lib/registry"},
+		{"read-only by a variable", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED=true"},
+			func(c *Config) any { return c.Stock.Storage["maintenance"]["readonly"].(map[any]any)["enabled"] }, true},
+		{"read-only as a whole by a variable", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY={enabled: true}"},
+			func(c *Config) any { return c.Stock.Storage["maintenance"]["readonly"].(map[any]any)["enabled"] }, true},
+		{"read-only over a file", "version: 0.1\nstorage: {maintenance: {readonly: {enabled: false}}}", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED=true"},
+			func(c *Config) any { return c.Stock.Storage["maintenance"]["readonly"].(map[any]any)["enabled"] }, true},
+		{"redis as cache becomes memory", "version: 0.1\nstorage: {cache: {blobdescriptor: redis}}", nil,
+			func(c *Config) any { return c.Stock.Storage["cache"]["blobdescriptor"] }, "inmemory"},
+		{"an empty redirect section is no section", "version: 0.1\nstorage: {redirect: {}}", nil,
+			func(c *Config) any { _, ok := c.Stock.Storage["redirect"]; return ok }, false},
+		{"admin address", "", []string{"REGISTRY_HTTP_DEBUG_ADDR=127.0.0.1:9"},
+			func(c *Config) any { return c.AdminAddr }, "127.0.0.1:9"},
+		{"unix socket", "", []string{"REGISTRY_HTTP_NET=unix", "REGISTRY_HTTP_ADDR=/run/registry.sock"},
+			func(c *Config) any { return c.Net + " " + c.Addr }, "unix /run/registry.sock"},
+		{"prefix", "", []string{"REGISTRY_HTTP_PREFIX=/a/"},
+			func(c *Config) any { return c.Stock.HTTP.Prefix }, "/a/"},
+		{"old name of the log level", "version: 0.1\nloglevel: Debug", nil,
+			func(c *Config) any { return c.Stock.Log.Level }, "debug"},
+		{"the app gets no proxy", "", []string{remote},
+			func(c *Config) any { return c.Stock.Proxy.RemoteURL }, ""},
+		{"remote without scheme", "", []string{"REGISTRY_PROXY_REMOTEURL=Registry.example.com:5000"},
+			func(c *Config) any { return c.Remote.URL }, "https://registry.example.com:5000"},
+		{"remote with slash", "", []string{"REGISTRY_PROXY_REMOTEURL=http://localhost:5000/"},
+			func(c *Config) any { return c.Remote.URL }, "http://localhost:5000"},
+		{"remote with IPv6 address", "", []string{"REGISTRY_PROXY_REMOTEURL='http://[::1]'"},
+			func(c *Config) any { return c.Remote.URL }, "http://[::1]"},
+		{"remote by its other name", "", []string{"REGISTRY_PROXY_REMOTEURL=docker.io"},
+			func(c *Config) any { return c.Remote.URL }, "https://registry-1.docker.io"},
+		{"has remote", "", []string{remote}, func(c *Config) any { return c.HasRemote }, true},
+		{"empty remote is none", "", []string{"REGISTRY_PROXY_REMOTEURL="}, func(c *Config) any { return c.HasRemote }, false},
+		{"default tag lifetime", "", []string{remote}, func(c *Config) any { return c.Remote.TagTTL }, "5m0s"},
+		{"no tag lifetime", "", []string{remote, "REGISTRY_PROXY_TAGTTL=0"}, func(c *Config) any { return c.Remote.TagTTL }, "0s"},
+		{"tag lifetime in a file", "version: 0.1\nproxy: {remoteurl: r.example.com, tagttl: 1h}", nil,
+			func(c *Config) any { return c.Remote.TagTTL }, "1h0m0s"},
+		{"age limit", "", []string{remote, "REGISTRY_PROXY_TTL=168h"}, func(c *Config) any { return c.Remote.TTL }, "168h0m0s"},
+		{"alias", "", []string{remote, "REGISTRY_PROXY_ALIAS=hub"}, func(c *Config) any { return c.Remote.Alias }, "hub"},
+		{"offline", "", []string{remote, "REGISTRY_PROXY_OFFLINE=true"}, func(c *Config) any { return c.Offline }, true},
+		{"password that looks like a number", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD=0123"},
+			func(c *Config) any { return string(c.Remote.Password) }, "0123"},
+		{"password in quotes", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD='a #1'"},
+			func(c *Config) any { return string(c.Remote.Password) }, "a #1"},
+		{"password from a file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=" + password},
+			func(c *Config) any { return string(c.Remote.Password) }, "from a file"},
+		{"password file in a file", "version: 0.1\nproxy: {remoteurl: r, username: u, passwordfile: " + password + "}", nil,
+			func(c *Config) any { return string(c.Remote.Password) }, "from a file"},
+		{"realms with commas", "", []string{remote, "REGISTRY_PROXY_ALLOWEDREALMS=a.example.com, b.example.com:8443"},
+			func(c *Config) any { return c.Remote.AllowedRealms }, "[a.example.com b.example.com:8443]"},
+		{"realms one by one", "", []string{remote, "REGISTRY_PROXY_ALLOWEDREALMS_0=a.example.com", "REGISTRY_PROXY_ALLOWEDREALMS_1=b.example.com"},
+			func(c *Config) any { return c.Remote.AllowedRealms }, "[a.example.com b.example.com]"},
+		{"realms in a file", "version: 0.1\nproxy: {remoteurl: r, allowedrealms: [a.example.com]}", nil,
+			func(c *Config) any { return c.Remote.AllowedRealms }, "[a.example.com]"},
+		{"maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=20GiB"}, func(c *Config) any { return c.MaxSize }, int64(20 << 30)},
+		{"no maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=0"}, func(c *Config) any { return c.MaxSize }, int64(0)},
+		{"maximum size in a file", "version: 0.1\ncache: {maxsize: 500MB}", nil, func(c *Config) any { return c.MaxSize }, int64(500e6)},
+		{"free space in percent", "", []string{"REGISTRY_CACHE_MINFREE=10%"}, func(c *Config) any { return c.MinFree }, "10%"},
+		{"free space in bytes", "", []string{"REGISTRY_CACHE_MINFREE=2GiB"}, func(c *Config) any { return c.MinFree.Bytes }, int64(2 << 30)},
+		{"anchors", "version: 0.1\nhttp: &h {addr: ':1'}\nproxy: {<<: {alias: a}, remoteurl: r}", nil,
+			func(c *Config) any { return c.Addr + c.Remote.Alias }, ":1a"},
+		{"variables for parts come after those for the whole", "", []string{"REGISTRY_HTTP_ADDR=:2", "REGISTRY_HTTP={addr: ':1', net: tcp}"},
+			func(c *Config) any { return c.Addr }, ":2"},
+		{"lists by index", "version: 0.1\nnotifications: {endpoints: [{name: a, url: 'http://a'}]}",
+			[]string{"REGISTRY_NOTIFICATIONS_ENDPOINTS_1_NAME=b", "REGISTRY_NOTIFICATIONS_ENDPOINTS_1_URL=http://b"},
+			func(c *Config) any {
+				return c.Stock.Notifications.Endpoints[0].URL + c.Stock.Notifications.Endpoints[1].URL
+			}, "http://ahttp://b"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := mustLoad(t, tt.file, tt.environ...)
+			if got := tt.got(c); got != tt.want && fmt.Sprint(got) != tt.want {
+				t.Errorf("got %v (%T), want %v", got, got, tt.want)
+			}
+			if len(c.Warnings) > 0 && !strings.Contains(tt.name, "redis") {
+				t.Errorf("warnings: %q", c.Warnings)
+			}
+		})
+	}
+}
+
+func TestFileIsFound(t *testing.T) {
+	named := write(t, "config.yml", "version: 0.1\nhttp: {addr: ':1'}")
+	byVariable := write(t, "config.yml", "version: 0.1\nhttp: {addr: ':2'}")
+	stock := write(t, "config.yml", "version: 0.1\nhttp: {addr: ':3'}")
+	environ := []string{"REGISTRY_CONFIGURATION_PATH=" + byVariable}
+	tests := []struct {
+		name           string
+		source         source
+		path           string
+		addr, wantPath string
+	}{
+		{"argument", source{environ, []string{stock}}, named, ":1", named},
+		{"variable", source{environ, []string{stock}}, "", ":2", byVariable},
+		{"empty variable", source{[]string{"REGISTRY_CONFIGURATION_PATH="}, []string{stock}}, "", ":3", stock},
+		{"stock path", source{nil, []string{filepath.Join(t.TempDir(), "absent"), stock}}, "", ":3", stock},
+		{"none", source{nil, []string{filepath.Join(t.TempDir(), "absent")}}, "", ":8000", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := tt.source.load(tt.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Addr != tt.addr || c.Source != tt.wantPath {
+				t.Errorf("got %s from %q, want %s from %q", c.Addr, c.Source, tt.addr, tt.wantPath)
+			}
+		})
+	}
+}
+
+func TestLoadReadsTheProcessEnvironment(t *testing.T) {
+	t.Setenv("REGISTRY_CONFIGURATION_PATH", write(t, "config.yml", "version: 0.1"))
+	t.Setenv("REGISTRY_PROXY_TAGTTL", "7m")
+	t.Setenv("REGISTRY_PROXY_REMOTEURL", "r.example.com")
+	c, err := Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Remote.TagTTL != 7*time.Minute {
+		t.Errorf("TagTTL is %v, want 7m", c.Remote.TagTTL)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	tests := []struct {
+		name    string
+		file    string
+		environ []string
+		want    []string // parts of the warnings, one for each
+	}{
+		{"mistyped variable", "", []string{"REGISTRY_PROXY_TAGTLL=1m"},
+			[]string{`REGISTRY_PROXY_TAGTLL is not a setting and is ignored (did you mean "REGISTRY_PROXY_TAGTTL"?)`}},
+		{"unlike anything", "", []string{"REGISTRY_BANANA=1"}, []string{"REGISTRY_BANANA is not a setting and is ignored"}},
+		{"path too deep", "", []string{"REGISTRY_HTTP_ADDR_MORE=1"}, []string{"REGISTRY_HTTP_ADDR_MORE is not a setting"}},
+		{"negative index", "", []string{"REGISTRY_NOTIFICATIONS_ENDPOINTS_-1_URL=1"}, []string{"ENDPOINTS_-1_URL is not a setting"}},
+		{"lower case", "", []string{"REGISTRY_proxy_TTL=1"}, []string{"REGISTRY_proxy_TTL is not a setting"}},
+		{"mistyped key", "version: 0.1\nproxy:\n  remoteurl: r\n  tagtl: 1m", nil,
+			[]string{`proxy.tagtl in line 4 is not a setting and is ignored (did you mean "tagttl"?)`}},
+		{"mistyped section", "version: 0.1\nprxy: {}", nil, []string{`(did you mean "proxy"?)`}},
+		{"mistyped key in a list", "version: 0.1\nnotifications:\n  endpoints:\n  - name: a\n    url: http://a\n    tiemout: 1s", nil,
+			[]string{`notifications.endpoints.0.tiemout in line 6 is not a setting and is ignored (did you mean "timeout"?)`}},
+		{"mistyped parameter", "", []string{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTRY=/data"},
+			[]string{`storage.filesystem.rootdirectry is not a setting and is ignored (did you mean "rootdirectory"?)`}},
+		{"redis", "version: 0.1\nredis: {addrs: ['localhost:6379']}", nil, []string{"redis is not used"}},
+		{"no unit", "version: 0.1\nhttp: {draintimeout: 60}", nil, []string{"60 has no unit and means nanoseconds"}},
+		{"comment in a value", "", []string{"REGISTRY_HTTP_HOST=http://a #b"}, []string{"REGISTRY_HTTP_HOST (http.host) is read as YAML"}},
+		{"settings of no remote", "", []string{"REGISTRY_PROXY_TAGTTL=1m"}, []string{"REGISTRY_PROXY_REMOTEURL (proxy.remoteurl) is not set"}},
+		{"clear text", "", []string{"REGISTRY_PROXY_REMOTEURL=http://r", "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD=p"},
+			[]string{"the password is sent in clear text"}},
+		{"write timeout", "", []string{"REGISTRY_PROXY_CACHEWRITETIMEOUT=1m"}, []string{"proxy.cachewritetimeout is not used"}},
+		{"service links", "", []string{"REGISTRY_PORT=tcp://10.0.0.1:80", "REGISTRY_PORT_80_TCP_ADDR=10.0.0.1", "REGISTRY_SERVICE_HOST=10.0.0.1",
+			"REGISTRY_NAME=/a/registry", "REGISTRY_ENV_PATH=/bin", "REGISTRY_VERSION=3", "REGISTRY_CONFIGURATION_PATH="}, nil},
+		{"variables of others", "", []string{"PATH=/bin", "REGISTRYX=1", "NOTHING"}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := mustLoad(t, tt.file, tt.environ...).Warnings
+			if len(got) != len(tt.want) {
+				t.Fatalf("got %q, want %q", got, tt.want)
+			}
+			for i, want := range tt.want {
+				if !strings.Contains(got[i], want) {
+					t.Errorf("got %q, want %q", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestSecretIsNotPrinted(t *testing.T) {
+	s := Secret("hunter2")
+	text, err := json.Marshal(struct{ S Secret }{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := string(text) + fmt.Sprintf("%v %+v %#v %s %q %x %d %v", s, s, s, s, s, s, s, Remote{Password: s})
+	if strings.Contains(all, "hunter2") || strings.Contains(all, fmt.Sprintf("%x", "hunter2")) {
+		t.Errorf("the secret is in %s", all)
+	}
+	if got := fmt.Sprint(Secret("")); got != "" {
+		t.Errorf("no secret prints as %q", got)
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	big := write(t, "config.yml", strings.Repeat("#", maxFileSize+1))
+	for path, want := range map[string]string{
+		filepath.Join(t.TempDir(), "absent.yml"): "no such file",
+		t.TempDir():                              "is a directory",
+		big:                                      "larger than 1 MiB",
+	} {
+		// What the environment has is checked all the same.
+		_, err := source{environ: []string{"REGISTRY_HTTP_ADDR=nowhere"}}.load(path)
+		if errs, ok := errors.AsType[*Errors](err); !ok || len(errs.Problems) != 2 {
+			t.Fatalf("%s: got %v, want two problems", path, err)
+		}
+		for _, want := range []string{path, want, "REGISTRY_CONFIGURATION_PATH", "REGISTRY_HTTP_ADDR"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("got %q, want %q in it", err, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"go.yaml.in/yaml/v2"
+)
+
+// document is a configuration as it is written: the sections of
+// [configuration.Configuration], with our keys added. Names of fields make up
+// the names of variables, and their tags the keys in config.yml, so both have
+// to be the stock ones; a test compares them.
+type document struct {
+	Version       configuration.Version                 `yaml:"version"`
+	Log           configuration.Log                     `yaml:"log"`
+	Loglevel      configuration.Loglevel                `yaml:"loglevel,omitempty"`
+	Storage       choice                                `yaml:"storage"`
+	Auth          choice                                `yaml:"auth,omitempty"`
+	Middleware    map[string][]configuration.Middleware `yaml:"middleware,omitempty"`
+	HTTP          configuration.HTTP                    `yaml:"http,omitempty"`
+	Notifications configuration.Notifications           `yaml:"notifications,omitempty"`
+	Redis         configuration.Redis                   `yaml:"redis,omitempty"`
+	Health        configuration.Health                  `yaml:"health,omitempty"`
+	Catalog       configuration.Catalog                 `yaml:"catalog,omitempty"`
+	Tags          configuration.Tags                    `yaml:"tags,omitempty"`
+	Proxy         proxySection                          `yaml:"proxy,omitempty"`
+	Validation    configuration.Validation              `yaml:"validation,omitempty"`
+	Policy        configuration.Policy                  `yaml:"policy,omitempty"`
+
+	// Cache is ours alone.
+	Cache cacheSection `yaml:"cache,omitempty"`
+}
+
+// proxySection has the keys of [configuration.Proxy] and ours. Durations and
+// sizes are text here, so that a problem can show what was written, and so that
+// a number without unit is an error and not nanoseconds.
+type proxySection struct {
+	RemoteURL         string                    `yaml:"remoteurl"`
+	Username          string                    `yaml:"username"`
+	Password          string                    `yaml:"password"`
+	Exec              *configuration.ExecConfig `yaml:"exec,omitempty"`
+	TTL               string                    `yaml:"ttl,omitempty"`
+	CacheWriteTimeout string                    `yaml:"cachewritetimeout,omitempty"`
+
+	PasswordFile  string `yaml:"passwordfile,omitempty"`
+	Alias         string `yaml:"alias,omitempty"`
+	TagTTL        string `yaml:"tagttl,omitempty"`
+	Offline       bool   `yaml:"offline,omitempty"`
+	CA            string `yaml:"ca,omitempty"`
+	Certificate   string `yaml:"certificate,omitempty"`
+	Key           string `yaml:"key,omitempty"`
+	AllowedRealms list   `yaml:"allowedrealms,omitempty"`
+	// Remotes is read only to say that it is not supported.
+	Remotes any `yaml:"remotes,omitempty"`
+}
+
+// cacheSection limits what is kept.
+type cacheSection struct {
+	MaxSize string `yaml:"maxsize,omitempty"`
+	MinFree string `yaml:"minfree,omitempty"`
+}
+
+// builtin is the document that stands for an absent file.
+func builtin() *document {
+	return &document{
+		Version: configuration.CurrentVersion,
+		Storage: choice{"filesystem": configuration.Parameters{}},
+	}
+}
+
+// choice is a section that picks one of several implementations by a key, which
+// has the parameters, or by its bare name. That there is only one is checked
+// after the variables were applied, because those can add another.
+type choice map[string]configuration.Parameters
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (c *choice) UnmarshalYAML(unmarshal func(any) error) error {
+	var m map[string]configuration.Parameters
+	err := unmarshal(&m)
+	if err == nil {
+		*c = m
+		return nil
+	}
+	var name string
+	if unmarshal(&name) != nil {
+		return err // what is wrong with the mapping says more
+	}
+	*c = choice{name: configuration.Parameters{}}
+	return nil
+}
+
+// list is a list of words, which can also be written as one text with commas or
+// spaces in between.
+type list []string
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (l *list) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if unmarshal(&text) == nil {
+		*l = strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", \t\n", r) })
+		return nil
+	}
+	return unmarshal((*[]string)(l))
+}
+
+// field is a field of a section.
+type field struct {
+	// index is for [reflect.Value.FieldByIndex].
+	index []int
+	// key is the field's name in config.yml, and variable that in the
+	// environment.
+	key, variable string
+	typ           reflect.Type
+}
+
+// fieldsOf returns the fields of a section, those of inlined ones included.
+func fieldsOf(t reflect.Type) []field {
+	var fields []field
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		key, options, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
+		if options == "inline" {
+			for _, f := range fieldsOf(sf.Type) {
+				f.index = append([]int{i}, f.index...)
+				fields = append(fields, f)
+			}
+			continue
+		}
+		if key == "" {
+			key = strings.ToLower(sf.Name) // as package yaml does
+		}
+		fields = append(fields, field{
+			index:    sf.Index,
+			key:      key,
+			variable: strings.ToUpper(sf.Name),
+			typ:      sf.Type,
+		})
+	}
+	return fields
+}
+
+// isSection tells whether values of type t are decoded field by field.
+func isSection(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]())
+}

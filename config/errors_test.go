@@ -1,0 +1,282 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"strings"
+	"testing"
+)
+
+func TestErrors(t *testing.T) {
+	certificate, key := newKeyPair(t)
+	_, otherKey := newKeyPair(t)
+	notPEM := write(t, "not.pem", "nothing")
+	empty := write(t, "empty", "\n")
+	const remote = "REGISTRY_PROXY_REMOTEURL=r.example.com"
+	remoteURL := func(s string) []string { return []string{"REGISTRY_PROXY_REMOTEURL=" + s} }
+	tests := []struct {
+		name    string
+		file    string
+		environ []string
+		want    []string // all of the problems in order, or a part of each
+	}{
+		{"syntax", "version: 0.1\nhttp:\n\taddr: x", nil, []string{"line 3: not readable as YAML: found character that cannot start any token"}},
+		{"not a mapping", "just text", nil, []string{`line 1: not a configuration: write sections, beginning with "version: 0.1"`}},
+		{"empty file", "# nothing\n", nil, []string{"REGISTRY_VERSION (version): is missing in"}},
+		{"no version", "http: {}", nil, []string{"REGISTRY_VERSION (version): is missing in"}},
+		{"unknown version", "version: 0.2", nil, []string{`REGISTRY_VERSION (version, line 1): "0.2" is not a version of the configuration that is known: write 0.1`}},
+		{"section is text", "version: 0.1\nproxy: r.example.com", nil, []string{"REGISTRY_PROXY (proxy, line 2): is not a section"}},
+		{"list is text", "version: 0.1\nnotifications: {endpoints: x}", nil, []string{"REGISTRY_NOTIFICATIONS_ENDPOINTS (notifications.endpoints, line 2): is not a list"}},
+
+		{"log level in a file", "version: 0.1\nlog:\n  level: loud", nil,
+			[]string{`REGISTRY_LOG_LEVEL (log.level, line 3): "loud" is not a log level: write error, warn, info or debug`}},
+		{"log level in a variable", "", []string{"REGISTRY_LOG_LEVEL=loud"},
+			[]string{`REGISTRY_LOG_LEVEL (log.level): "loud" is not a log level: write error, warn, info or debug`}},
+		{"log format", "", []string{"REGISTRY_LOG_FORMATTER=xml"}, []string{`"xml" is not a log format: write text, json or logstash`}},
+		{"bool", "", []string{"REGISTRY_PROXY_OFFLINE=maybe"}, []string{`REGISTRY_PROXY_OFFLINE (proxy.offline): "maybe" is not a yes or no: write true or false`}},
+		{"number", "", []string{"REGISTRY_CATALOG_MAXENTRIES=many"}, []string{`"many" is not a whole number: write for example 100`}},
+		{"stock duration", "version: 0.1\nhttp: {draintimeout: soon}", nil,
+			[]string{`REGISTRY_HTTP_DRAINTIMEOUT (http.draintimeout, line 2): "soon" is not a duration: write for example 30s, 5m or 1h`}},
+		{"negative stock duration", "", []string{"REGISTRY_HTTP_DRAINTIMEOUT=-1s"}, []string{`"-1s" is negative`}},
+		{"name of a field unlike its key", "version: 0.1\nhealth: {file: [{interval: soon}]}", nil,
+			[]string{`REGISTRY_HEALTH_FILECHECKERS_0_INTERVAL (health.file.0.interval, line 2): "soon" is not a duration`}},
+		{"maximum number of tags", "", []string{"REGISTRY_TAGS_MAXTAGS=-1"}, []string{`REGISTRY_TAGS_MAXTAGS (tags.maxtags): "-1" is negative`}},
+		{"list with a gap", "", []string{"REGISTRY_NOTIFICATIONS_ENDPOINTS_1_NAME=a"}, []string{"REGISTRY_NOTIFICATIONS_ENDPOINTS_1_NAME: there is no element 0 before it"}},
+
+		{"other storage driver", "version: 0.1\nstorage: {s3: {bucket: b}}", nil,
+			[]string{"REGISTRY_STORAGE_S3 (storage.s3): is a storage driver that is not supported: only filesystem is"}},
+		{"other storage driver by name", "", []string{"REGISTRY_STORAGE=gcs"}, []string{"REGISTRY_STORAGE_GCS (storage.gcs): is a storage driver"}},
+		{"mistyped storage driver", "version: 0.1\nstorage: {filesytem: {}}", nil, []string{`(did you mean "filesystem"?)`}},
+		{"second storage driver", "", []string{"REGISTRY_STORAGE_INMEMORY_X=1"},
+			[]string{`REGISTRY_STORAGE (storage): "filesystem inmemory" is more than one storage driver`, "REGISTRY_STORAGE_INMEMORY (storage.inmemory)"}},
+		{"storage is a list", "version: 0.1\nstorage: [filesystem]", nil, []string{"REGISTRY_STORAGE (storage, line 2): is not a section"}},
+		{"delete", "", []string{"REGISTRY_STORAGE_DELETE_ENABLED='yes please'"}, []string{`REGISTRY_STORAGE_DELETE_ENABLED (storage.delete.enabled): "yes please" is not a yes or no`}},
+		{"redirect", "version: 0.1\nstorage: {redirect: {disable: 'true'}}", nil, []string{`"true" is not a yes or no: write true or false, without quotes`}},
+		{"tag concurrency", "", []string{"REGISTRY_STORAGE_TAG_CONCURRENCYLIMIT=-8"}, []string{`"-8" is negative`}},
+		{"tag concurrency type", "", []string{"REGISTRY_STORAGE_TAG_CONCURRENCYLIMIT=few"}, []string{`"few" is not a whole number`}},
+		{"read-only is no section", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY=true"}, []string{`(storage.maintenance.readonly): "true" is not a section`}},
+		{"read-only", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED=x"}, []string{`(storage.maintenance.readonly.enabled): "x" is not a yes or no`}},
+		{"purging", "version: 0.1\nstorage: {maintenance: {uploadpurging: {enabled: true, age: 1}}}", nil,
+			[]string{`uploadpurging.age): "1" is not text: put it in quotes`, "uploadpurging.dryrun): is missing", "uploadpurging.interval): is missing"}},
+		{"purging duration", "version: 0.1\nstorage: {maintenance: {uploadpurging: {age: old, interval: 1h, dryrun: false}}}", nil,
+			[]string{`uploadpurging.age): "old" is not a duration`}},
+
+		{"address", "", []string{"REGISTRY_HTTP_ADDR=8000"}, []string{`REGISTRY_HTTP_ADDR (http.addr): "8000" is not an address to listen on: write a port, for example :8000`}},
+		{"port", "", []string{"REGISTRY_HTTP_ADDR=:80000"}, []string{`":80000" is not an address`}},
+		{"admin address", "", []string{"REGISTRY_HTTP_DEBUG_ADDR=off"}, []string{`REGISTRY_HTTP_DEBUG_ADDR (http.debug.addr): "off" is not an address`}},
+		{"both at one address", "", []string{"REGISTRY_HTTP_DEBUG_ADDR=:8000"}, []string{`":8000" is the address of http.addr as well`}},
+		{"network", "", []string{"REGISTRY_HTTP_NET=udp"}, []string{`"udp" is not a network`}},
+		{"host", "", []string{"REGISTRY_HTTP_HOST=registry.example.com"}, []string{`"registry.example.com" is not a URL`}},
+		{"prefix", "", []string{"REGISTRY_HTTP_PREFIX=a/"}, []string{`"a/" is not a path: begin it with a slash`}},
+		{"letsencrypt", "", []string{"REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL=a@example.com"}, []string{"REGISTRY_HTTP_TLS_LETSENCRYPT (http.tls.letsencrypt): is not supported"}},
+		{"certificate without key", "", []string{"REGISTRY_HTTP_TLS_CERTIFICATE=" + certificate}, []string{"REGISTRY_HTTP_TLS_KEY (http.tls.key): is missing, but http.tls.certificate is set"}},
+		{"certificate with another key", "", []string{"REGISTRY_HTTP_TLS_CERTIFICATE=" + certificate, "REGISTRY_HTTP_TLS_KEY=" + otherKey},
+			[]string{"is no certificate that goes with http.tls.key (tls: private key does not match public key)"}},
+		{"client certificates", "", []string{"REGISTRY_HTTP_TLS_CLIENTCAS=[/absent, " + notPEM + "]"},
+			[]string{`"/absent" cannot be read (no such file or directory)`, "has no certificate in PEM form"}},
+		{"client authentication", "", []string{"REGISTRY_HTTP_TLS_CLIENTAUTH=always"}, []string{`"always" is not a way to ask for client certificates: write request-client-cert, `}},
+		{"TLS version", "", []string{"REGISTRY_HTTP_TLS_MINIMUMTLS=tls1.0"}, []string{`"tls1.0" is not a version of TLS that is supported: write tls1.2 or tls1.3`}},
+		{"cipher suite", "", []string{"REGISTRY_HTTP_TLS_CIPHERSUITES=[TLS_AES_128_GCM_SHA256, ROT13]"}, []string{`"ROT13" is not a cipher suite`}},
+
+		{"kind of access control", "", []string{"REGISTRY_AUTH=silly"}, []string{"REGISTRY_AUTH_SILLY (auth.silly): is not a kind of access control that is supported: write htpasswd, token or none"}},
+		{"two kinds", "version: 0.1\nauth: {none: {}, silly: {}}", nil, []string{`REGISTRY_AUTH (auth, line 2): is more than one kind of access control: keep only one`, "auth.silly"}},
+		{"htpasswd", "", []string{"REGISTRY_AUTH_HTPASSWD_REALM=12"},
+			[]string{`(auth.htpasswd.path): is missing`, `(auth.htpasswd.realm): "12" is not text: put it in quotes`}},
+		{"token", "version: 0.1\nauth: {token: {realm: r, autoredirect: 1, signingalgorithms: RS256, jwks: /absent}}", nil,
+			[]string{`(auth.token.autoredirect): "1" is not a yes or no`, "(auth.token.issuer): is missing", `(auth.token.jwks): "/absent" cannot be read`,
+				"(auth.token.service): is missing", `(auth.token.signingalgorithms): "RS256" is not a list`}},
+		{"token without keys", "version: 0.1\nauth: {token: {realm: r, issuer: i, service: s}}", nil,
+			[]string{"REGISTRY_AUTH_TOKEN_ROOTCERTBUNDLE (auth.token.rootcertbundle): is missing"}},
+
+		{"notification", "version: 0.1\nnotifications:\n  endpoints:\n  - url: example.com\n    timeout: -1s\n  - disabled: true", nil,
+			[]string{"REGISTRY_NOTIFICATIONS_ENDPOINTS_0_NAME (notifications.endpoints.0.name): is missing",
+				`(notifications.endpoints.0.timeout, line 5): "-1s" is negative`, `(notifications.endpoints.0.url, line 4): "example.com" is not a URL`}},
+		{"patterns", "version: 0.1\nvalidation: {manifests: {urls: {allow: ['(', ok], deny: ['[']}}}", nil,
+			[]string{`urls.allow, line 2): "(" is not a regular expression`, `urls.deny, line 2): "[" is not a regular expression`}},
+		{"platforms", "", []string{"REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS=some"}, []string{`"some" is not a choice of platforms: write all, none or list`}},
+
+		{"negative tag lifetime", "", []string{"REGISTRY_PROXY_TAGTTL=-5m"}, []string{`REGISTRY_PROXY_TAGTTL (proxy.tagttl): "-5m" is negative: write for example 30s, 5m or 168h`}},
+		{"tag lifetime without unit", "", []string{"REGISTRY_PROXY_TAGTTL=300"}, []string{`"300" is not a duration: it has no unit: write for example 300s or 300m`}},
+		{"tag lifetime in days", "version: 0.1\nproxy: {tagttl: 7d}", nil, []string{`REGISTRY_PROXY_TAGTTL (proxy.tagttl, line 2): "7d" is not a duration`}},
+		{"age limit", "", []string{"REGISTRY_PROXY_TTL=never"}, []string{`REGISTRY_PROXY_TTL (proxy.ttl): "never" is not a duration`}},
+		{"size", "", []string{"REGISTRY_CACHE_MAXSIZE=big"}, []string{`REGISTRY_CACHE_MAXSIZE (cache.maxsize): "big" is not a size: write a number and a unit, for example 20GiB or 500MB`}},
+		{"size without unit", "", []string{"REGISTRY_CACHE_MAXSIZE=20"}, []string{`"20" is a size in bytes, without unit: write for example 20GiB`}},
+		{"size with comma", "", []string{"REGISTRY_CACHE_MAXSIZE=1,5GiB"}, []string{`"1,5GiB" is not a size: write it without comma`}},
+		{"negative size", "", []string{"REGISTRY_CACHE_MAXSIZE=-1GiB"}, []string{`"-1GiB" is not a size`}},
+		{"free space", "", []string{"REGISTRY_CACHE_MINFREE=100%"}, []string{`REGISTRY_CACHE_MINFREE (cache.minfree): "100%" is not a percentage from 0% to below 100%`}},
+		{"free space in words", "", []string{"REGISTRY_CACHE_MINFREE=some"}, []string{`"some" is not a size: write a number and a unit, for example 20GiB or 500MB, or a percentage, for example 10%`}},
+
+		{"remote with spaces", "", remoteURL("a b"), []string{`REGISTRY_PROXY_REMOTEURL (proxy.remoteurl): "a b" cannot be used: `}},
+		{"remote with another scheme", "", remoteURL("ftp://a"), []string{`"ftp://a" cannot be used: the remote registry a has the scheme "ftp": write https:// or http://`}},
+		{"remote with a path", "", remoteURL("https://a/b"), []string{`"https://a/b" cannot be used: the URL of the remote registry a has the path "/b"`}},
+		{"remote without host", "", remoteURL("https://"), []string{`"https://" cannot be used: the URL of a remote registry has no host`}},
+		{"remote with port 0", "", remoteURL("a:0"), []string{`"a:0" cannot be used: the remote registry a has the port "0"`}},
+		{"remote with user", "", remoteURL("https://user:word@a"), []string{`"https://REDACTED@a" has a user name in the URL: write it as proxy.username and proxy.password (REGISTRY_PROXY_USERNAME, REGISTRY_PROXY_PASSWORD)`}},
+		{"user name alone", "", []string{remote, "REGISTRY_PROXY_USERNAME=u"}, []string{"REGISTRY_PROXY_PASSWORD (proxy.password): is missing, but proxy.username is set"}},
+		{"password alone", "", []string{remote, "REGISTRY_PROXY_PASSWORD=p"}, []string{"REGISTRY_PROXY_USERNAME (proxy.username): is missing, but a password is set"}},
+		{"password twice", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD=p", "REGISTRY_PROXY_PASSWORD_FILE=/f"},
+			[]string{`REGISTRY_PROXY_PASSWORD_FILE (proxy.passwordfile): "/f" is set, and proxy.password too`}},
+		{"absent password file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=/absent"},
+			[]string{`REGISTRY_PROXY_PASSWORD_FILE (proxy.passwordfile): "/absent" cannot be read (no such file or directory)`}},
+		{"empty password file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=" + empty}, []string{"is empty: write the password into it"}},
+		{"alias", "", []string{remote, "REGISTRY_PROXY_ALIAS=a/b"}, []string{`REGISTRY_PROXY_ALIAS (proxy.alias): "a/b" is not a path component`}},
+		{"certificate authority", "", []string{remote, "REGISTRY_PROXY_CA=" + notPEM}, []string{"REGISTRY_PROXY_CA (proxy.ca)"}},
+		{"client certificate without key", "", []string{remote, "REGISTRY_PROXY_CERTIFICATE=" + certificate}, []string{"REGISTRY_PROXY_KEY (proxy.key): is missing"}},
+		{"client key without certificate", "", []string{remote, "REGISTRY_PROXY_KEY=" + key}, []string{"REGISTRY_PROXY_CERTIFICATE (proxy.certificate): is missing"}},
+		{"client certificate of absent files", "", []string{remote, "REGISTRY_PROXY_CERTIFICATE=/a", "REGISTRY_PROXY_KEY=/b"},
+			[]string{`"/a" cannot be read`, `"/b" cannot be read`}},
+		{"realm", "", []string{remote, "REGISTRY_PROXY_ALLOWEDREALMS=https://auth.example.com/token"}, []string{`"https://auth.example.com/token" is not a host`}},
+
+		{"exec", "", []string{remote, "REGISTRY_PROXY_EXEC_COMMAND=/bin/helper"}, []string{"REGISTRY_PROXY_EXEC (proxy.exec): is not supported: write proxy.username"}},
+		{"second remote", "", []string{remote, "REGISTRY_PROXY_REMOTEURL_2=b.example.com", "REGISTRY_PROXY_PASSWORD_2=p"},
+			[]string{"REGISTRY_PROXY_PASSWORD_2 (proxy.password): is for remote number 2", "REGISTRY_PROXY_REMOTEURL_2 (proxy.remoteurl): is for remote number 2, but only one remote is supported"}},
+		{"list of remotes", "version: 0.1\nproxy: {remotes: [{url: a}]}", nil, []string{"REGISTRY_PROXY_REMOTES (proxy.remotes, line 2): is not supported by this version"}},
+		{"middleware", "version: 0.1\nmiddleware: {storage: [{name: cloudfront}, {name: redirect, disabled: true}], registry: [{name: x}]}", nil,
+			[]string{`(middleware.registry): "x" is a middleware`, `(middleware.storage): "cloudfront" is a middleware, and none is supported`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := loadWith(t, tt.file, tt.environ...)
+			errs, ok := errors.AsType[*Errors](err)
+			if !ok || c != nil {
+				t.Fatalf("got %v, %v, want problems", c, err)
+			}
+			if len(errs.Problems) != len(tt.want) {
+				t.Fatalf("got %v, want %d problems", err, len(tt.want))
+			}
+			for i, want := range tt.want {
+				if got := errs.Problems[i].Error(); !strings.Contains(got, want) {
+					t.Errorf("got  %s\nwant %s", got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestAllErrorsAtOnce shows what an operator sees who got much wrong, in the
+// file and in variables, of the stock settings and of ours.
+func TestAllErrorsAtOnce(t *testing.T) {
+	file := write(t, "config.yml", `version: 0.1
+log:
+  level: loud
+http:
+  addr: 8000
+  draintimeout: soon
+storage:
+  azure: {}
+proxy:
+  tagttl: 7 days
+`)
+	_, err := source{environ: []string{
+		"REGISTRY_CATALOG_MAXENTRIES=many",
+		"REGISTRY_TAGS_MAXTAGS=none",
+		"REGISTRY_CACHE_MINFREE=120%",
+		"REGISTRY_PROXY_REMOTEURL=https://user:hunter2@registry.example.com",
+		"REGISTRY_PROXY_PASSWORD=hunter2",
+	}}.load(file)
+	want := "10 errors in the configuration (" + file + ` and environment):
+  REGISTRY_CACHE_MINFREE (cache.minfree): "120%" is not a percentage from 0% to below 100%: write for example 10%
+  REGISTRY_CATALOG_MAXENTRIES (catalog.maxentries): "many" is not a whole number: write for example 100
+  REGISTRY_HTTP_ADDR (http.addr, line 5): "8000" is not an address to listen on: write a port, for example :8000, or address and port, for example 127.0.0.1:8000
+  REGISTRY_HTTP_DRAINTIMEOUT (http.draintimeout, line 6): "soon" is not a duration: write for example 30s, 5m or 1h
+  REGISTRY_LOG_LEVEL (log.level, line 3): "loud" is not a log level: write error, warn, info or debug
+  REGISTRY_PROXY_REMOTEURL (proxy.remoteurl): "https://REDACTED@registry.example.com" has a user name in the URL: write it as proxy.username and proxy.password (REGISTRY_PROXY_USERNAME, REGISTRY_PROXY_PASSWORD)
+  REGISTRY_PROXY_TAGTTL (proxy.tagttl, line 10): "7 days" is not a duration: write for example 30s, 5m or 168h
+  REGISTRY_PROXY_USERNAME (proxy.username): is missing, but a password is set: set it, or remove the password for anonymous access
+  REGISTRY_STORAGE_AZURE (storage.azure): is a storage driver that is not supported: only filesystem is
+  REGISTRY_TAGS_MAXTAGS (tags.maxtags): "none" is not a whole number: write for example 100`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	if p, ok := errors.AsType[*Problem](err); !ok || p.Key != "cache.minfree" {
+		t.Errorf("the problems are not reachable through the error: %v", p)
+	}
+}
+
+// TestSecretsAreNotShown puts a secret wherever one can be, together with
+// something that is wrong with it or near it.
+func TestSecretsAreNotShown(t *testing.T) {
+	const secret = "hunter2"
+	files := []string{
+		"version: 0.1\nproxy: {password: [hunter2]}",
+		"version: 0.1\nproxy: {password: {hunter2: 1}}",
+		"version: 0.1\nproxy: hunter2",
+		"version: 0.1\nproxy: [hunter2]",
+		"version: 0.1\nproxy: {exec: {command: hunter2, lifetime: hunter2}}",
+		"version: 0.1\nproxy: {exec: hunter2}",
+		"version: 0.1\nproxy: {remotes: hunter2}",
+		"version: 0.1\nproxy: {remoteurl: 'https://hunter2@a'}",
+		"version: 0.1\nproxy: {remoteurl: 'hunter2@a b'}",
+		"version: 0.1\nproxy: {remoteurl: 'ftp://u:hunter2@a/b@c'}",
+		"version: 0.1\nhttp: {secret: [hunter2]}",
+		"version: 0.1\nhttp: {host: 'ftp://u:hunter2@a'}",
+		"version: 0.1\nhttp: {headers: {Authorization: hunter2}}",
+		"version: 0.1\nredis: {password: [hunter2], sentinelpassword: [hunter2]}",
+		"version: 0.1\nnotifications: {endpoints: [{headers: {Authorization: hunter2}}]}",
+		"version: 0.1\nnotifications: {endpoints: [{url: 'ftp://hunter2@a'}]}",
+		"version: 0.1\nnotifications: {endpoints: hunter2}",
+		"version: 0.1\nmiddleware: {storage: [{name: a, options: {key: hunter2}}]}",
+		"version: 0.1\nmiddleware: {storage: {key: hunter2}}",
+		"version: 0.1\nlog: {hooks: [{options: {smtp: {password: [hunter2]}}}]}",
+	}
+	for _, file := range files {
+		c, err := loadWith(t, file)
+		if err == nil {
+			t.Errorf("%s: no error, but %+v", file, c)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: the secret is in %q", file, err)
+		}
+	}
+	for _, environ := range []string{
+		"REGISTRY_PROXY_PASSWORD=[hunter2",
+		"REGISTRY_PROXY_PASSWORD=*hunter2",
+		"REGISTRY_PROXY_PASSWORD={hunter2: 1}",
+		"REGISTRY_PROXY_PASSWORD_2=hunter2",
+		"REGISTRY_PROXY={password: [hunter2]}",
+		"REGISTRY_PROXY=hunter2",
+		"REGISTRY_HTTP={secret: [hunter2]}",
+		"REGISTRY_HTTP_SECRET=*hunter2",
+		"REGISTRY_REDIS={password: [hunter2]}",
+		"REGISTRY_REDIS_PASSWORD=[hunter2]",
+		"REGISTRY_NOTIFICATIONS={endpoints: hunter2}",
+		"REGISTRY_NOTIFICATIONS_ENDPOINTS=[{headers: {A: hunter2}}]",
+		"REGISTRY_NOTIFICATIONS_ENDPOINTS_0_HEADERS={A: hunter2}",
+		"REGISTRY_AUTH=[hunter2]",
+	} {
+		c, err := loadWith(t, "", environ)
+		if err == nil {
+			t.Errorf("%s: no error, but %+v", environ, c)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: the secret is in %q", environ, err)
+		}
+	}
+	c := mustLoad(t, "", "REGISTRY_PROXY_REMOTEURL=a", "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD=hunter2 # comment")
+	if len(c.Warnings) != 1 || strings.Contains(c.Warnings[0], secret) {
+		t.Errorf("warnings: %q", c.Warnings)
+	}
+}
+
+// newKeyPair returns the paths of a new certificate and its key.
+func newKeyPair(t *testing.T) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
+}

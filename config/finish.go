@@ -1,0 +1,182 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+)
+
+// Defaults of the stock registry.
+const (
+	defaultMaxEntries = 1000
+	defaultMaxTags    = 1000
+)
+
+// finish checks doc and makes a Config of it. Checks go on after a problem, so
+// that all are found.
+func (l *loader) finish(doc *document) (*Config, error) {
+	c := &Config{Source: l.source}
+	l.finishLog(doc)
+	l.finishStorage(doc, c)
+	l.finishHTTP(doc, c)
+	l.finishAuth(doc)
+	l.finishNotifications(doc)
+	l.finishValidation(doc)
+	l.finishLists(doc)
+	l.finishProxy(doc, c)
+	l.finishCache(doc, c)
+	l.rejectUnsupported(doc)
+	if err := l.failed(); err != nil {
+		return nil, err
+	}
+	c.Stock = &configuration.Configuration{
+		Version:       doc.Version,
+		Log:           doc.Log,
+		Storage:       configuration.Storage(doc.Storage),
+		Auth:          configuration.Auth(doc.Auth),
+		HTTP:          doc.HTTP,
+		Notifications: doc.Notifications,
+		Health:        doc.Health,
+		Catalog:       doc.Catalog,
+		Tags:          doc.Tags,
+		Validation:    doc.Validation,
+		Policy:        doc.Policy,
+	}
+	c.Warnings = l.warnings
+	return c, nil
+}
+
+func (l *loader) finishLog(doc *document) {
+	// Loglevel is the old name of log.level.
+	if doc.Log.Level == "" {
+		doc.Log.Level = doc.Loglevel
+	}
+	if doc.Log.Level == "" {
+		doc.Log.Level = "info"
+	}
+	switch doc.Log.Formatter {
+	case "", "text", "json", "logstash":
+	default:
+		l.bad("log.formatter", doc.Log.Formatter, "is not a log format: write text, json or logstash")
+	}
+}
+
+func (l *loader) finishNotifications(doc *document) {
+	for i, e := range doc.Notifications.Endpoints {
+		key := "notifications.endpoints." + strconv.Itoa(i)
+		if e.Disabled {
+			continue
+		}
+		if e.Name == "" {
+			l.bad(key+".name", "", "is missing: give each endpoint a name of its own")
+		}
+		if u, err := parseHTTPURL(e.URL); err != nil || u.Host == "" {
+			l.bad(key+".url", e.URL, "is not a URL to notify: write for example https://example.com/events")
+		}
+		l.notNegative(key+".timeout", e.Timeout)
+		l.notNegative(key+".backoff", e.Backoff)
+	}
+}
+
+func (l *loader) finishValidation(doc *document) {
+	urls := doc.Validation.Manifests.URLs
+	for name, patterns := range map[string][]string{"allow": urls.Allow, "deny": urls.Deny} {
+		for _, pattern := range patterns {
+			if _, err := regexp.Compile(pattern); err != nil {
+				l.bad("validation.manifests.urls."+name, pattern, "is not a regular expression: %v", err)
+			}
+		}
+	}
+}
+
+func (l *loader) finishLists(doc *document) {
+	if doc.Catalog.MaxEntries <= 0 {
+		doc.Catalog.MaxEntries = defaultMaxEntries
+	}
+	if doc.Tags.MaxTags < 0 {
+		l.bad("tags.maxtags", strconv.Itoa(doc.Tags.MaxTags), "is negative: write for example %d", defaultMaxTags)
+	}
+	if doc.Tags.MaxTags == 0 {
+		doc.Tags.MaxTags = defaultMaxTags
+	}
+}
+
+func (l *loader) finishCache(doc *document, c *Config) {
+	if text := doc.Cache.MaxSize; text != "" {
+		var err error
+		c.MaxSize, err = ParseSize(text)
+		_, bareErr := strconv.ParseInt(text, 10, 64)
+		switch {
+		case err != nil:
+			l.bad("cache.maxsize", text, "%v", err)
+		case bareErr == nil && c.MaxSize > 0 && c.MaxSize < 1<<20:
+			// Nobody wants a cache of 20 bytes.
+			l.bad("cache.maxsize", text, "is a size in bytes, without unit: write for example %sGiB", text)
+		}
+	}
+	text := doc.Cache.MinFree
+	if text == "" {
+		text = DefaultMinFree
+	}
+	var err error
+	if c.MinFree, err = ParseAmount(text); err != nil {
+		l.bad("cache.minfree", text, "%v", err)
+	}
+}
+
+// rejectUnsupported names what the stock registry has and this program does
+// not. What would be missed is an error, what would not is a warning.
+func (l *loader) rejectUnsupported(doc *document) {
+	for name, entries := range doc.Middleware {
+		for _, m := range entries {
+			if !m.Disabled {
+				l.bad("middleware."+name, m.Name, "is a middleware, and none is supported: remove it, or set its disabled to true")
+			}
+		}
+	}
+	if doc.Proxy.Exec != nil {
+		l.bad("proxy.exec", "", "is not supported: write proxy.username and proxy.password or proxy.passwordfile")
+	}
+	if doc.Proxy.Remotes != nil {
+		l.bad("proxy.remotes", "", "is not supported by this version: write one remote as proxy.remoteurl, "+
+			"or run one registry-module for each remote")
+	}
+	if doc.Proxy.CacheWriteTimeout != "" {
+		l.duration("proxy.cachewritetimeout", doc.Proxy.CacheWriteTimeout, 0)
+		l.warn("proxy.cachewritetimeout is not used: writing to the cache is not bound to a request")
+	}
+	if len(doc.Redis.Options.Addrs) > 0 {
+		l.warn("redis is not used: what is kept is indexed in the data directory")
+	}
+}
+
+// duration reads a duration that is not negative, as the value of key. Where
+// text is empty it is what otherwise says.
+func (l *loader) duration(key, text string, otherwise time.Duration) time.Duration {
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	if err == nil && d >= 0 {
+		return d
+	}
+	hint := "write for example 30s, 5m or 168h"
+	if _, numberErr := strconv.ParseFloat(text, 64); numberErr == nil && err != nil {
+		hint = fmt.Sprintf("it has no unit: write for example %ss or %sm", text, text)
+	}
+	if err == nil {
+		l.bad(key, text, "is negative: %s", hint)
+	} else {
+		l.bad(key, text, "is not a duration: %s", hint)
+	}
+	return otherwise
+}
+
+func (l *loader) notNegative(key string, d time.Duration) {
+	if d < 0 {
+		l.bad(key, d.String(), "is negative: write for example 30s")
+	}
+}

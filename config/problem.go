@@ -1,0 +1,218 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Problem is one thing that is wrong with a configuration.
+type Problem struct {
+	// Key names the setting in config.yml, for example "proxy.tagttl". It is
+	// empty where the problem is not with one setting.
+	Key string
+
+	// Variable is the environment variable for the setting.
+	Variable string
+
+	// Line is the line in the configuration file where the setting is, or 0
+	// where it is not there or not known.
+	Line int
+
+	// Value is what was found. It is empty for secrets and for what is
+	// missing.
+	Value string
+
+	// Text says what is wrong, as a continuation of Value, and what to write
+	// instead.
+	Text string
+}
+
+// Error implements error.
+func (p *Problem) Error() string {
+	var b strings.Builder
+	switch {
+	case p.Key != "" && p.Line > 0:
+		fmt.Fprintf(&b, "%s (%s, line %d): ", p.Variable, p.Key, p.Line)
+	case p.Key != "":
+		fmt.Fprintf(&b, "%s (%s): ", p.Variable, p.Key)
+	case p.Line > 0:
+		fmt.Fprintf(&b, "line %d: ", p.Line)
+	}
+	if p.Value != "" {
+		fmt.Fprintf(&b, "%q ", p.Value)
+	}
+	b.WriteString(p.Text)
+	return b.String()
+}
+
+// Errors are all the problems of a configuration.
+type Errors struct {
+	// Source is the path of the configuration file, or empty where there is
+	// none.
+	Source   string
+	Problems []*Problem
+}
+
+// Error implements error: a heading, and one line for each problem.
+func (e *Errors) Error() string {
+	var b strings.Builder
+	if len(e.Problems) == 1 {
+		b.WriteString("1 error in the configuration")
+	} else {
+		fmt.Fprintf(&b, "%d errors in the configuration", len(e.Problems))
+	}
+	if e.Source != "" {
+		fmt.Fprintf(&b, " (%s and environment)", e.Source)
+	}
+	b.WriteByte(':')
+	for _, p := range e.Problems {
+		// A value may have line breaks, but a problem is one line.
+		b.WriteString("\n  " + strings.ReplaceAll(p.Error(), "\n", " "))
+	}
+	return b.String()
+}
+
+// Unwrap gives the problems.
+func (e *Errors) Unwrap() []error {
+	errs := make([]error, len(e.Problems))
+	for i, p := range e.Problems {
+		errs[i] = p
+	}
+	return errs
+}
+
+// loader collects what is wrong with a configuration while it is read.
+type loader struct {
+	source   string
+	problems []*Problem
+	warnings []string
+	// lines has the line in the file of each key that was set there and not
+	// overridden by a variable.
+	lines map[string]int
+}
+
+func newLoader(source string) *loader {
+	return &loader{source: source, lines: map[string]int{}}
+}
+
+func (l *loader) problem(p Problem) {
+	l.problems = append(l.problems, &p)
+}
+
+// bad records that the setting key has a wrong value.
+func (l *loader) bad(key, value, format string, args ...any) {
+	l.problem(Problem{
+		Key:      key,
+		Variable: variable(key),
+		Line:     l.lines[key],
+		Value:    shown(key, value),
+		Text:     fmt.Sprintf(format, args...),
+	})
+}
+
+func (l *loader) warn(format string, args ...any) {
+	l.warnings = append(l.warnings, fmt.Sprintf(format, args...))
+}
+
+// failed returns what was collected as an error, or nil where there is nothing.
+func (l *loader) failed() error {
+	if len(l.problems) == 0 {
+		return nil
+	}
+	// A value that could not be decoded can be reported a second time as one
+	// that is missing: the first report is the one to keep.
+	var problems []*Problem
+	for _, p := range l.problems {
+		if p.Key == "" || !slices.ContainsFunc(problems, func(earlier *Problem) bool {
+			return earlier.Variable == p.Variable && (p.Value == "" || p.Value == earlier.Value)
+		}) {
+			problems = append(problems, p)
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b *Problem) int { return cmp.Compare(a.Key, b.Key) })
+	return &Errors{Source: l.source, Problems: problems}
+}
+
+// variable returns the environment variable for a key.
+func variable(key string) string {
+	if key == "proxy.passwordfile" {
+		return prefix + passwordFile
+	}
+	var steps []string
+	t := reflect.TypeFor[document]()
+	for step := range strings.SplitSeq(key, ".") {
+		// Below what has a type, in maps, keys are their own names.
+		name := strings.ToUpper(step)
+		for t != nil && t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch {
+		case t == nil:
+		case t.Kind() == reflect.Slice:
+			t = t.Elem()
+		case isSection(t):
+			fields := fieldsOf(t)
+			t = nil
+			for _, f := range fields {
+				if f.key == step {
+					name, t = f.variable, f.typ
+				}
+			}
+		default:
+			t = nil
+		}
+		steps = append(steps, name)
+	}
+	return prefix + strings.Join(steps, "_")
+}
+
+// secret tells whether the value of a key may not be shown. Headers are, since
+// those of notifications carry Authorization.
+func secret(key string) bool {
+	for part := range strings.SplitSeq(strings.ToLower(key), ".") {
+		switch part {
+		case "password", "sentinelpassword", "secret", "headers", "options", "exec":
+			return true
+		}
+	}
+	// Whole sections, given as one value, have some of the above in them.
+	switch strings.ToLower(key) {
+	case "proxy", "http", "redis", "auth", "notifications", "notifications.endpoints", "middleware", "proxy.remotes":
+		return true
+	}
+	return false
+}
+
+// maxShown is how much of a value a message shows, in bytes: enough to
+// recognize it.
+const maxShown = 80
+
+// shown returns the value of a key as a message may show it.
+func shown(key, value string) string {
+	if secret(key) {
+		return ""
+	}
+	value = redactUserinfo(value)
+	if len(value) > maxShown {
+		value = strings.ToValidUTF8(value[:maxShown], "") + "..."
+	}
+	return value
+}
+
+// redactUserinfo hides what comes before an @ in something that may be a URL.
+// Packages that parse URLs put them into their errors as they are, so this has
+// to work on text that is no valid URL.
+func redactUserinfo(s string) string {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return s
+	}
+	scheme, _, found := strings.Cut(s[:at], "://")
+	if !found {
+		return "REDACTED" + s[at:]
+	}
+	return scheme + "://REDACTED" + s[at:]
+}

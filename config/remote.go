@@ -1,0 +1,182 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"registry-module/upstream"
+)
+
+// component is a path component of a repository name, as the OCI distribution
+// specification has it under "Pulling manifests".
+var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+
+func (l *loader) finishProxy(doc *document, c *Config) {
+	p := &doc.Proxy
+	c.Offline = p.Offline
+	r := Remote{
+		Username:      p.Username,
+		Password:      l.password(p),
+		Alias:         p.Alias,
+		TagTTL:        l.duration("proxy.tagttl", p.TagTTL, DefaultTagTTL),
+		TTL:           l.duration("proxy.ttl", p.TTL, 0),
+		CAFile:        p.CA,
+		CertFile:      p.Certificate,
+		KeyFile:       p.Key,
+		AllowedRealms: p.AllowedRealms,
+	}
+	hasPassword := p.Password != "" || p.PasswordFile != ""
+	switch {
+	case p.Username != "" && !hasPassword:
+		l.bad("proxy.password", "", "is missing, but proxy.username is set: set it or proxy.passwordfile, or remove the username for anonymous access")
+	case p.Username == "" && hasPassword:
+		l.bad("proxy.username", "", "is missing, but a password is set: set it, or remove the password for anonymous access")
+	}
+	if p.Alias != "" && !component.MatchString(p.Alias) {
+		l.bad("proxy.alias", p.Alias, "is not a path component: write lower-case letters and digits, with single . _ or - in between, for example hub")
+	}
+	if p.CA != "" {
+		l.certificates("proxy.ca", p.CA)
+	}
+	l.keyPair("proxy.certificate", p.Certificate, "proxy.key", p.Key)
+	for _, host := range p.AllowedRealms {
+		if !isHost(host) {
+			l.bad("proxy.allowedrealms", host, "is not a host: write for example auth.example.com or auth.example.com:8443")
+		}
+	}
+	if p.RemoteURL != "" {
+		if u, ok := l.remoteURL(p.RemoteURL); ok {
+			r.URL = u
+			l.warnPlain(p, u)
+			c.Remote, c.HasRemote = r, true
+		}
+		return
+	}
+	if p.Username != "" || hasPassword || p.Alias != "" || p.TagTTL != "" || p.CA != "" || p.Certificate != "" {
+		l.warn("%s (proxy.remoteurl) is not set, so the other settings of proxy have no effect", variable("proxy.remoteurl"))
+	}
+}
+
+// warnPlain warns of settings that do not go with a remote without TLS.
+func (l *loader) warnPlain(p *proxySection, u *url.URL) {
+	if u.Scheme != "http" {
+		return
+	}
+	if p.Username != "" {
+		l.warn("%s (proxy.remoteurl) has no TLS: the password is sent in clear text", variable("proxy.remoteurl"))
+	}
+	if p.CA != "" || p.Certificate != "" {
+		l.warn("%s (proxy.remoteurl) has no TLS: proxy.ca and proxy.certificate have no effect", variable("proxy.remoteurl"))
+	}
+}
+
+// password returns the password, from the file where it is in one.
+func (l *loader) password(p *proxySection) Secret {
+	if p.PasswordFile == "" {
+		return Secret(p.Password)
+	}
+	if p.Password != "" {
+		l.bad("proxy.passwordfile", p.PasswordFile, "is set, and proxy.password too: keep only one of them")
+		return ""
+	}
+	text, err := readFile(p.PasswordFile)
+	if err != nil {
+		l.bad("proxy.passwordfile", p.PasswordFile, "%v", unreadable(err))
+		return ""
+	}
+	// Editors and shells end a file with a line break, which is not meant.
+	password := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	if password == "" {
+		l.bad("proxy.passwordfile", p.PasswordFile, "is empty: write the password into it")
+	}
+	return Secret(password)
+}
+
+// remoteURL reads the URL of the remote registry. It tells whether that is
+// well.
+func (l *loader) remoteURL(s string) (*url.URL, bool) {
+	const key = "proxy.remoteurl"
+	if strings.Contains(s, "@") {
+		l.bad(key, s, "has a user name in the URL: write it as proxy.username and proxy.password (%s, %s)",
+			variable("proxy.username"), variable("proxy.password"))
+		return nil, false
+	}
+	u, err := upstream.ParseURL(s)
+	if err != nil {
+		l.bad(key, s, "cannot be used: %v", err)
+		return nil, false
+	}
+	return u, true
+}
+
+// isHost tells whether s is a host, with or without port.
+func isHost(s string) bool {
+	u, err := url.Parse("//" + s)
+	return err == nil && u.Host == s && u.Hostname() != ""
+}
+
+// parseHTTPURL reads an absolute URL with scheme http or https.
+func parseHTTPURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("neither http nor https")
+	}
+	return u, nil
+}
+
+// readable records a problem where the file that is the value of key cannot be
+// read.
+func (l *loader) readable(key, path string) ([]byte, bool) {
+	text, err := readFile(path)
+	if err != nil {
+		l.bad(key, path, "%v", unreadable(err))
+		return nil, false
+	}
+	return text, true
+}
+
+// unreadable turns an error of readFile into the continuation of a sentence
+// that begins with the path.
+func unreadable(err error) error {
+	cause := err
+	for next := err; next != nil; next = errors.Unwrap(next) {
+		cause = next
+	}
+	return errors.New("cannot be read (" + cause.Error() + "): write the path of a file that exists and is readable for this program's user")
+}
+
+// certificates checks a file of PEM certificates.
+func (l *loader) certificates(key, path string) {
+	if text, ok := l.readable(key, path); ok && !x509.NewCertPool().AppendCertsFromPEM(text) {
+		l.bad(key, path, "has no certificate in PEM form: write the path of a file that begins with -----BEGIN CERTIFICATE-----")
+	}
+}
+
+// keyPair checks a certificate and its key, which are set both or not at all.
+func (l *loader) keyPair(certKey, certPath, keyKey, keyPath string) {
+	switch {
+	case certPath == "" && keyPath == "":
+		return
+	case certPath == "":
+		l.bad(certKey, "", "is missing, but %s is set: set both or none", keyKey)
+		return
+	case keyPath == "":
+		l.bad(keyKey, "", "is missing, but %s is set: set both or none", certKey)
+		return
+	}
+	cert, okCert := l.readable(certKey, certPath)
+	key, okKey := l.readable(keyKey, keyPath)
+	if !okCert || !okKey {
+		return
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		l.bad(certKey, certPath, "is no certificate that goes with %s (%v): write the paths of a PEM certificate and of its unencrypted key", keyKey, err)
+	}
+}
