@@ -1,0 +1,64 @@
+package main
+
+import (
+	"io"
+	"log"
+	"strings"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/config"
+)
+
+// newLogger returns the program's log, in the stock forms, and sets up the one
+// of the embedded app, which is logrus' standard logger.
+func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
+	level, err := logrus.ParseLevel(string(cfg.Stock.Log.Level))
+	if err != nil { // config has checked it
+		level = logrus.InfoLevel
+	}
+	formatter := logFormatter(cfg.Stock.Log)
+
+	app := logrus.StandardLogger()
+	app.SetOutput(out)
+	app.SetFormatter(formatter)
+	// The app writes several lines for each request, of which the access log
+	// has the substance, and calls errors what is the client's.
+	app.SetLevel(logrus.FatalLevel)
+	if level >= logrus.DebugLevel {
+		app.SetLevel(level)
+	}
+
+	l := logrus.New()
+	l.SetOutput(out)
+	l.SetLevel(level)
+	l.SetFormatter(formatter)
+	l.SetReportCaller(cfg.Stock.Log.ReportCaller)
+	return l.WithFields(cfg.Stock.Log.Fields)
+}
+
+func logFormatter(cfg configuration.Log) logrus.Formatter {
+	switch cfg.Formatter {
+	case "json":
+		return &logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano, DisableHTMLEscape: true}
+	case "logstash":
+		return &logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano,
+			FieldMap: logrus.FieldMap{logrus.FieldKeyFunc: "function"}}
+	default:
+		return &logrus.TextFormatter{TimestampFormat: time.RFC3339Nano, FullTimestamp: true}
+	}
+}
+
+// httpLog receives what net/http has to say, most of which is about clients.
+func httpLog(l logrus.FieldLogger) *log.Logger {
+	return log.New(lineWriter{l}, "", 0)
+}
+
+type lineWriter struct{ log logrus.FieldLogger }
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	w.log.Debug("http: " + strings.TrimSpace(string(p)))
+	return len(p), nil
+}

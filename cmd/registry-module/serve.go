@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"registry-module/config"
+)
+
+// drainTimeout is how long requests may take to end after SIGTERM. Container
+// engines kill after 30 s at the most.
+const drainTimeout = 20 * time.Second
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve [config.yml]",
+		Short: "Serve images, fetching from the remote registry what is missing",
+		Long: `Serve the OCI distribution API. The configuration is that of the stock registry
+image: a config.yml, and REGISTRY_* variables that take precedence over it.
+Neither is needed: without a remote, the data directory is served as it is.`,
+		Example: `  REGISTRY_PROXY_REMOTEURL=https://registry-1.docker.io registry-module serve
+  registry-module serve /etc/distribution/config.yml`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := ""
+			if len(args) == 1 {
+				path = args[0]
+			}
+			cfg, err := config.Load(path)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg)
+		},
+	}
+}
+
+// serve runs until ctx ends.
+func serve(ctx context.Context, cfg *config.Config) error {
+	log := newLogger(cfg, os.Stdout)
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
+	p, err := wire(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	ln, err := listen(cfg)
+	if err != nil {
+		return errors.Join(err, p.Close())
+	}
+	admin, err := listenAdmin(cfg)
+	if err != nil {
+		return errors.Join(err, ln.Close(), p.Close())
+	}
+	announce(log, cfg, ln.Addr())
+	err = run(ctx, log,
+		served{newHTTPServer(p.handler, log), ln},
+		served{newHTTPServer(adminHandler(), log), admin})
+	return errors.Join(err, p.Close())
+}
+
+// announce says what the program is going to do.
+func announce(log logrus.FieldLogger, cfg *config.Config, addr net.Addr) {
+	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir})
+	switch {
+	case cfg.HasRemote && cfg.Offline:
+		entry.Infof("listening on %v; offline: %s is not contacted", addr, cfg.Remote.URL.Host)
+	case cfg.HasRemote:
+		entry.Infof("listening on %v for images of %s", addr, cfg.Remote.URL.Host)
+	default:
+		entry.Warnf("listening on %v; no remote registry is configured: only what the data directory holds is served; set REGISTRY_PROXY_REMOTEURL to fetch what is missing", addr)
+	}
+}
+
+// served is a server and where it listens.
+type served struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+// run serves until ctx ends or one of the servers fails, then lets the running
+// requests end.
+func run(ctx context.Context, log logrus.FieldLogger, all ...served) error {
+	failed := make(chan error, len(all))
+	for _, s := range all {
+		go func() { failed <- s.server.Serve(s.listener) }()
+	}
+	var errs []error
+	select {
+	case <-ctx.Done():
+		log.Infof("stopping; running requests have %v to end", drainTimeout)
+	case err := <-failed:
+		errs = append(errs, err)
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	for _, s := range all {
+		if err := s.server.Shutdown(drain); err != nil {
+			log.WithError(err).Warn("requests were cut off")
+			errs = append(errs, s.server.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newHTTPServer bounds what idle and half-hearted clients may hold, and nothing
+// else: a slow chain of proxies may take an hour for a layer.
+func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          httpLog(log),
+	}
+}
+
+func listen(cfg *config.Config) (net.Listener, error) {
+	ln, err := net.Listen(cfg.Net, cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening (REGISTRY_HTTP_ADDR): %w", err)
+	}
+	return withTLS(ln, cfg.Stock.HTTP.TLS)
+}
+
+func listenAdmin(cfg *config.Config) (net.Listener, error) {
+	ln, err := net.Listen("tcp", cfg.AdminAddr)
+	if err != nil {
+		return nil, fmt.Errorf("listening for administration (REGISTRY_HTTP_DEBUG_ADDR): %w", err)
+	}
+	return ln, nil
+}
+
+// adminHandler answers on the admin address, which lower layers cannot reach.
+func adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = fmt.Fprintln(w, "ok") // the client may be gone
+	})
+	return mux
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"slices"
+
+	"github.com/distribution/distribution/v3/configuration"
+	stockauth "github.com/distribution/distribution/v3/registry/auth"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/auth"
+	"registry-module/cache"
+	"registry-module/cache/disk"
+	"registry-module/cache/index"
+	"registry-module/config"
+	"registry-module/server"
+	"registry-module/upstream"
+)
+
+// program is the running registry-module: the one place where its parts meet.
+type program struct {
+	handler http.Handler
+	// closers are closed in reverse order.
+	closers []io.Closer
+}
+
+// wire puts the program together. It makes no connection.
+func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *program, err error) {
+	p := new(program)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+
+	access, err := accessController(cfg.Stock.Auth)
+	if err != nil {
+		return nil, err
+	}
+	store, err := disk.Open(cfg.DataDir, disk.Options{})
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, store)
+	idx, err := index.Open(filepath.Join(cfg.DataDir, "index"), log)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, idx)
+
+	opts := cache.Options{
+		Blobs: store, Refs: store.Refs(), Index: idx,
+		MaxSize: cfg.MaxSize,
+		MinFree: cfg.MinFree.Of,
+		Log:     log,
+	}
+	var namespaces []string
+	if cfg.HasRemote {
+		host, err := p.wireRemote(cfg, store, &opts, log)
+		if err != nil {
+			return nil, err
+		}
+		namespaces = namespacesOf(host, cfg.Remote.Alias)
+	} else {
+		host, err := store.BareRemote()
+		if err != nil {
+			return nil, err
+		}
+		namespaces = namespacesOf(host, "")
+	}
+	c, err := cache.New(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, c)
+
+	srv, err := server.New(ctx, server.Options{
+		Cache:      c,
+		Config:     cfg.Stock,
+		Access:     access,
+		Namespaces: namespaces,
+		Log:        log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, srv)
+	p.handler = srv
+	return p, nil
+}
+
+// wireRemote connects the cache's options with the configured remote registry,
+// and returns its host.
+func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.Options, log logrus.FieldLogger) (host string, err error) {
+	remote, err := upstream.New(upstream.Options{
+		URL:           cfg.Remote.URL.String(),
+		Credentials:   auth.Static(cfg.Remote.Username, string(cfg.Remote.Password)),
+		AllowedRealms: cfg.Remote.AllowedRealms,
+		CAFile:        cfg.Remote.CAFile,
+		CertFile:      cfg.Remote.CertFile,
+		KeyFile:       cfg.Remote.KeyFile,
+		UserAgent:     "registry-module/" + version,
+		Log:           log,
+	})
+	if err != nil {
+		return "", err
+	}
+	p.closers = append(p.closers, remote)
+	opts.Prefix, err = store.Prefix(remote.Host())
+	if err != nil {
+		return "", err
+	}
+	opts.TagTTL = cfg.Remote.TagTTL
+	if !cfg.Offline {
+		opts.Upstream = remote
+	}
+	return remote.Host(), nil
+}
+
+// namespacesOf are the values of the ns parameter that mean the remote host.
+func namespacesOf(host, alias string) []string {
+	var names []string
+	if host != "" {
+		names = append(names, host)
+	}
+	if host == "registry-1.docker.io" { // what clients call Docker Hub
+		names = append(names, "docker.io", "index.docker.io")
+	}
+	if alias != "" {
+		names = append(names, alias)
+	}
+	return slices.Compact(names)
+}
+
+func accessController(cfg configuration.Auth) (stockauth.AccessController, error) {
+	if t := cfg.Type(); t != "" && t != "none" {
+		return auth.NewAccessController(t, cfg.Parameters())
+	}
+	return nil, nil
+}
+
+// Close ends the program's parts, the last first.
+func (p *program) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(p.closers) {
+		errs = append(errs, c.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("shutting down: %w", err)
+	}
+	return nil
+}

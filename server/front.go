@@ -1,0 +1,197 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/distribution/v3/registry/api/errcode"
+	"github.com/distribution/distribution/v3/registry/auth"
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/cache"
+)
+
+// maxHeaderLine is how long one header field may be in bytes. The proxies that
+// such a request would have to pass do not let more through either.
+const maxHeaderLine = 8 << 10
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{ResponseWriter: w}
+	start := s.now()
+	defer func() {
+		if s.accessLog {
+			s.logRequest(x, r, s.now().Sub(start).Milliseconds())
+		}
+	}()
+	s.serve(x, r)
+}
+
+func (s *Server) serve(x *exchange, r *http.Request) {
+	for name, values := range r.Header {
+		for _, v := range values {
+			if len(name)+len(v) > maxHeaderLine {
+				s.refuse(x, http.StatusRequestHeaderFieldsTooLarge, errcode.ErrorCodeUnsupported,
+					fmt.Sprintf("header %.40q is longer than %d bytes", name, maxHeaderLine))
+				return
+			}
+		}
+	}
+	if r.URL.Path == "/" { // the stock registry's sign of life
+		x.Header().Set("Cache-Control", "no-cache")
+		x.WriteHeader(http.StatusOK)
+		return
+	}
+	rt, bad := parseRoute(r.URL.EscapedPath(), s.prefix)
+	if bad != nil {
+		s.refuse(x, bad.status, bad.code, bad.message)
+		return
+	}
+	if ns := r.URL.Query().Get("ns"); ns != "" && rt.name != "" {
+		// OCI distribution specification, "Registry Proxying".
+		if !slices.Contains(s.namespaces, ns) {
+			s.refuse(x, http.StatusNotFound, errcode.ErrorCodeNameUnknown,
+				fmt.Sprintf("registry %.100q is not served here; configured: %s", ns, strings.Join(s.namespaces, ", ")))
+			return
+		}
+		x.Header().Set("OCI-Namespace", ns)
+	}
+	if s.shortcut && (r.Method == http.MethodGet || r.Method == http.MethodHead) && s.serveStored(x, r, rt) {
+		return
+	}
+	s.app.ServeHTTP(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+}
+
+// refuse answers in the error form of the OCI distribution specification.
+func (s *Server) refuse(x *exchange, status int, code errcode.ErrorCode, message string) {
+	s.setCommonHeader(x.Header())
+	x.Header().Set("Content-Type", "application/json")
+	x.WriteHeader(status)
+	_ = json.NewEncoder(x).Encode(errcode.Errors{code.WithMessage(message)}) // the client may be gone
+}
+
+// setCommonHeader sets what the app gives each of its answers.
+func (s *Server) setCommonHeader(h http.Header) {
+	for name, values := range s.headers {
+		for _, v := range values {
+			h.Add(name, v)
+		}
+	}
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+}
+
+// serveStored answers from the store what needs no remote, as the app would, at
+// a fraction of its cost. It returns false, having sent nothing, where the app
+// has to take over: for anything else, and for whom the access controller has
+// something to say to.
+func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
+	if rt.kind != manifestRoute && rt.kind != blobRoute || !s.mayPull(r, rt.name) {
+		return false
+	}
+	repo := s.cache.Repository(rt.name)
+	if rt.kind == manifestRoute {
+		m, err := storedManifest(r.Context(), repo, rt.reference)
+		if err != nil {
+			return false
+		}
+		s.setCommonHeader(x.Header())
+		s.serveManifest(x, r, m)
+		return true
+	}
+	dgst := digest.Digest(rt.reference)
+	content, err := repo.CachedBlob(r.Context(), dgst)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = content.Close() }() // it was only read
+	s.setCommonHeader(x.Header())
+	if r.Method == http.MethodHead {
+		headBlob(x, r, cache.Descriptor{Digest: dgst, Size: content.Size()})
+		return true
+	}
+	if err := serveBlob(x, r, content, dgst); err != nil {
+		x.err = err
+		panic(http.ErrAbortHandler) // the client must not take it for whole
+	}
+	return true
+}
+
+func storedManifest(ctx context.Context, repo *cache.Repository, reference string) (cache.Manifest, error) {
+	if strings.Contains(reference, ":") {
+		return repo.CachedManifest(ctx, digest.Digest(reference))
+	}
+	return repo.CachedTag(ctx, reference)
+}
+
+// serveManifest sends m with the headers of the app.
+func (s *Server) serveManifest(x *exchange, r *http.Request, m cache.Manifest) {
+	etag := `"` + m.Digest.String() + `"`
+	if matches(r.Header["If-None-Match"], etag) {
+		x.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h := x.Header()
+	h.Set("Content-Type", m.MediaType)
+	h.Set("Content-Length", strconv.Itoa(len(m.Bytes)))
+	h.Set("Docker-Content-Digest", m.Digest.String())
+	h.Set("Etag", etag)
+	x.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = x.Write(m.Bytes) // the client may be gone
+	}
+}
+
+// matches tells whether one of the entity tags of If-None-Match is etag (RFC
+// 9110, section 13.1.2), with or without quotes, as the stock registry takes it.
+func matches(header []string, etag string) bool {
+	for _, line := range header {
+		for tag := range strings.SplitSeq(line, ",") {
+			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+			if tag == etag || tag == "*" || `"`+tag+`"` == etag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayPull asks the access controller what the app would ask it.
+func (s *Server) mayPull(r *http.Request, name string) bool {
+	if s.access == nil {
+		return true
+	}
+	grant, err := s.access.Authorized(r, auth.Access{
+		Resource: auth.Resource{Type: "repository", Name: name},
+		Action:   "pull",
+	})
+	return err == nil && grant != nil
+}
+
+// logRequest writes the access log.
+func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
+	fields := logrus.Fields{
+		"method": r.Method,
+		"path":   r.URL.Path, // not the query, which might carry secrets
+		"status": x.status,
+		"bytes":  x.bytes,
+		"ms":     millis,
+		"client": r.RemoteAddr,
+		"agent":  r.UserAgent(),
+	}
+	entry := s.log.WithFields(fields)
+	switch {
+	case x.err == nil || errors.Is(x.err, context.Canceled):
+		entry.Info("request")
+	case x.status < 500 && x.failed != nil:
+		entry.WithError(x.err).Info("request")
+	default:
+		entry.WithError(x.err).Warn("request")
+	}
+}

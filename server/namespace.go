@@ -1,0 +1,203 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/cache"
+)
+
+// namespace is the cache as the app sees it. What changes a registry is
+// unsupported, as in the stock registry when it is a proxy.
+type namespace struct {
+	cache *cache.Cache
+	log   logrus.FieldLogger
+}
+
+var (
+	_ distribution.Namespace         = (*namespace)(nil)
+	_ distribution.RepositoryRemover = (*namespace)(nil)
+)
+
+// Scope implements distribution.Namespace.
+func (*namespace) Scope() distribution.Scope { return distribution.GlobalScope }
+
+// Repository implements distribution.Namespace.
+func (n *namespace) Repository(_ context.Context, name reference.Named) (distribution.Repository, error) {
+	return &repository{ns: n, named: name, repo: n.cache.Repository(name.Name())}, nil
+}
+
+// Repositories implements distribution.Namespace.
+func (n *namespace) Repositories(ctx context.Context, repos []string, last string) (int, error) {
+	names, more, err := n.cache.Repositories(ctx, len(repos), last)
+	if err == nil && !more {
+		err = io.EOF
+	}
+	return copy(repos, names), err
+}
+
+// Remove implements distribution.RepositoryRemover.
+func (*namespace) Remove(context.Context, reference.Named) error { return distribution.ErrUnsupported }
+
+// Blobs implements distribution.Namespace. Nothing in the app calls it.
+func (*namespace) Blobs() distribution.BlobEnumerator { return nil }
+
+// BlobStatter implements distribution.Namespace. Nothing in the app calls it.
+func (*namespace) BlobStatter() distribution.BlobStatter { return nil }
+
+type repository struct {
+	ns    *namespace
+	named reference.Named
+	repo  *cache.Repository
+}
+
+func (r *repository) Named() reference.Named { return r.named }
+
+func (r *repository) Manifests(context.Context, ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
+	return manifests{r}, nil
+}
+
+func (r *repository) Blobs(context.Context) distribution.BlobStore { return blobs{r} }
+
+func (r *repository) Tags(context.Context) distribution.TagService { return tags{r} }
+
+// tags is the part of a repository that answers for tags.
+type tags struct{ *repository }
+
+func (t tags) Get(ctx context.Context, tag string) (v1.Descriptor, error) {
+	m, err := t.repo.Tag(ctx, tag)
+	if err != nil {
+		return v1.Descriptor{}, appError(ctx, manifestContent, err)
+	}
+	return v1.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}, nil
+}
+
+func (t tags) List(ctx context.Context, limit int, last string) ([]string, error) {
+	names, more, err := t.repo.Tags(ctx, limit, last)
+	if err != nil {
+		return nil, appError(ctx, repositoryContent, err)
+	}
+	if !more {
+		err = io.EOF
+	}
+	return names, err
+}
+
+func (t tags) All(ctx context.Context) ([]string, error) {
+	names, _, err := t.repo.Tags(ctx, -1, "")
+	return names, err
+}
+
+func (tags) Tag(context.Context, string, v1.Descriptor) error { return distribution.ErrUnsupported }
+
+func (tags) Untag(context.Context, string) error { return distribution.ErrUnsupported }
+
+func (tags) Lookup(context.Context, v1.Descriptor) ([]string, error) {
+	return nil, distribution.ErrUnsupported
+}
+
+// manifests is the part of a repository that answers for manifests.
+type manifests struct{ *repository }
+
+func (m manifests) Get(ctx context.Context, dgst digest.Digest, _ ...distribution.ManifestServiceOption) (distribution.Manifest, error) {
+	got, err := m.repo.Manifest(ctx, dgst)
+	if err != nil {
+		return nil, appError(ctx, manifestContent, err)
+	}
+	return manifest{got}, nil
+}
+
+func (m manifests) Exists(ctx context.Context, dgst digest.Digest) (bool, error) {
+	_, err := m.repo.Manifest(ctx, dgst)
+	if errors.Is(err, cache.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (manifests) Put(context.Context, distribution.Manifest, ...distribution.ManifestServiceOption) (digest.Digest, error) {
+	return "", distribution.ErrUnsupported
+}
+
+func (manifests) Delete(context.Context, digest.Digest) error { return distribution.ErrUnsupported }
+
+// manifest is served by the app as it is, whatever its kind.
+type manifest struct{ m cache.Manifest }
+
+func (m manifest) References() []v1.Descriptor { return m.m.References() }
+
+func (m manifest) Payload() (mediaType string, payload []byte, err error) {
+	return m.m.MediaType, m.m.Bytes, nil
+}
+
+// blobs is the part of a repository that answers for blobs.
+type blobs struct{ *repository }
+
+func (b blobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descriptor, error) {
+	d, err := b.repo.StatBlob(ctx, dgst)
+	if err != nil {
+		return v1.Descriptor{}, appError(ctx, blobContent, err)
+	}
+	return v1.Descriptor{MediaType: d.MediaType, Digest: dgst, Size: d.Size}, nil
+}
+
+func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Request, dgst digest.Digest) error {
+	if r.Method == http.MethodHead {
+		d, err := b.repo.StatBlob(ctx, dgst)
+		if err != nil {
+			return appError(ctx, blobContent, err)
+		}
+		headBlob(w, r, d)
+		return nil
+	}
+	content, err := b.repo.OpenBlob(ctx, dgst)
+	if err != nil {
+		return appError(ctx, blobContent, err)
+	}
+	defer func() { _ = content.Close() }() // it was only read
+	if raw := exchangeFrom(ctx); raw != nil {
+		w = raw // the app's own writer hides the connection from sendfile
+	}
+	if err := serveBlob(w, r, content, dgst); err != nil {
+		b.ns.log.WithError(err).Warnf("blob %s of %s was not served to its end", dgst, b.named.Name())
+		// The app would append its error to what the client has got already.
+		// Ending the connection is the only honest way to say so.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func (b blobs) Get(ctx context.Context, dgst digest.Digest) ([]byte, error) {
+	content, err := b.repo.OpenBlob(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = content.Close() }() // it was only read
+	return io.ReadAll(content)
+}
+
+func (b blobs) Open(ctx context.Context, dgst digest.Digest) (io.ReadSeekCloser, error) {
+	return b.repo.OpenBlob(ctx, dgst)
+}
+
+func (blobs) Put(context.Context, string, []byte) (v1.Descriptor, error) {
+	return v1.Descriptor{}, distribution.ErrUnsupported
+}
+
+func (blobs) Create(context.Context, ...distribution.BlobCreateOption) (distribution.BlobWriter, error) {
+	return nil, distribution.ErrUnsupported
+}
+
+func (blobs) Resume(context.Context, string) (distribution.BlobWriter, error) {
+	return nil, distribution.ErrUnsupported
+}
+
+func (blobs) Delete(context.Context, digest.Digest) error { return distribution.ErrUnsupported }

@@ -1,0 +1,126 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/distribution/distribution/v3/registry/api/errcode"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// routeKind says what a path is about.
+type routeKind int
+
+const (
+	otherRoute routeKind = iota // left to the app
+	manifestRoute
+	blobRoute
+	tagsRoute
+)
+
+// route is what a path of the distribution API means.
+type route struct {
+	kind      routeKind
+	name      string // of the repository
+	reference string // tag or digest
+}
+
+// badRoute is why a path means nothing.
+type badRoute struct {
+	status  int
+	code    errcode.ErrorCode
+	message string
+}
+
+// maxNameLength is the length of repository names that the OCI distribution
+// specification asks clients to stay within, host included.
+const maxNameLength = 255
+
+// anchored forms of the grammars of the distribution specification.
+var (
+	nameGrammar = regexp.MustCompile(`^` + reference.NameRegexp.String() + `$`)
+	tagGrammar  = regexp.MustCompile(`^` + reference.TagRegexp.String() + `$`)
+)
+
+// parseRoute reads the path of a request as it came over the wire. Nothing in
+// the grammar of the API needs escaping, dots as path elements, or empty ones:
+// they are refused, and not normalised, so that two servers in a row cannot
+// understand one path in two ways.
+func parseRoute(escaped, prefix string) (route, *badRoute) {
+	path, ok := strings.CutPrefix(escaped, strings.TrimSuffix(prefix, "/")+"/v2/")
+	if !ok {
+		return route{}, nil
+	}
+	if strings.ContainsAny(path, `%\`) {
+		return route{}, nameInvalid("percent signs and backslashes have no place in it")
+	}
+	if path == "" || path == "_catalog" {
+		return route{}, nil
+	}
+	rt, ok := split(path)
+	if !ok {
+		for part := range strings.SplitSeq(path, "/") {
+			if part == ".." || part == "." {
+				return route{}, nameInvalid(fmt.Sprintf("%q is no part of a name", part))
+			}
+		}
+		return route{}, &badRoute{http.StatusNotFound, errcode.ErrorCodeUnsupported, "there is no such endpoint in the distribution API"}
+	}
+	if len(rt.name) > maxNameLength || !nameGrammar.MatchString(rt.name) {
+		return route{}, nameInvalid("lower-case letters, digits, and single . _ - between them, in parts separated by /, 255 characters in all")
+	}
+	return rt, rt.checkReference()
+}
+
+// split cuts a path into its repository and what is asked of it.
+func split(path string) (route, bool) {
+	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
+		return route{kind: tagsRoute, name: name}, true
+	}
+	if name, _, ok := cutLast(path, "/blobs/uploads/"); ok {
+		return route{name: name}, true
+	}
+	for _, kind := range []struct {
+		sep  string
+		kind routeKind
+	}{{"/manifests/", manifestRoute}, {"/blobs/", blobRoute}, {"/referrers/", otherRoute}} {
+		if name, ref, ok := cutLast(path, kind.sep); ok && !strings.Contains(ref, "/") {
+			return route{kind: kind.kind, name: name, reference: ref}, true
+		}
+	}
+	return route{}, false
+}
+
+func cutLast(s, sep string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return "", "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// checkReference refuses tags and digests that cannot exist.
+func (rt route) checkReference() *badRoute {
+	switch {
+	case rt.reference == "" && rt.kind == otherRoute, rt.kind == tagsRoute:
+		return nil
+	case rt.kind == manifestRoute && !strings.Contains(rt.reference, ":"):
+		if !tagGrammar.MatchString(rt.reference) {
+			return &badRoute{http.StatusNotFound, errcode.ErrorCodeManifestUnknown,
+				fmt.Sprintf("%.130q cannot be a tag: up to 128 letters, digits, and . _ -", rt.reference)}
+		}
+		return nil
+	}
+	if err := digest.Digest(rt.reference).Validate(); err != nil {
+		return &badRoute{http.StatusBadRequest, errcode.ErrorCodeDigestInvalid,
+			fmt.Sprintf("%.150q: %v; sha256, sha384 and sha512 are known", rt.reference, err)}
+	}
+	return nil
+}
+
+func nameInvalid(why string) *badRoute {
+	return &badRoute{http.StatusBadRequest, errcode.ErrorCodeNameInvalid, "invalid repository name: " + why}
+}

@@ -1,0 +1,151 @@
+// Package server answers the OCI distribution API over HTTP from a cache.
+//
+// It is the embedded distribution v3 app, whose storage is replaced by the cache
+// through its registry middleware, so that routing, access control, catalog,
+// notifications and configuration are the stock ones; and what stands in front
+// of it: checks of what clients send, the namespace parameter, and a short way
+// for what is stored already, which asks the same access controller and gives
+// the same answers.
+//
+// It promises honest statuses (one table, errors.go), that no response ends well
+// whose bytes do not match the digest, and that nothing that a client sends gets
+// further than its own request. It trusts the cache for content and the access
+// controller for identity. Of this module it imports cache.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/auth"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
+	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // what the app is given; it stays empty
+	"github.com/sirupsen/logrus"
+
+	"registry-module/cache"
+)
+
+// Options are what [New] needs. Cache is required.
+type Options struct {
+	Cache *cache.Cache
+
+	// Config is the stock configuration, of which http.headers, http.prefix,
+	// auth, catalog, tags, notifications and log.accesslog are used here.
+	// Nil is the stock default.
+	Config *configuration.Configuration
+
+	// Access decides who may pull what; it has to be what Config.Auth
+	// configures for the app. Nil lets everybody pull.
+	Access auth.AccessController
+
+	// Namespaces are the values of the ns parameter that mean the remote
+	// registry of Cache: its host and aliases.
+	Namespaces []string
+
+	// Log gets one line per request and what goes wrong; default nothing.
+	Log logrus.FieldLogger
+}
+
+// Server is an http.Handler. Create it with [New].
+type Server struct {
+	app        *handlers.App
+	cache      *cache.Cache
+	access     auth.AccessController
+	headers    http.Header
+	prefix     string
+	namespaces []string
+	shortcut   bool // stored content need not go through the app
+	accessLog  bool
+	log        logrus.FieldLogger
+	now        func() time.Time
+}
+
+// New returns a server. The app's background work ends with ctx or Close. The
+// app writes its own log with logrus' standard logger, which cannot be changed
+// from outside.
+func New(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		opts.Log = discard
+	}
+	if opts.Config == nil {
+		opts.Config = &configuration.Configuration{}
+	}
+	s := &Server{
+		cache:      opts.Cache,
+		access:     opts.Access,
+		headers:    opts.Config.HTTP.Headers,
+		prefix:     opts.Config.HTTP.Prefix,
+		namespaces: opts.Namespaces,
+		// The app sends the notifications, so everything has to go through it
+		// where somebody wants them.
+		shortcut:  !slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
+		accessLog: !opts.Config.Log.AccessLog.Disabled,
+		log:       opts.Log,
+		now:       time.Now,
+	}
+	var err error
+	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, log: opts.Log})
+	return s, err
+}
+
+// Close ends what the app does in the background.
+func (s *Server) Close() error { return s.app.Shutdown() }
+
+// middlewareName is how our namespace is known to the app.
+const middlewareName = "registry-module"
+
+// registerMiddleware makes the app's hook known to distribution, whose registry
+// of middlewares is global. Which namespace an app gets is in the context that it
+// is created with, so that there can be several apps in a process.
+var registerMiddleware = sync.OnceValue(func() error {
+	return registrymiddleware.Register(middlewareName,
+		func(ctx context.Context, _ distribution.Namespace, _ storagedriver.StorageDriver, _ map[string]any) (distribution.Namespace, error) {
+			return ctx.Value(namespaceKey{}).(*namespace), nil
+		})
+})
+
+type namespaceKey struct{}
+
+// newApp creates the stock app on top of ns.
+func newApp(ctx context.Context, stock *configuration.Configuration, ns *namespace) (app *handlers.App, err error) {
+	if err := registerMiddleware(); err != nil {
+		return nil, err
+	}
+	config := *stock
+	// The app insists on a storage driver of its own. This one holds nothing.
+	config.Storage = configuration.Storage{
+		"inmemory":    configuration.Parameters{},
+		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
+	}
+	config.Middleware = map[string][]configuration.Middleware{
+		"registry": {{Name: middlewareName}},
+	}
+	config.Proxy = configuration.Proxy{} // the proxy is ours
+	config.Redis = configuration.Redis{}
+	config.HTTP.RelativeURLs = true // proxies below us do not rewrite Location
+	if config.HTTP.Secret == "" {
+		config.HTTP.Secret = rand.Text() // for uploads, which there are none of
+	}
+	if config.Catalog.MaxEntries <= 0 {
+		config.Catalog.MaxEntries = 1000
+	}
+	defer func() {
+		// The app reports some mistakes in its configuration by panicking.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("embedded registry: %v", p)
+		}
+	}()
+	return handlers.NewApp(context.WithValue(ctx, namespaceKey{}, ns), &config), nil
+}
