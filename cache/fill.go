@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -15,6 +16,11 @@ import (
 const (
 	// fillBuffer is what a fill reads from the remote at once.
 	fillBuffer = 256 << 10
+	// Readers are told of progress when announceBytes have come since they were
+	// last told, or announceEvery has passed. Waking fifty readers for each
+	// segment that the remote sends costs more than serving them.
+	announceBytes = 1 << 20
+	announceEvery = 5 * time.Millisecond
 	// blindStep is how much a fill reserves at a time where the remote does
 	// not say how long the blob is.
 	blindStep = 16 << 20
@@ -39,11 +45,15 @@ type fill struct {
 	size    int64 // of the whole blob in bytes, -1 where the remote does not say
 	draft   Draft
 
-	mu       sync.Mutex // guards the fields below
-	progress chan struct{}
-	written  int64
-	verified bool
-	err      error
+	mu        sync.Mutex    // guards the fields below
+	progress  chan struct{} // closed and replaced by each announcement
+	written   int64
+	announced int64     // of written, what readers know of
+	lastTold  time.Time // when they were told
+	later     *time.Timer
+	waiting   bool // later is going to announce the rest
+	verified  bool
+	err       error
 	// vouched are the repositories under which the remote serves the blob; nil
 	// after they were linked.
 	vouched map[string]*Repository
@@ -233,9 +243,29 @@ func (f *fill) discard(res *reservation) {
 	}
 }
 
-// advance tells readers that n bytes more are there.
+// advance notes n bytes more, and tells readers of them now or soon.
 func (f *fill) advance(n int64) {
-	f.change(func() { f.written += n })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.written += n
+	switch {
+	case f.written-f.announced >= announceBytes, time.Since(f.lastTold) >= announceEvery:
+		f.announce()
+	case f.waiting:
+	case f.later == nil:
+		f.waiting = true
+		f.later = time.AfterFunc(announceEvery, func() { f.change(func() {}) })
+	default:
+		f.waiting = true
+		f.later.Reset(announceEvery)
+	}
+}
+
+// announce wakes the readers. The caller holds f.mu.
+func (f *fill) announce() {
+	f.announced, f.lastTold, f.waiting = f.written, time.Now(), false
+	close(f.progress)
+	f.progress = make(chan struct{})
 }
 
 // finish tells readers that all bytes are there, and right.
@@ -260,12 +290,12 @@ func (f *fill) cause() error {
 	return f.err
 }
 
+// change alters the state and tells readers.
 func (f *fill) change(set func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	set()
-	close(f.progress)
-	f.progress = make(chan struct{})
+	f.announce()
 }
 
 // available waits until bytes at pos can be given out, and returns how many. At
@@ -273,7 +303,7 @@ func (f *fill) change(set func()) {
 func (f *fill) available(ctx context.Context, pos int64) (int64, error) {
 	for {
 		f.mu.Lock()
-		limit := f.written
+		limit := f.announced
 		if !f.verified {
 			limit-- // the end is held back
 		}
