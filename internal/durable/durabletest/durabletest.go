@@ -1,0 +1,139 @@
+// Package durabletest makes file systems fail on purpose, for tests of what is
+// built on package durable.
+//
+// It is imported by tests only, and imports, of this module, only
+// internal/durable.
+package durabletest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"registry-module/internal/durable"
+)
+
+// ErrInjected is what a failing operation returns.
+var ErrInjected = errors.New("injected failure")
+
+// Mode says what a failing operation does beside returning [ErrInjected].
+type Mode int
+
+// The modes come in a pair: an operation that reports a failure may have had its
+// effect or not, and both happen on real disks.
+const (
+	// Absent: nothing has happened.
+	Absent Mode = iota
+	// Done: it has happened all the same. A write has written the first half.
+	Done
+)
+
+// FS is a file system of which one operation fails: the one with number At,
+// counted from 0 over everything that changes or syncs. A negative At never
+// comes.
+type FS struct {
+	durable.FS
+	At   int
+	Mode Mode
+
+	mu       sync.Mutex
+	ops      []string
+	injected bool
+}
+
+// Ops returns the operations so far.
+func (f *FS) Ops() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ops
+}
+
+// Injected tells whether the failure has happened. An operation that would have
+// failed by itself does so instead.
+func (f *FS) Injected() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.injected
+}
+
+// do runs one operation, or makes it fail.
+func (f *FS) do(op, name string, run func() error) error {
+	f.mu.Lock()
+	number := len(f.ops)
+	f.ops = append(f.ops, op+" "+name)
+	f.mu.Unlock()
+	if number != f.At {
+		return run()
+	}
+	if f.Mode == Done {
+		if err := run(); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	f.injected = true
+	f.mu.Unlock()
+	return fmt.Errorf("%s %s: %w", op, name, ErrInjected)
+}
+
+// OpenFile implements durable.FS. Opening for reading does not count.
+func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (file durable.File, err error) {
+	open := func() error {
+		file, err = f.FS.OpenFile(name, flag, perm)
+		return err
+	}
+	if flag == 0 { // os.O_RDONLY
+		err = open()
+	} else {
+		err = f.do("create", name, open)
+	}
+	if err != nil {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+		return nil, err
+	}
+	return &faultyFile{File: file, fs: f, name: name}, nil
+}
+
+// Mkdir implements durable.FS.
+func (f *FS) Mkdir(name string, perm fs.FileMode) error {
+	return f.do("mkdir", name, func() error { return f.FS.Mkdir(name, perm) })
+}
+
+// Rename implements durable.FS.
+func (f *FS) Rename(oldname, newname string) error {
+	return f.do("rename", newname, func() error { return f.FS.Rename(oldname, newname) })
+}
+
+// Remove implements durable.FS.
+func (f *FS) Remove(name string) error {
+	return f.do("remove", name, func() error { return f.FS.Remove(name) })
+}
+
+type faultyFile struct {
+	durable.File
+	fs   *FS
+	name string
+}
+
+func (f *faultyFile) Write(p []byte) (n int, err error) {
+	part := p
+	if f.fs.Mode == Done {
+		part = p[:len(p)/2]
+	}
+	number := len(f.fs.Ops())
+	err = f.fs.do("write", f.name, func() error {
+		if number == f.fs.At {
+			p = part
+		}
+		n, err = f.File.Write(p)
+		return err
+	})
+	return n, err
+}
+
+func (f *faultyFile) Sync() error {
+	return f.fs.do("sync", f.name, f.File.Sync)
+}
