@@ -35,6 +35,10 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 	if r.c.opts.Upstream == nil {
 		return Descriptor{}, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 	}
+	if size, ok := r.c.filling(r, dgst); ok {
+		d.Size = size
+		return d, nil
+	}
 	d.Size, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
 	return d, err
 }
@@ -75,31 +79,39 @@ func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (Blob, 
 // OpenBlob opens the blob dgst: from the store, from the download that is under
 // way, or from one that it starts. The reader's operations end with ctx.
 func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	b, err := r.CachedBlob(ctx, dgst)
-	if err == nil || !absent(err) {
-		return b, err
-	}
-	if r.c.opts.Upstream == nil {
-		return nil, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
-	}
-	if b, err := r.adopt(ctx, dgst); err == nil || !absent(err) {
-		return b, err
-	}
-	f, fresh, err := r.c.fill(r, dgst)
-	if err != nil {
-		return nil, err
-	}
-	if !fresh {
-		if err := r.join(ctx, f); err != nil {
-			return nil, err
+	for {
+		b, err := r.CachedBlob(ctx, dgst)
+		if err == nil || !absent(err) {
+			return b, err
 		}
+		if r.c.opts.Upstream == nil {
+			return nil, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
+		}
+		f, fresh, err := r.c.fill(ctx, r, dgst)
+		switch {
+		case errors.Is(err, errStored):
+			b, err := r.adopt(ctx, dgst)
+			if err == nil || !absent(err) {
+				return b, err
+			}
+			continue // it was removed in between
+		case err != nil:
+			return nil, err
+		case !fresh:
+			if err := r.join(ctx, f); err != nil {
+				return nil, err
+			}
+		}
+		return r.follow(ctx, f)
 	}
-	return r.follow(ctx, f)
 }
 
-// adopt opens a blob that is stored for another repository, once the remote has
-// confirmed that it serves it in this one, too.
+// adopt opens a blob that is stored. Unless a fill has just linked it into this
+// repository, the remote has to confirm that it serves it there, too.
 func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	if b, err := r.CachedBlob(ctx, dgst); err == nil || !absent(err) {
+		return b, err
+	}
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
 	if err != nil {
 		return nil, err
@@ -117,16 +129,11 @@ func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, er
 // join makes sure that the remote serves the blob that f downloads in this
 // repository, too.
 func (r *Repository) join(ctx context.Context, f *fill) error {
-	f.mu.Lock()
-	known := f.vouched[r.key] != nil
-	f.mu.Unlock()
-	if known {
+	if f.serves(r) {
 		return nil
 	}
-	if r.key != f.by.key {
-		if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, f.dgst); err != nil {
-			return err
-		}
+	if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, f.dgst); err != nil {
+		return err
 	}
 	if f.vouch(r) {
 		return nil

@@ -224,6 +224,45 @@ func TestReaderLeaves(t *testing.T) {
 	})
 }
 
+// Between the commit of a blob and its link, a request is neither a download nor
+// a HEAD more.
+func TestReaderComesDuringCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		refs := &slowRefs{Refs: s.refs, reached: make(chan struct{}, 1), open: make(chan struct{})}
+		s.reopen(t, func(o *cache.Options) { o.Refs = refs })
+		content := randomBytes(1000)
+		dgst := s.up.AddBlob("a", content)
+		readAll(t, s.openBlob(t, "a", dgst))
+		<-refs.reached // it is committed, and not linked yet
+		if n := s.blobs.Len(); n != 1 {
+			t.Fatalf("%d blobs are stored", n)
+		}
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		if d, err := s.Repository("a").StatBlob(t.Context(), dgst); err != nil || d.Size != 1000 {
+			t.Errorf("HEAD: %+v, %v", d, err)
+		}
+		close(refs.open)
+		synctest.Wait()
+		readAll(t, s.openBlob(t, "a", dgst))
+		s.wantCalls(t, "", 1)
+	})
+}
+
+// slowRefs waits in Put until it is opened.
+type slowRefs struct {
+	cache.Refs
+	reached, open chan struct{}
+}
+
+func (r *slowRefs) Put(ctx context.Context, ref cache.Ref, dgst digest.Digest) error {
+	r.reached <- struct{}{}
+	<-r.open
+	return r.Refs.Put(ctx, ref, dgst)
+}
+
 func TestSeekInGrowingBlob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)

@@ -59,9 +59,12 @@ type fill struct {
 	vouched map[string]*Repository
 }
 
+// errStored is the answer for a blob that needs no fill.
+var errStored = errors.New("blob is stored")
+
 // fill returns the running download of dgst, starting one by the name of r where
 // there is none. Fresh tells that it was started.
-func (c *Cache) fill(r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
+func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -69,6 +72,13 @@ func (c *Cache) fill(r *Repository, dgst digest.Digest) (f *fill, fresh bool, er
 	}
 	if f := c.fills[dgst]; f != nil {
 		return f, false, nil
+	}
+	// A fill that we have just missed has stored and linked the blob before it
+	// was dropped: look again, or its bytes would be fetched twice.
+	if b, err := c.opts.Blobs.Open(ctx, dgst); err == nil {
+		return nil, false, errors.Join(errStored, b.Close())
+	} else if !absent(err) {
+		return nil, false, err
 	}
 	f = &fill{
 		c: c, dgst: dgst, by: r, size: -1,
@@ -79,6 +89,23 @@ func (c *Cache) fill(r *Repository, dgst digest.Digest) (f *fill, fresh bool, er
 	c.fills[dgst] = f
 	c.wg.Go(f.run)
 	return f, true, nil
+}
+
+// filling returns the size of a blob that is being downloaded, if the remote
+// serves it in r and has told its size.
+func (c *Cache) filling(r *Repository, dgst digest.Digest) (size int64, ok bool) {
+	c.mu.Lock()
+	f := c.fills[dgst]
+	c.mu.Unlock()
+	if f == nil || !f.serves(r) {
+		return 0, false
+	}
+	select {
+	case <-f.started:
+		return f.size, f.size >= 0 && f.cause() == nil
+	default:
+		return 0, false
+	}
 }
 
 // drop takes the fill out of those that can be joined.
@@ -217,6 +244,16 @@ func (f *fill) store(ctx context.Context, res *reservation) error {
 			}
 		}
 	}
+}
+
+// serves tells whether the remote is known to serve the blob in r.
+func (f *fill) serves(r *Repository) bool {
+	if r.key == f.by.key {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.vouched[r.key] != nil
 }
 
 // vouch notes that the remote serves the blob in r as well. It returns false

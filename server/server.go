@@ -88,9 +88,10 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		headers:    opts.Config.HTTP.Headers,
 		prefix:     opts.Config.HTTP.Prefix,
 		namespaces: opts.Namespaces,
-		// The app sends the notifications, so everything has to go through it
-		// where somebody wants them.
-		shortcut:  !slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
+		// The app sends the notifications and counts the requests, so
+		// everything has to go through it where somebody wants these.
+		shortcut: !opts.Config.HTTP.Debug.Prometheus.Enabled &&
+			!slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
 		accessLog: !opts.Config.Log.AccessLog.Disabled,
 		log:       opts.Log,
 		now:       time.Now,

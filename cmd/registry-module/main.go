@@ -50,6 +50,17 @@ func rootCommand() *cobra.Command {
 remote registry what it does not have yet: each byte once.`,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			msg := fmt.Sprintf("there is no command %q", args[0])
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				msg += fmt.Sprintf(": did you mean %q?", near[0])
+			}
+			return usageError{fmt.Errorf("%s; see '%s --help'", msg, cmd.CommandPath())}
+		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/docker/go-metrics"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
@@ -64,7 +67,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	announce(log, cfg, ln.Addr())
 	err = run(ctx, log,
 		served{newHTTPServer(p.handler, log), ln},
-		served{newHTTPServer(adminHandler(), log), admin})
+		served{newHTTPServer(adminHandler(cfg.Stock.HTTP.Debug), log), admin})
 	return errors.Join(err, p.Close())
 }
 
@@ -141,11 +144,14 @@ func listenAdmin(cfg *config.Config) (net.Listener, error) {
 }
 
 // adminHandler answers on the admin address, which lower layers cannot reach.
-func adminHandler() http.Handler {
+func adminHandler(cfg configuration.Debug) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = fmt.Fprintln(w, "ok") // the client may be gone
 	})
+	if cfg.Prometheus.Enabled { // what the app counts, under the stock names
+		mux.Handle("GET "+cmp.Or(cfg.Prometheus.Path, "/metrics"), metrics.Handler())
+	}
 	return mux
 }
