@@ -291,10 +291,11 @@ type token struct {
 }
 
 // minTokens is how many tokens are kept before those are looked for that have
-// run out, and maxTokens how many are kept at all.
+// run out, and maxTokens how many are kept at all. A token can have some
+// kilobytes.
 const (
-	minTokens = 64
-	maxTokens = 4096
+	minTokens = 32
+	maxTokens = 256
 )
 
 // keep keeps a token for scope.

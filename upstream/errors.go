@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"regexp"
 	"strings"
@@ -63,10 +65,13 @@ func explain(err error) error {
 		err = wrapped.Err // it repeats the URL, with its query
 	}
 	text := clean(err.Error())
+	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
+		text = "malformed HTTP headers" // it repeats one of them, whichever that is
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		text += " (if the registry has a certificate of your own CA, configure the CA's file for this remote)"
 	}
-	if strings.Contains(text, "server gave HTTP response to HTTPS client") {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		text += " (if the registry has no TLS, write its URL with http://)"
 	}
 	return &explained{text: text, err: err}

@@ -200,7 +200,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer.
+// Close implements io.Closer. It ends a Read that is going on.
 func (b *body) Close() error {
 	b.timer.Stop()
 	err := b.rc.Close()

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -158,11 +159,11 @@ func TestTokenLife(t *testing.T) {
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                      "",
-		"plain":                 "plain",
+		"":                       "",
+		"plain":                  "plain",
 		"two\nlines\r\x1b[31m\t": "two lines [31m",
-		"bad \xff utf-8":        "bad utf-8",
-		"right\u202eto left":    "right to left",
+		"bad \xff utf-8":         "bad utf-8",
+		"right\u202eto left":     "right to left",
 		"see https://me:secret@h/p?sig=secret#secret now": "see https://h/p now",
 		`Get "https://h/p?sig=secret": EOF`:               `Get "https://h/p": EOF`,
 		"https://h?secret":                                "https://h",
@@ -189,6 +190,20 @@ func TestTokensAreBounded(t *testing.T) {
 	a.keep("one", token{value: "t", expires: now.Add(time.Minute)})
 	if _, ok := a.kept("one"); len(a.tokens) != 1 || !ok {
 		t.Errorf("%d tokens are kept after all but one have run out", len(a.tokens))
+	}
+}
+
+func TestCursorsAreBounded(t *testing.T) {
+	r := &Remote{cursors: make(map[cursorKey]*url.URL)}
+	for i := range 3 * maxCursors {
+		r.keepCursor(cursorKey{repo: "a", n: i}, &url.URL{})
+	}
+	if len(r.cursors) != maxCursors {
+		t.Errorf("%d cursors are kept, want %d", len(r.cursors), maxCursors)
+	}
+	last := cursorKey{repo: "a", n: 3*maxCursors - 1}
+	if r.takeCursor(last) == nil || r.takeCursor(last) != nil {
+		t.Error("the newest cursor is not kept, or not for one use")
 	}
 }
 

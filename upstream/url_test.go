@@ -61,7 +61,7 @@ func TestParseURL(t *testing.T) {
 		"https://gh cr.io":              "cannot be read",
 		"https://me:secret@gh cr.io":    "cannot be read",
 		"https://ghcr.io\x00":           "cannot be read",
-		"https://gh%41cr.io\u00e9":      "not allowed",
+		"https://ghcr\u00e9.io":         "not allowed",
 		"https://[fe80::1%25eth0]:5000": "zone",
 	} {
 		u, err := upstream.ParseURL(in)

@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -34,12 +35,6 @@ type Auth struct {
 	Service string
 }
 
-// tokens are the tokens that have been given out and are good.
-type tokens struct {
-	next int
-	good map[string]token
-}
-
 type token struct {
 	scopes  []string
 	service string
@@ -58,7 +53,7 @@ func (r *Registry) SetAuth(a Auth) {
 func (r *Registry) RevokeTokens() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.tokens.good)
+	clear(r.tokens)
 }
 
 func (a Auth) service() string {
@@ -109,7 +104,7 @@ func (r *Registry) admit(s *sender, req *http.Request) bool {
 func (r *Registry) allows(value, service, scope string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t, ok := r.tokens.good[value]
+	t, ok := r.tokens[value]
 	if !ok || t.service != service || !t.expires.IsZero() && !time.Now().Before(t.expires) {
 		return false
 	}
@@ -164,18 +159,17 @@ func (r *Registry) issue(scopes []string, service string, lifetime time.Duration
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(r.tokens.good, func(_ string, t token) bool {
+	maps.DeleteFunc(r.tokens, func(_ string, t token) bool {
 		return !t.expires.IsZero() && t.expires.Before(now)
 	})
-	if r.tokens.good == nil {
-		r.tokens.good = make(map[string]token)
+	if r.tokens == nil {
+		r.tokens = make(map[string]token)
 	}
-	r.tokens.next++
 	t := token{scopes: scopes, service: service}
 	if lifetime > 0 {
 		t.expires = now.Add(lifetime)
 	}
-	value := fmt.Sprintf("secret-token-%d", r.tokens.next)
-	r.tokens.good[value] = t
+	value := "secret-" + rand.Text()
+	r.tokens[value] = t
 	return value
 }

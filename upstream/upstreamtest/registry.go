@@ -24,7 +24,7 @@ type Registry struct {
 	repos    map[string]*repository
 	blobs    map[digest.Digest][]byte
 	auth     Auth
-	tokens   tokens
+	tokens   map[string]token // those that were given out and are good
 	latency  time.Duration
 	redirect bool
 	faults   []*activeFault
