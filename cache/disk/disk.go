@@ -65,10 +65,10 @@ func Open(root string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("data directory %s: %w", root, err)
 	}
 	s := &Store{fs: opts.FS, root: root}
-	for _, dir := range []string{partialDir, blobsDir, reposDir} {
-		if err := durable.MkdirAll(s.fs, s.path(dir)); err != nil {
-			return nil, notWritable(root, err)
-		}
+	// The others are made when something is put into them: each new directory
+	// costs an fsync, and start-up is not the time for them.
+	if err := durable.MkdirAll(s.fs, s.path(partialDir)); err != nil {
+		return nil, notWritable(root, err)
 	}
 	if err := s.takeLock(); err != nil {
 		return nil, err
