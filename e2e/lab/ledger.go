@@ -1,0 +1,216 @@
+package lab
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Kind says what a request to a registry asks for.
+type Kind string
+
+// The kinds of request. All but [Token] and [Signed] are routes of the
+// distribution API.
+const (
+	Ping      Kind = "ping"
+	Manifest  Kind = "manifest"
+	Blob      Kind = "blob"
+	Tags      Kind = "tags"
+	Referrers Kind = "referrers"
+	Catalog   Kind = "catalog"
+	Other     Kind = "other"
+	// Token is a request to the token server.
+	Token Kind = "token"
+	// Signed is a request for a blob to the host that redirects lead to.
+	Signed Kind = "signed"
+)
+
+// KindOf classifies a request by its path.
+func KindOf(path string) Kind {
+	switch {
+	case path == "/v2/" || path == "/v2":
+		return Ping
+	case path == "/v2/_catalog":
+		return Catalog
+	case strings.HasSuffix(path, "/tags/list"):
+		return Tags
+	}
+	// The route is the last but one component: names may hold the same words.
+	segments := strings.Split(path, "/")
+	switch segments[max(0, len(segments)-2)] {
+	case "manifests":
+		return Manifest
+	case "blobs":
+		return Blob
+	case "referrers":
+		return Referrers
+	}
+	return Other
+}
+
+// Request is one request that has reached an upstream.
+type Request struct {
+	Kind   Kind
+	Method string
+	// URI is the request line's target, as it was sent.
+	URI    string
+	Header http.Header
+	// Status is the answer's, 0 while there is none.
+	Status int
+	// Bytes is how much of the answer's body was sent.
+	Bytes int64
+}
+
+// String is the request in one line.
+func (r Request) String() string {
+	return fmt.Sprintf("%-8s %s %s -> %d, %d bytes", r.Kind, r.Method, r.URI, r.Status, r.Bytes)
+}
+
+// Ledger records requests, from their first moment on: what is still being
+// answered is in it. The zero value is empty and ready; it may be used by many
+// goroutines.
+type Ledger struct {
+	mu      sync.Mutex
+	entries []*entry // guarded by mu
+}
+
+type entry struct {
+	request Request
+	status  atomic.Int64
+	bytes   atomic.Int64
+}
+
+// Record wraps a handler so that its requests are recorded as of the kind, or
+// of the kind that their path tells where kind is empty.
+func (l *Ledger) Record(kind Kind, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := &entry{request: Request{Kind: kind, Method: r.Method, URI: r.RequestURI, Header: r.Header.Clone()}}
+		if kind == "" {
+			e.request.Kind = KindOf(r.URL.Path)
+		}
+		l.mu.Lock()
+		l.entries = append(l.entries, e)
+		l.mu.Unlock()
+		next.ServeHTTP(&recorder{ResponseWriter: w, entry: e}, r)
+	})
+}
+
+// Reset forgets all requests.
+func (l *Ledger) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = nil
+}
+
+// Requests returns what was recorded since the last Reset, oldest first.
+func (l *Ledger) Requests() []Request {
+	l.mu.Lock()
+	entries := slices.Clone(l.entries)
+	l.mu.Unlock()
+	requests := make([]Request, 0, len(entries))
+	for _, e := range entries {
+		r := e.request
+		r.Status, r.Bytes = int(e.status.Load()), e.bytes.Load()
+		requests = append(requests, r)
+	}
+	return requests
+}
+
+// String is the requests, one a line, the first 40 of them.
+func (l *Ledger) String() string {
+	const most = 40
+	var b strings.Builder
+	for i, r := range l.Requests() {
+		if i == most {
+			b.WriteString("...\n")
+			break
+		}
+		fmt.Fprintln(&b, r)
+	}
+	return b.String()
+}
+
+// Counts sums up what was recorded since the last Reset.
+func (l *Ledger) Counts() Counts {
+	var c Counts
+	for _, r := range l.Requests() {
+		c.Requests++
+		head := r.Method == http.MethodHead
+		switch {
+		case r.Kind == Ping:
+			c.Pings++
+		case r.Kind == Token:
+			c.Tokens++
+		case r.Kind == Signed:
+			c.Signed++
+		case r.Kind == Manifest && head:
+			c.ManifestHEAD++
+		case r.Kind == Manifest:
+			c.ManifestGET++
+		case r.Kind == Blob && head:
+			c.BlobHEAD++
+		case r.Kind == Blob:
+			c.BlobGET++
+		default:
+			c.Others++
+		}
+		if r.Status >= 300 {
+			continue // the body is no content
+		}
+		switch r.Kind {
+		case Manifest:
+			c.ManifestBytes += r.Bytes
+		case Blob, Signed:
+			c.BlobBytes += r.Bytes
+		}
+	}
+	return c
+}
+
+// Counts sums up requests to an upstream. It can be compared with ==.
+type Counts struct {
+	// Requests is all of them; each is in one of the fields below as well.
+	Requests                          int
+	Pings, Tokens                     int
+	ManifestGET, ManifestHEAD         int
+	BlobGET, BlobHEAD, Signed, Others int
+
+	// ManifestBytes and BlobBytes are the bodies of good answers (2xx) in bytes,
+	// those from the host that redirects lead to among them.
+	ManifestBytes, BlobBytes int64
+}
+
+// String is the counts in one line.
+func (c Counts) String() string {
+	return fmt.Sprintf("%d requests (ping %d, token %d, manifest GET %d HEAD %d, blob GET %d HEAD %d redirected %d, other %d), %d manifest bytes, %d blob bytes",
+		c.Requests, c.Pings, c.Tokens, c.ManifestGET, c.ManifestHEAD, c.BlobGET, c.BlobHEAD, c.Signed, c.Others,
+		c.ManifestBytes, c.BlobBytes)
+}
+
+// recorder notes what goes through a ResponseWriter.
+type recorder struct {
+	http.ResponseWriter
+	entry *entry
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if status >= 200 { // 1xx are not the answer
+		r.entry.status.Store(int64(status))
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.entry.status.CompareAndSwap(0, http.StatusOK)
+	n, err := r.ResponseWriter.Write(p)
+	if r.entry.request.Method != http.MethodHead { // net/http sends nothing then
+		r.entry.bytes.Add(int64(n))
+	}
+	return n, err
+}
+
+// Unwrap lets http.ResponseController find Flush and the like.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

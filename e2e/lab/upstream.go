@@ -1,0 +1,207 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Auth is how an upstream knows its clients.
+type Auth string
+
+// The ways to know a client. Each wants the one user of the [Upstream] for
+// pulls and pushes alike.
+const (
+	Anonymous Auth = ""
+	Basic     Auth = "basic"
+	Bearer    Auth = "bearer"
+)
+
+// UpstreamOptions says what kind of upstream to start. The zero value, with a
+// Dir, is an anonymous and fast one.
+type UpstreamOptions struct {
+	// Dir is an empty directory.
+	Dir string
+	// Registry is the binary of the stock registry.
+	Registry string
+	Auth     Auth
+	// Redirect is the status (307 or 302) that sends GETs of blobs to another
+	// host and port, 0 for none.
+	Redirect int
+	// Link is the line to it, nil for the machine's own speed. It does not slow
+	// down pushes.
+	Link *Link
+	// Env is added to the stock registry's environment.
+	Env Env
+}
+
+// Upstream is a stock registry with a gateway in front that counts, and with
+// what belongs to it: a token server, a blob host.
+type Upstream struct {
+	// Ledger has every request to the gateway, the token server and the blob
+	// host.
+	Ledger
+	// Gateway is what clients and caches talk to.
+	*Gateway
+	// Registry is the stock registry behind it. Push to it directly.
+	Registry *Server
+	// BlobHost is where redirects of blobs lead; nil without.
+	BlobHost *Gateway
+	// Realm is the token server; nil without.
+	Realm *Gateway
+	// Username and Password are of the one user; empty where none is needed.
+	Username, Password string
+
+	tokens *tokenServer // what Realm serves
+}
+
+// StartUpstream starts an upstream. Stop ends it.
+func StartUpstream(ctx context.Context, o UpstreamOptions) (_ *Upstream, err error) {
+	u := new(Upstream)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("starting an upstream: %w", err), u.Stop())
+		}
+	}()
+
+	env := Env{
+		// Sparse indexes and layers with urls are to be pushed as well.
+		"REGISTRY_VALIDATION_DISABLED":    "true",
+		"REGISTRY_STORAGE_DELETE_ENABLED": "true",
+		"REGISTRY_LOG_LEVEL":              "warn",
+	}
+	if err := u.auth(o, env); err != nil {
+		return nil, err
+	}
+	maps.Copy(env, o.Env)
+	if u.Registry, err = StartStock(ctx, o.Registry, filepath.Join(o.Dir, "registry"), env); err != nil {
+		return nil, err
+	}
+
+	link := o.Link
+	if link == nil {
+		link = new(Link)
+	}
+	origin := forward(u.Registry.Addr)
+	if o.Redirect != 0 {
+		if origin, err = u.redirect(origin, o.Redirect, link); err != nil {
+			return nil, err
+		}
+	}
+	u.Gateway, err = NewGateway(origin, u.record(""), link.Middleware)
+	return u, err
+}
+
+// auth starts what o.Auth needs, and adds the registry's settings for it.
+func (u *Upstream) auth(o UpstreamOptions, env Env) error {
+	if o.Auth == Anonymous {
+		return nil
+	}
+	u.Username, u.Password = "upstream-user", "upstream-secret"
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	switch o.Auth {
+	case Basic:
+		path := filepath.Join(o.Dir, "htpasswd")
+		env["REGISTRY_AUTH"] = "htpasswd"
+		env["REGISTRY_AUTH_HTPASSWD_REALM"] = "upstream"
+		env["REGISTRY_AUTH_HTPASSWD_PATH"] = path
+		return WriteHtpasswd(path, u.Username, u.Password)
+	case Bearer:
+		const service = "upstream"
+		tokens, err := newTokenServer(u.Username, u.Password, service)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(o.Dir, "tokens.pem")
+		if err := tokens.writeCert(path); err != nil {
+			return err
+		}
+		u.tokens = tokens
+		if u.Realm, err = NewGateway(tokens, u.record(Token)); err != nil {
+			return err
+		}
+		_, port, err := net.SplitHostPort(u.Realm.Addr)
+		if err != nil {
+			return err
+		}
+		env["REGISTRY_AUTH"] = "token"
+		// A realm has a name in the world outside, and clients refuse one that is
+		// a private address.
+		env["REGISTRY_AUTH_TOKEN_REALM"] = "http://localhost:" + port + "/token"
+		env["REGISTRY_AUTH_TOKEN_SERVICE"] = service
+		env["REGISTRY_AUTH_TOKEN_ISSUER"] = tokenIssuer
+		env["REGISTRY_AUTH_TOKEN_ROOTCERTBUNDLE"] = path
+		return nil
+	}
+	return fmt.Errorf("no such kind of authentication: %q", o.Auth)
+}
+
+func (u *Upstream) record(kind Kind) Middleware {
+	return func(next http.Handler) http.Handler { return u.Record(kind, next) }
+}
+
+// Env is the setting of a cache in front of this upstream, registry-module or
+// the stock registry in proxy mode. Where there is a token server, it calls the
+// upstream localhost, as the realm is: caches do not follow a challenge to just
+// any host.
+func (u *Upstream) Env() Env {
+	env := Env{"REGISTRY_PROXY_REMOTEURL": u.URL()}
+	if u.Realm != nil {
+		env["REGISTRY_PROXY_REMOTEURL"] = strings.Replace(u.URL(), "127.0.0.1", "localhost", 1)
+	}
+	if u.Username != "" {
+		env["REGISTRY_PROXY_USERNAME"] = u.Username
+		env["REGISTRY_PROXY_PASSWORD"] = u.Password
+	}
+	return env
+}
+
+// Down makes the upstream unreachable, with its token server and blob host.
+func (u *Upstream) Down() error {
+	return u.each((*Gateway).Down)
+}
+
+// Up makes the upstream reachable again, at the same addresses.
+func (u *Upstream) Up() error {
+	return u.each((*Gateway).Up)
+}
+
+func (u *Upstream) each(do func(*Gateway) error) error {
+	var errs []error
+	for _, g := range []*Gateway{u.Gateway, u.BlobHost, u.Realm} {
+		if g != nil {
+			errs = append(errs, do(g))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Stop ends everything that belongs to the upstream.
+func (u *Upstream) Stop() error {
+	err := u.Down()
+	if u.Registry != nil {
+		err = errors.Join(err, u.Registry.Stop())
+	}
+	return err
+}
+
+// WriteHtpasswd writes a file with one user as the registry's htpasswd access
+// controller reads it.
+func WriteHtpasswd(path, username, password string) error {
+	// The least cost: this is to be fast, not safe.
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return os.WriteFile(path, fmt.Appendf(nil, "%s:%s\n", username, hash), 0o644)
+}
