@@ -73,6 +73,8 @@ func TestErrors(t *testing.T) {
 		{"network", "", []string{"REGISTRY_HTTP_NET=udp"}, []string{`"udp" is not a network`}},
 		{"host", "", []string{"REGISTRY_HTTP_HOST=registry.example.com"}, []string{`"registry.example.com" is not a URL`}},
 		{"prefix", "", []string{"REGISTRY_HTTP_PREFIX=a/"}, []string{`"a/" is not a path: begin it with a slash`}},
+		{"metrics", "", []string{"REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH=metrics"}, []string{`(http.debug.prometheus.path): "metrics" is not a path for metrics`}},
+		{"metrics at the path of health", "", []string{"REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH=/healthz"}, []string{`"/healthz" is not a path for metrics`}},
 		{"letsencrypt", "", []string{"REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL=a@example.com"}, []string{"REGISTRY_HTTP_TLS_LETSENCRYPT (http.tls.letsencrypt): is not supported"}},
 		{"certificate without key", "", []string{"REGISTRY_HTTP_TLS_CERTIFICATE=" + certificate}, []string{"REGISTRY_HTTP_TLS_KEY (http.tls.key): is missing, but http.tls.certificate is set"}},
 		{"certificate with another key", "", []string{"REGISTRY_HTTP_TLS_CERTIFICATE=" + certificate, "REGISTRY_HTTP_TLS_KEY=" + otherKey},

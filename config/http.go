@@ -37,6 +37,10 @@ func (l *loader) finishHTTP(doc *document, c *Config) {
 	if h.Prefix != "" && !strings.HasPrefix(h.Prefix, "/") {
 		l.bad("http.prefix", h.Prefix, "is not a path: begin it with a slash")
 	}
+	// A pattern of http.ServeMux, where braces mean something.
+	if p := h.Debug.Prometheus.Path; p != "" && (!strings.HasPrefix(p, "/") || strings.ContainsAny(p, "{} ") || p == "/healthz") {
+		l.bad("http.debug.prometheus.path", p, "is not a path for metrics: write for example /metrics")
+	}
 	l.notNegative("http.draintimeout", h.DrainTimeout)
 	l.finishTLS(doc)
 	c.Net, c.Addr, c.AdminAddr = h.Net, h.Addr, h.Debug.Addr
