@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -39,8 +40,26 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 		d.Size = size
 		return d, nil
 	}
-	d.Size, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
-	return d, err
+	if d.Size, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst); err != nil {
+		return Descriptor{}, err
+	}
+	return d, r.vouched(ctx, dgst)
+}
+
+// vouched notes that the remote has just confirmed that it serves dgst in r, so
+// that it need not be asked again.
+func (r *Repository) vouched(ctx context.Context, dgst digest.Digest) error {
+	if f := r.c.running(dgst); f != nil && f.vouch(r) {
+		return nil
+	}
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if absent(err) {
+		return nil // there is nothing yet that could be linked
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.link(ctx, dgst, b.Size()), b.Close())
 }
 
 // CachedBlob opens the blob dgst if it is stored and the remote has served it in
@@ -112,18 +131,13 @@ func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, er
 	if b, err := r.CachedBlob(ctx, dgst); err == nil || !absent(err) {
 		return b, err
 	}
-	b, err := r.c.opts.Blobs.Open(ctx, dgst)
-	if err != nil {
+	if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, dgst); err != nil {
 		return nil, err
 	}
-	_, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
-	if err == nil {
-		err = r.link(ctx, dgst, b.Size())
+	if err := r.vouched(ctx, dgst); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	return storedReader(ctx, b), nil
+	return r.CachedBlob(ctx, dgst)
 }
 
 // join makes sure that the remote serves the blob that f downloads in this
@@ -135,16 +149,14 @@ func (r *Repository) join(ctx context.Context, f *fill) error {
 	if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, f.dgst); err != nil {
 		return err
 	}
-	if f.vouch(r) {
-		return nil
-	}
-	// It has been stored meanwhile.
-	size, err := f.whole(ctx)
-	if err != nil {
-		return nil // the reader will say why
-	}
-	return r.link(ctx, f.dgst, size)
+	return r.vouched(ctx, f.dgst)
 }
+
+// wholeFirst is the size in bytes up to which a blob is not given out before it
+// is verified: it is there in one go, and who asked for it gets a proper error
+// instead of a connection that ends. It must not be negative: of an empty answer
+// there is no byte to hold back.
+const wholeFirst = 64 << 10
 
 // follow opens a reader of what f downloads, as soon as the remote has answered.
 func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
@@ -153,7 +165,11 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if err := f.cause(); err != nil {
+	err := f.cause()
+	if err == nil && f.size >= 0 && f.size <= wholeFirst {
+		_, err = f.whole(ctx)
+	}
+	if err != nil {
 		if errors.Is(err, ErrNoSpace) {
 			r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
 			return r.through(ctx, f.dgst)
@@ -178,8 +194,14 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 		return nil, err
 	}
 	v, err := verify.NewReader(s.Body, dgst, s.Size)
+	if err == nil && s.Size == 0 {
+		_, err = v.Read(make([]byte, 1)) // see wholeFirst
+		if err == io.EOF {
+			err = nil
+		}
+	}
 	if err != nil {
-		return nil, errors.Join(err, s.Body.Close())
+		return nil, errors.Join(r.c.invalid(r, dgst, err), s.Body.Close())
 	}
 	return &Reader{ctx: ctx, src: passing{v, s.Body}, size: s.Size, passing: true}, nil
 }

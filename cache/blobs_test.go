@@ -74,7 +74,7 @@ func TestReadersFollowOneFill(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		content := randomBytes(1000)
+		content := randomBytes(200_000)
 		dgst := s.up.AddBlob("a", content)
 
 		const readers = 50
@@ -85,7 +85,7 @@ func TestReadersFollowOneFill(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				p := make([]byte, 499)
+				p := make([]byte, 99_999)
 				_, err = io.ReadFull(b, p)
 				if err != nil {
 					t.Error(err)
@@ -101,14 +101,14 @@ func TestReadersFollowOneFill(t *testing.T) {
 				}
 			}()
 		}
-		must(t, feed.Send(content[:500]))
+		must(t, feed.Send(content[:100_000]))
 		synctest.Wait()
 		for range readers {
-			if !bytes.Equal(<-half, content[:499]) {
+			if !bytes.Equal(<-half, content[:99_999]) {
 				t.Fatal("the first half is wrong")
 			}
 		}
-		must(t, feed.Send(content[500:]))
+		must(t, feed.Send(content[100_000:]))
 		synctest.Wait()
 		if len(whole) != 0 {
 			t.Fatal("a reader has ended before the remote has")
@@ -169,24 +169,41 @@ func TestWrongContent(t *testing.T) {
 	}
 }
 
+// An empty answer has no byte that could be held back, and a small one is there
+// in one go: who asks gets an error before anything else.
+func TestSmallWrongContentIsAnError(t *testing.T) {
+	for _, adjust := range []func(*cache.Options){func(*cache.Options) {}, func(o *cache.Options) { o.MaxSize = 1 }} {
+		for _, body := range []string{"", "x"} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, adjust)
+				dgst := s.up.AddBlob("a", []byte("right"))
+				s.up.Replace("a", dgst, []byte(body))
+				if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrInvalid) && (body == "" || s.opts.MaxSize == 0) {
+					t.Errorf("body %q: error %v, want ErrInvalid", body, err)
+				}
+			})
+		}
+	}
+}
+
 // The remote breaks off: readers get its reason, and the next pull starts again.
 func TestUpstreamBreaksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		content := randomBytes(1000)
+		content := randomBytes(200_000)
 		dgst := s.up.AddBlob("a", content)
 		b := s.openBlob(t, "a", dgst)
-		must(t, feed.Send(content[:500]))
+		must(t, feed.Send(content[:100_000]))
 		reset := errors.New("connection reset")
 		feed.End(reset)
 		got, err := io.ReadAll(b)
 		if !errors.Is(err, reset) || !errors.Is(err, cache.ErrUnavailable) {
 			t.Errorf("error %v, want ErrUnavailable with its cause", err)
 		}
-		if len(got) != 499 {
-			t.Errorf("%d bytes came before, want 499", len(got))
+		if len(got) != 99_999 {
+			t.Errorf("%d bytes came before, want 99999", len(got))
 		}
 		must(t, b.Close())
 		s.up.Body = nil
@@ -202,18 +219,18 @@ func TestReaderLeaves(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		content := randomBytes(1000)
+		content := randomBytes(200_000)
 		dgst := s.up.AddBlob("a", content)
 		ctx, leave := context.WithCancel(t.Context())
 		b, err := s.Repository("a").OpenBlob(ctx, dgst)
 		must(t, err)
-		must(t, feed.Send(content[:300]))
+		must(t, feed.Send(content[:60_000]))
 		leave()
 		if _, err := io.ReadAll(b); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want context.Canceled", err)
 		}
 		must(t, b.Close())
-		must(t, feed.Send(content[300:]))
+		must(t, feed.Send(content[60_000:]))
 		feed.End(nil)
 		synctest.Wait()
 		s.up.Fail(cache.ErrUnavailable)
@@ -268,31 +285,31 @@ func TestSeekInGrowingBlob(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		content := randomBytes(1000)
+		content := randomBytes(200_000)
 		dgst := s.up.AddBlob("a", content)
 		b := s.openBlob(t, "a", dgst)
-		if end, err := b.Seek(0, io.SeekEnd); end != 1000 || err != nil {
+		if end, err := b.Seek(0, io.SeekEnd); end != 200_000 || err != nil {
 			t.Errorf("seek to the end: %d, %v", end, err)
 		}
-		_, err := b.Seek(600, io.SeekStart)
+		_, err := b.Seek(120_000, io.SeekStart)
 		must(t, err)
 		got := make(chan []byte)
 		go func() {
 			var out bytes.Buffer
-			if n, err := b.CopyN(&out, 100); n != 100 || err != nil {
+			if n, err := b.CopyN(&out, 20_000); n != 20_000 || err != nil {
 				t.Errorf("copied %d, %v", n, err)
 			}
 			got <- out.Bytes()
 		}()
-		must(t, feed.Send(content[:650]))
+		must(t, feed.Send(content[:130_000]))
 		synctest.Wait()
-		must(t, feed.Send(content[650:701]))
-		if !bytes.Equal(<-got, content[600:700]) {
+		must(t, feed.Send(content[130_000:140_200]))
+		if !bytes.Equal(<-got, content[120_000:140_000]) {
 			t.Error("other bytes")
 		}
-		must(t, feed.Send(content[701:]))
+		must(t, feed.Send(content[140_200:]))
 		feed.End(nil)
-		if n, err := b.CopyN(io.Discard, 1000); n != 300 || err != io.EOF {
+		if n, err := b.CopyN(io.Discard, 200_000); n != 60_000 || err != io.EOF {
 			t.Errorf("copying beyond the end: %d, %v", n, err)
 		}
 		if _, err := b.Seek(-1, io.SeekStart); err == nil {
@@ -320,6 +337,9 @@ func TestRepositoriesAreApart(t *testing.T) {
 		}
 		s.up.AddBlob("fork", content)
 		before := s.up.Calls("stat")
+		if _, err := s.Repository("fork").StatBlob(t.Context(), dgst); err != nil {
+			t.Error(err)
+		}
 		for range 2 {
 			if got := readAll(t, s.openBlob(t, "fork", dgst)); !bytes.Equal(got, content) {
 				t.Error("other content")
@@ -340,7 +360,7 @@ func TestRepositoriesAreApartDuringFill(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		content := randomBytes(100)
+		content := randomBytes(100_000)
 		dgst := s.up.AddBlob("private", content)
 		s.up.AddBlob("fork", content)
 		b := s.openBlob(t, "private", dgst)
@@ -402,9 +422,9 @@ func TestNoSpace(t *testing.T) {
 // Reservations of fills that run at the same time add up, and are given back.
 func TestReservationsAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, func(o *cache.Options) { o.MaxSize = 1500 })
+		s := newSite(t, func(o *cache.Options) { o.MaxSize = 150_000 })
 		feed := cachetest.NewFeed()
-		first, second := randomBytes(1000), randomBytes(1000)
+		first, second := randomBytes(100_000), randomBytes(100_000)
 		a, b := s.up.AddBlob("a", first), s.up.AddBlob("a", second)
 		s.up.Body = func(dgst digest.Digest, content []byte) io.ReadCloser {
 			if dgst == a {
@@ -477,7 +497,7 @@ func TestCloseEndsFills(t *testing.T) {
 		s := newSite(t)
 		feed := cachetest.NewFeed()
 		s.up.Body = func(digest.Digest, []byte) io.ReadCloser { return feed }
-		dgst := s.up.AddBlob("a", randomBytes(100))
+		dgst := s.up.AddBlob("a", randomBytes(100_000))
 		b := s.openBlob(t, "a", dgst)
 		closed := make(chan error, 1)
 		go func() { closed <- s.Cache.Close() }()

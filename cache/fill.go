@@ -91,12 +91,18 @@ func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f 
 	return f, true, nil
 }
 
+// running returns the download of dgst that is under way, nil where there is
+// none.
+func (c *Cache) running(dgst digest.Digest) *fill {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fills[dgst]
+}
+
 // filling returns the size of a blob that is being downloaded, if the remote
 // serves it in r and has told its size.
 func (c *Cache) filling(r *Repository, dgst digest.Digest) (size int64, ok bool) {
-	c.mu.Lock()
-	f := c.fills[dgst]
-	c.mu.Unlock()
+	f := c.running(dgst)
 	if f == nil || !f.serves(r) {
 		return 0, false
 	}
@@ -205,10 +211,14 @@ func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res 
 	}
 }
 
-func (f *fill) invalid(err error) error {
+func (f *fill) invalid(err error) error { return f.c.invalid(f.by, f.dgst, err) }
+
+// invalid says that what the remote has sent for a blob is not what was asked
+// for.
+func (c *Cache) invalid(r *Repository, dgst digest.Digest, err error) error {
 	return &UpstreamError{
-		Kind: ErrInvalid, Remote: f.c.opts.Upstream.Host(),
-		Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: err,
+		Kind: ErrInvalid, Remote: c.opts.Upstream.Host(),
+		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
 	}
 }
 

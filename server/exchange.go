@@ -10,7 +10,8 @@ import (
 // ResponseWriter, what was sent, and what the app cannot express.
 type exchange struct {
 	http.ResponseWriter
-	status int
+	method string
+	status int // 0 until something is sent
 	bytes  int64
 
 	failed *answer // replaces the status that the app chooses for an error

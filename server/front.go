@@ -24,7 +24,7 @@ const maxHeaderLine = 8 << 10
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{ResponseWriter: w}
+	x := &exchange{ResponseWriter: w, method: r.Method}
 	start := s.now()
 	defer func() {
 		if s.accessLog {

@@ -142,6 +142,11 @@ func (m manifest) Payload() (mediaType string, payload []byte, err error) {
 type blobs struct{ *repository }
 
 func (b blobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descriptor, error) {
+	if x := exchangeFrom(ctx); x != nil && x.method == http.MethodGet && x.status == 0 {
+		// The app asks before each ServeBlob, which will find out by itself,
+		// without a HEAD that the remote would have to answer.
+		return v1.Descriptor{MediaType: "application/octet-stream", Digest: dgst}, nil
+	}
 	d, err := b.repo.StatBlob(ctx, dgst)
 	if err != nil {
 		return v1.Descriptor{}, appError(ctx, blobContent, err)

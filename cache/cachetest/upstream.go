@@ -43,6 +43,13 @@ func (u *Upstream) AddBlob(repo string, content []byte) digest.Digest {
 	return dgst
 }
 
+// Replace makes content, which is wrong, the answer for the blob dgst of repo.
+func (u *Upstream) Replace(repo string, dgst digest.Digest, content []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.blobs[repo+"@"+dgst.String()] = content
+}
+
 // AddManifest makes content a manifest of repo, and tag, unless empty, point to
 // it.
 func (u *Upstream) AddManifest(repo, tag, mediaType string, content []byte) digest.Digest {

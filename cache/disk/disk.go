@@ -16,11 +16,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
@@ -41,6 +43,11 @@ type Store struct {
 	fs   durable.FS
 	root string
 	lock *flock.Flock
+
+	// linkLocks keep writers of one link apart; which one is for a link, its
+	// hash says.
+	linkLocks [64]sync.Mutex
+	linkSeed  maphash.Seed
 }
 
 var _ cache.Blobs = (*Store)(nil)
@@ -64,7 +71,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", root, err)
 	}
-	s := &Store{fs: opts.FS, root: root}
+	s := &Store{fs: opts.FS, root: root, linkSeed: maphash.MakeSeed()}
 	// The others are made when something is put into them: each new directory
 	// costs an fsync, and start-up is not the time for them.
 	if err := durable.MkdirAll(s.fs, s.path(partialDir)); err != nil {

@@ -2,9 +2,11 @@ package disk_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -182,5 +184,23 @@ func TestFormat(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Many may write one link at the same time.
+func TestConcurrentPut(t *testing.T) {
+	refs := open(t, t.TempDir()).Refs()
+	ref := cache.Ref{Repo: "a", Kind: cache.RefTag, Name: "v1"}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if err := refs.Put(t.Context(), ref, digest.FromString(fmt.Sprint(i))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := refs.Get(t.Context(), ref); err != nil {
+		t.Error(err)
 	}
 }

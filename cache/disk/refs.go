@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"iter"
 	"path"
@@ -88,6 +89,9 @@ func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
 	if err := dgst.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w", dgst, err)
 	}
+	lock := &r.s.linkLocks[maphash.String(r.s.linkSeed, name)%uint64(len(r.s.linkLocks))]
+	lock.Lock()
+	defer lock.Unlock()
 	if err := durable.WriteFile(r.s.fs, r.s.path(name), []byte(dgst)); err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}

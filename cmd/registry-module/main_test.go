@@ -219,6 +219,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("%d downloads, want those of three layers and the configuration", n)
 	}
 	cold := up.Requests()
+	wantMetric(t, cfg.AdminAddr, `registry_module_upstream_requests_total{op="blob",remote="`+up.Host()+`",result="ok"} 4`)
 	stop()
 
 	up.Offline()
@@ -244,6 +245,21 @@ func TestServe(t *testing.T) {
 	defer stop()
 	if err := pull(); err == nil {
 		t.Error("the images of one remote are served as those of another")
+	}
+}
+
+// wantMetric checks that the admin address serves line.
+func wantMetric(t *testing.T, addr, line string) {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), line+"\n") {
+		t.Errorf("%v, %q is not in\n%s", err, line, body)
 	}
 }
 

@@ -8,10 +8,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
-	"github.com/docker/go-metrics"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
@@ -67,7 +71,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	announce(log, cfg, ln.Addr())
 	err = run(ctx, log,
 		served{newHTTPServer(p.handler, log), ln},
-		served{newHTTPServer(adminHandler(cfg.Stock.HTTP.Debug), log), admin})
+		served{newHTTPServer(adminHandler(p.metrics, cfg.Stock.HTTP.Debug.Prometheus), log), admin})
 	return errors.Join(err, p.Close())
 }
 
@@ -144,14 +148,28 @@ func listenAdmin(cfg *config.Config) (net.Listener, error) {
 }
 
 // adminHandler answers on the admin address, which lower layers cannot reach.
-func adminHandler(cfg configuration.Debug) http.Handler {
+func adminHandler(own prometheus.Gatherer, stock configuration.Prometheus) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = fmt.Fprintln(w, "ok") // the client may be gone
 	})
-	if cfg.Prometheus.Enabled { // what the app counts, under the stock names
-		mux.Handle("GET "+cmp.Or(cfg.Prometheus.Path, "/metrics"), metrics.Handler())
+	all := prometheus.Gatherers{own}
+	if stock.Enabled { // what the app counts, under the stock names
+		all = append(all, stockMetrics{})
 	}
+	mux.Handle("GET "+cmp.Or(stock.Path, "/metrics"), promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// stockMetrics are the app's, which distribution registers with the global
+// registry. Those of the process are left out: own has them.
+type stockMetrics struct{}
+
+// Gather implements prometheus.Gatherer.
+func (stockMetrics) Gather() ([]*dto.MetricFamily, error) {
+	families, err := prometheus.DefaultGatherer.Gather()
+	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool {
+		return !strings.HasPrefix(f.GetName(), "registry_")
+	}), err
 }

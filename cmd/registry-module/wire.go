@@ -11,6 +11,8 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	stockauth "github.com/distribution/distribution/v3/registry/auth"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
 
 	"registry-module/auth"
@@ -20,24 +22,28 @@ import (
 	"registry-module/config"
 	"registry-module/server"
 	"registry-module/upstream"
+	"registry-module/upstream/metered"
 )
 
 // program is the running registry-module: the one place where its parts meet.
 type program struct {
 	handler http.Handler
+	// metrics are those of this program; the embedded app has its own.
+	metrics *prometheus.Registry
 	// closers are closed in reverse order.
 	closers []io.Closer
 }
 
 // wire puts the program together. It makes no connection.
 func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *program, err error) {
-	p := new(program)
+	p := &program{metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}()
 
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	access, err := accessController(cfg.Stock.Auth)
 	if err != nil {
 		return nil, err
@@ -117,7 +123,9 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 	}
 	opts.TagTTL = cfg.Remote.TagTTL
 	if !cfg.Offline {
-		opts.Upstream = remote
+		if opts.Upstream, err = metered.New(remote, p.metrics); err != nil {
+			return "", err
+		}
 	}
 	return remote.Host(), nil
 }

@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "server", "upstream", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "server", "upstream", "upstream/metered", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -40,6 +40,10 @@ var architecture = Rules{
 		"upstream": {
 			[]string{"auth", "cache", "internal/..."},
 			"upstream implements cache.Upstream; where content goes is no concern of it",
+		},
+		"upstream/metered": {
+			[]string{"cache", "internal/..."},
+			"metered decorates any cache.Upstream",
 		},
 		"upstream/upstreamtest": {
 			[]string{"internal/..."},
