@@ -1,0 +1,348 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/e2e/lab"
+)
+
+// bin is where the programs are. TestMain sets it once, before any test runs.
+var bin struct{ module, registry, crane, oras string }
+
+func TestMain(m *testing.M) {
+	if err := install(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func install(ctx context.Context) (err error) {
+	if bin.module = os.Getenv("E2E_BINARY"); bin.module == "" {
+		if bin.module, err = lab.Module(ctx); err != nil {
+			return err
+		}
+	}
+	if bin.registry, err = lab.StockRegistry().Install(ctx); err != nil {
+		return err
+	}
+	if bin.crane, err = lab.Crane().Install(ctx); err != nil {
+		return err
+	}
+	bin.oras, err = lab.Oras().Install(ctx)
+	return err
+}
+
+// must takes the results of a call, and the test that the call must not fail:
+// must(os.Open(name))(t).
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// tempDir is t.TempDir with a path that is short enough for sockets in it.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir := must(os.MkdirTemp("", "e2e"))(t)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// process is what the harness ends after a test.
+type process interface {
+	Stop() error
+	Tail(lines int) string
+}
+
+// end ends a process after the test, and shows its log if the test has failed.
+func end(t *testing.T, p process) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(p.Tail(25))
+		}
+	})
+}
+
+// upstream starts an upstream that has the images.
+func upstream(t *testing.T, o lab.UpstreamOptions, images ...lab.Image) *lab.Upstream {
+	t.Helper()
+	o.Dir, o.Registry = tempDir(t), bin.registry
+	up := must(lab.StartUpstream(t.Context(), o))(t)
+	t.Cleanup(func() {
+		if err := up.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("requests to the upstream since the last reset:\n%v", up)
+		}
+	})
+	if err := up.Push(t.Context(), images...); err != nil {
+		t.Fatal(err)
+	}
+	return up
+}
+
+// module starts registry-module with the settings.
+func module(t *testing.T, settings ...lab.Env) *lab.Server {
+	t.Helper()
+	s := must(lab.StartModule(t.Context(), bin.module, tempDir(t), merge(settings...)))(t)
+	end(t, s)
+	return s
+}
+
+// stock starts the stock registry with the same settings.
+func stock(t *testing.T, settings ...lab.Env) *lab.Server {
+	t.Helper()
+	s := must(lab.StartStock(t.Context(), bin.registry, tempDir(t), merge(settings...)))(t)
+	end(t, s)
+	return s
+}
+
+func merge(settings ...lab.Env) lab.Env {
+	all := lab.Env{}
+	for _, s := range settings {
+		maps.Copy(all, s)
+	}
+	return all
+}
+
+// sample returns a sample of package lab.
+func sample(t *testing.T, kind string) lab.Image {
+	t.Helper()
+	return must(lab.Sample(kind))(t)
+}
+
+// noise returns an image with layers of the given sizes, which are in no image
+// of another repository.
+func noise(t *testing.T, repo string, sizes ...int64) lab.Image {
+	t.Helper()
+	seed := fnv.New32a()
+	seed.Write([]byte(repo))
+	return must(lab.NoiseImage(repo, "1.0", uint64(seed.Sum32()), sizes...))(t)
+}
+
+// client follows no redirects, keeps no connection, and changes nothing.
+func client() *http.Client {
+	return &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// answer is an HTTP response that was read to its end.
+type answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+	// Err is why the body ended early, nil where it is whole.
+	Err error
+}
+
+// do sends a request. Headers are as for request.
+func do(t *testing.T, method, url string, headers ...string) answer {
+	t.Helper()
+	resp := open(t, t.Context(), method, url, headers...)
+	defer resp.Body.Close()
+	return read(resp)
+}
+
+func get(t *testing.T, url string, headers ...string) answer {
+	t.Helper()
+	return do(t, http.MethodGet, url, headers...)
+}
+
+// open sends a request and returns when the header of the answer is there.
+func open(t *testing.T, ctx context.Context, method, url string, headers ...string) *http.Response {
+	t.Helper()
+	return must(client().Do(must(request(ctx, method, url, headers...))(t)))(t)
+}
+
+// request makes a request with the headers, which are name and value in turn.
+func request(ctx context.Context, method, url string, headers ...string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	if _, ok := req.Header["Accept"]; !ok {
+		// As engines do. The stock registry gives an OCI manifest to those only
+		// who ask for it.
+		req.Header.Set("Accept", strings.Join([]string{
+			"application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json",
+			"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
+			"*/*",
+		}, ", "))
+	}
+	return req, nil
+}
+
+func read(resp *http.Response) answer {
+	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, body, err}
+}
+
+// raw sends the text of a request as it is, which http.Client would tidy up.
+func raw(t *testing.T, addr, request string) answer {
+	t.Helper()
+	conn := must(net.Dial("tcp", addr))(t)
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	method, _, _ := bytes.Cut([]byte(request), []byte(" "))
+	resp := must(http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: string(method)}))(t)
+	defer resp.Body.Close()
+	return read(resp)
+}
+
+// code is the first error code of an OCI error body. A body that is none, or
+// that does not say that it is JSON, fails the test.
+func (a answer) code(t *testing.T) string {
+	t.Helper()
+	var body struct {
+		Errors []struct{ Code, Message string }
+	}
+	if err := json.Unmarshal(a.Body, &body); err != nil || len(body.Errors) == 0 {
+		t.Errorf("status %d: the body is no OCI error: %v\n%s", a.Status, err, a.Body)
+		return ""
+	}
+	if got := a.Header.Get("Content-Type"); got != "application/json" && got != "application/json; charset=utf-8" {
+		t.Errorf("status %d: an error of Content-Type %q, want application/json", a.Status, got)
+	}
+	if body.Errors[0].Message == "" {
+		t.Errorf("status %d: the error has no message\n%s", a.Status, a.Body)
+	}
+	return body.Errors[0].Code
+}
+
+// fetched is a body that was hashed and not kept.
+type fetched struct {
+	Status int
+	Size   int64
+	Digest digest.Digest
+	// Err is why the body ended early, nil where it is whole.
+	Err error
+}
+
+// fetch reads a URL to its end without keeping it.
+func fetch(ctx context.Context, url string) (fetched, error) {
+	req, err := request(ctx, http.MethodGet, url)
+	if err != nil {
+		return fetched{}, err
+	}
+	resp, err := client().Do(req)
+	if err != nil {
+		return fetched{}, err
+	}
+	defer resp.Body.Close()
+	f := fetched{Status: resp.StatusCode}
+	h := sha256.New()
+	f.Size, f.Err = io.Copy(h, resp.Body)
+	f.Digest = digest.NewDigest(digest.SHA256, h)
+	return f, nil
+}
+
+// whole tells how a fetch differs from all of a blob, nil where it does not.
+func (f fetched) whole(want lab.RawBlob) error {
+	if f.Status != http.StatusOK || f.Err != nil || f.Size != want.Size || f.Digest != want.Digest {
+		return fmt.Errorf("got status %d, %d bytes, %s, %v\nwant 200, %d bytes, %s",
+			f.Status, f.Size, f.Digest, f.Err, want.Size, want.Digest)
+	}
+	return nil
+}
+
+// wholeBlob fetches a blob and compares it.
+func wholeBlob(t *testing.T, s *lab.Server, repo string, want lab.RawBlob) {
+	t.Helper()
+	f := must(fetch(t.Context(), blobURL(s, repo, want.Digest)))(t)
+	if err := f.whole(want); err != nil {
+		t.Errorf("blob %s: %v", want.Digest, err)
+	}
+}
+
+func blobURL(s interface{ URL() string }, repo string, dgst digest.Digest) string {
+	return s.URL() + "/v2/" + repo + "/blobs/" + dgst.String()
+}
+
+func manifestURL(s interface{ URL() string }, repo, ref string) string {
+	return s.URL() + "/v2/" + repo + "/manifests/" + ref
+}
+
+// checkStore fails the test if something in the data directory is not what its
+// name says. It returns how many blobs there are.
+func checkStore(t *testing.T, s *lab.Server) int {
+	t.Helper()
+	n, size, err := lab.CheckStore(s.Data)
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("stored: %d blobs, %d bytes", n, size)
+	return n
+}
+
+// stored tells whether a blob lies in the data directory under its name.
+func stored(s *lab.Server, dgst digest.Digest) bool {
+	_, err := os.Stat(filepath.Clean(lab.BlobPath(s.Data, dgst)))
+	return err == nil
+}
+
+// requests fails the test unless the upstream has seen exactly that many.
+func requests(t *testing.T, up *lab.Upstream, what string, want int) {
+	t.Helper()
+	got := up.Counts()
+	t.Logf("%s: %v", what, got)
+	if got.Requests != want {
+		t.Errorf("%s: %d upstream requests, want %d\n%v", what, got.Requests, want, up)
+	}
+}
+
+// eventually polls until it is so.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	patience := time.NewTimer(30 * time.Second)
+	defer patience.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-patience.C:
+			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
