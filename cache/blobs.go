@@ -11,8 +11,9 @@ import (
 	"registry-module/internal/verify"
 )
 
-// StatBlob returns the size of the blob dgst. The remote is asked only where
-// nothing that is stored in this repository tells.
+// StatBlob returns the size of the blob dgst, or -1 where the remote does not
+// tell. The remote is asked only where nothing that is stored in this repository
+// tells.
 func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
 	d := Descriptor{MediaType: "application/octet-stream", Digest: dgst}
 	var rec contentRecord
@@ -29,7 +30,7 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 	if !absent(err) {
 		return Descriptor{}, err
 	}
-	if b, err := r.openStored(ctx, dgst); err == nil {
+	if b, _, err := r.openStored(ctx, dgst); err == nil {
 		d.Size = b.Size()
 		return d, b.Close()
 	}
@@ -40,59 +41,133 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 		d.Size = size
 		return d, nil
 	}
-	if d.Size, err = r.c.opts.Upstream.StatBlob(ctx, r.name, dgst); err != nil {
-		return Descriptor{}, err
-	}
-	return d, r.vouched(ctx, dgst)
+	d.Size, err = r.vouch(ctx, dgst)
+	return d, err
 }
 
-// vouched notes that the remote has just confirmed that it serves dgst in r, so
-// that it need not be asked again.
-func (r *Repository) vouched(ctx context.Context, dgst digest.Digest) error {
-	if f := r.c.running(dgst); f != nil && f.vouch(r) {
-		return nil
-	}
-	b, err := r.c.opts.Blobs.Open(ctx, dgst)
-	if absent(err) {
-		return nil // there is nothing yet that could be linked
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.link(ctx, dgst, b.Size()), b.Close())
+// vouch asks the remote whether it serves dgst in this repository, and links it
+// if it is stored or being downloaded for another one, so that the remote need
+// not be asked again. It returns the size, -1 where the remote does not tell.
+func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, error) {
+	return flight(ctx, r, kindLayer, dgst.String(), func(ctx context.Context) (int64, error) {
+		size, err := r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
+		if err != nil {
+			return 0, err
+		}
+		if f := r.c.running(dgst); f != nil && f.vouch(r) {
+			return size, nil
+		}
+		if b, err := r.c.opts.Blobs.Open(ctx, dgst); err == nil {
+			r.tryLink(ctx, dgst, b.Size())
+			return b.Size(), b.Close()
+		}
+		return size, nil
+	})
 }
 
 // CachedBlob opens the blob dgst if it is stored and the remote has served it in
 // this repository. Otherwise the error satisfies errors.Is(err, fs.ErrNotExist).
 func (r *Repository) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	b, err := r.openStored(ctx, dgst)
+	b, verified, err := r.openStored(ctx, dgst)
 	if err != nil {
 		return nil, err
+	}
+	if !verified {
+		return r.check(ctx, dgst, b)
 	}
 	return storedReader(ctx, b), nil
 }
 
-func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (Blob, error) {
+// openStored opens a blob that is linked into this repository. Verified is false
+// for one that was found on disk and whose bytes were never compared.
+func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (b Blob, verified bool, err error) {
 	var rec contentRecord
-	err := r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
+	err = r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
 	if err == nil {
-		return r.c.opts.Blobs.Open(ctx, dgst)
+		b, err := r.c.opts.Blobs.Open(ctx, dgst)
+		return b, !rec.Unverified, err
 	}
 	if !absent(err) {
-		return nil, err
+		return nil, false, err
 	}
 	// The index may have lost what the layout knows.
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefLayer, dgst.String()}); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	b, err = r.c.opts.Blobs.Open(ctx, dgst)
+	if err == nil {
+		r.c.tryApply(ctx, r.linkChanges(dgst, b.Size(), false)...)
+	}
+	return b, false, err
+}
+
+// check reads a stored blob that was never verified: the end is held back as
+// from a remote, and what has rotted is removed, so that it is fetched again.
+func (r *Repository) check(ctx context.Context, dgst digest.Digest, b Blob) (*Reader, error) {
+	v, err := verify.NewReader(b, dgst, -1)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.c.opts.Index.Apply(ctx, r.linkChanges(dgst, b.Size())...); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	return b, nil
+	size := b.Size()
+	done := func(err error) {
+		if err == nil {
+			r.c.tryApply(ctx, r.linkChanges(dgst, size, true)...)
+			return
+		}
+		r.c.log.WithError(err).Warnf("stored blob %s is damaged and was removed; it will be fetched again", dgst)
+		if err := r.c.remove(context.WithoutCancel(ctx), dgst, size); err != nil {
+			r.c.log.WithError(err).Warnf("removing blob %s", dgst)
+		}
+	}
+	if size <= wholeFirst {
+		// Small enough to look first.
+		if _, err := io.Copy(io.Discard, v); err != nil {
+			done(err)
+			return nil, errors.Join(b.Close(), errDamaged)
+		}
+		done(nil)
+		if _, err := b.Seek(0, io.SeekStart); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+		return storedReader(ctx, b), nil
+	}
+	return &Reader{ctx: ctx, src: passing{&watched{Reader: v, done: done}, b}, size: size, passing: true}, nil
+}
+
+// errDamaged is the answer for stored content that turned out wrong and was
+// removed. It counts as absent.
+var errDamaged error = absentError("the stored content is damaged")
+
+// absentError is an error that satisfies [absent].
+type absentError string
+
+func (e absentError) Error() string        { return string(e) }
+func (e absentError) Is(target error) bool { return absent(target) }
+
+// watched tells how reading has ended: well, or with content that is wrong.
+type watched struct {
+	io.Reader
+	done func(error)
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	switch {
+	case err == io.EOF:
+		w.done(nil)
+	case errors.Is(err, verify.ErrMismatch):
+		w.done(err)
+	}
+	return n, err
+}
+
+// remove deletes stored content of size bytes.
+func (c *Cache) remove(ctx context.Context, dgst digest.Digest, size int64) error {
+	if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
+		return err
+	}
+	c.space.free(size)
+	return c.opts.Index.Apply(ctx, Change{Key: key(kindBlob, dgst.String()), Delete: true})
 }
 
 // OpenBlob opens the blob dgst: from the store, from the download that is under
@@ -107,21 +182,26 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 			return nil, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 		}
 		f, fresh, err := r.c.fill(ctx, r, dgst)
-		switch {
-		case errors.Is(err, errStored):
-			b, err := r.adopt(ctx, dgst)
-			if err == nil || !absent(err) {
-				return b, err
+		if errors.Is(err, errStored) {
+			b, err = r.adopt(ctx, dgst)
+			if absent(err) {
+				continue // it was removed in between
 			}
-			continue // it was removed in between
-		case err != nil:
+			return b, err
+		}
+		if err != nil {
 			return nil, err
-		case !fresh:
-			if err := r.join(ctx, f); err != nil {
+		}
+		if !fresh && !f.serves(r) {
+			if _, err := r.vouch(ctx, dgst); err != nil {
 				return nil, err
 			}
 		}
-		return r.follow(ctx, f)
+		b, err = r.follow(ctx, f)
+		if f.by.key != r.key && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied)) {
+			continue // that was the answer to another repository's name
+		}
+		return b, err
 	}
 }
 
@@ -131,31 +211,23 @@ func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, er
 	if b, err := r.CachedBlob(ctx, dgst); err == nil || !absent(err) {
 		return b, err
 	}
-	if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, dgst); err != nil {
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
 		return nil, err
 	}
-	if err := r.vouched(ctx, dgst); err != nil {
-		return nil, err
+	if _, err := r.vouch(ctx, dgst); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
-	return r.CachedBlob(ctx, dgst)
-}
-
-// join makes sure that the remote serves the blob that f downloads in this
-// repository, too.
-func (r *Repository) join(ctx context.Context, f *fill) error {
-	if f.serves(r) {
-		return nil
+	if linked, err := r.CachedBlob(ctx, dgst); err == nil {
+		return linked, b.Close()
 	}
-	if _, err := r.c.opts.Upstream.StatBlob(ctx, r.name, f.dgst); err != nil {
-		return err
-	}
-	return r.vouched(ctx, f.dgst)
+	return r.check(ctx, dgst, b) // the link could not be written
 }
 
 // wholeFirst is the size in bytes up to which a blob is not given out before it
 // is verified: it is there in one go, and who asked for it gets a proper error
-// instead of a connection that ends. It must not be negative: of an empty answer
-// there is no byte to hold back.
+// instead of a connection that ends. Of an empty answer there is not even a byte
+// that could be held back.
 const wholeFirst = 64 << 10
 
 // follow opens a reader of what f downloads, as soon as the remote has answered.
@@ -169,16 +241,16 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	if err == nil && f.size >= 0 && f.size <= wholeFirst {
 		_, err = f.whole(ctx)
 	}
+	if errors.Is(err, ErrNoSpace) {
+		r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
+		return r.through(ctx, f.dgst)
+	}
 	if err != nil {
-		if errors.Is(err, ErrNoSpace) {
-			r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
-			return r.through(ctx, f.dgst)
-		}
 		return nil, err
 	}
 	src, err := f.draft.Open(ctx)
 	if err == nil {
-		return &Reader{ctx: ctx, src: src, size: f.size, fill: f}, nil
+		return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r}, nil
 	}
 	if cause := f.cause(); cause != nil { // it has failed meanwhile
 		return nil, cause
@@ -206,17 +278,34 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 	return &Reader{ctx: ctx, src: passing{v, s.Body}, size: s.Size, passing: true}, nil
 }
 
-// link makes dgst, which is stored, part of the repository.
+// link makes dgst, which is stored and verified, part of the repository: durably
+// first, so that the index can say so.
 func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefLayer, dgst.String()}, dgst); err != nil {
 		return err
 	}
-	return r.c.opts.Index.Apply(ctx, r.linkChanges(dgst, size)...)
+	r.c.tryApply(ctx, r.linkChanges(dgst, size, true)...)
+	return nil
 }
 
-func (r *Repository) linkChanges(dgst digest.Digest, size int64) []Change {
+// tryLink links where that succeeds. Where it does not, the remote is asked
+// again next time; that is no reason to withhold what is at hand.
+func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64) {
+	if err := r.link(ctx, dgst, size); err != nil {
+		r.c.log.WithError(err).Warnf("blob %s could not be linked into %s", dgst, r.key)
+	}
+}
+
+// tryApply changes the index where that succeeds. The index may lose entries.
+func (c *Cache) tryApply(ctx context.Context, changes ...Change) {
+	if err := c.opts.Index.Apply(ctx, changes...); err != nil {
+		c.log.WithError(err).Warn("the index could not be changed; look-ups are slower until it can")
+	}
+}
+
+func (r *Repository) linkChanges(dgst digest.Digest, size int64, verified bool) []Change {
 	return []Change{
-		put(key(kindLayer, r.key, dgst.String()), contentRecord{Size: size}),
+		put(key(kindLayer, r.key, dgst.String()), contentRecord{Size: size, Unverified: !verified}),
 		put(key(kindRepo, r.key), struct{}{}),
 	}
 }

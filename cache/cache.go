@@ -61,9 +61,11 @@ type Cache struct {
 	manifests *lru.Cache[manifestKey, Manifest]
 	// flights coalesce requests for the same manifest or tag.
 	flights singleflight.Group
-	// awayUntil is the time (Unix nanoseconds) until which stale tags are
-	// answered without asking the remote, since it has just failed to answer.
-	awayUntil atomic.Int64
+	// away is since when, and for how long, the remote is not asked about what
+	// is stored, since it has just failed to answer.
+	away atomic.Pointer[absence]
+	// asking and slots bound the requests and the fills that run.
+	asking, slots chan struct{}
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -71,7 +73,7 @@ type Cache struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
 	fills  map[digest.Digest]*fill
-	wg     sync.WaitGroup // the running fills
+	wg     sync.WaitGroup // the running fills and flights
 }
 
 type manifestKey struct {
@@ -113,6 +115,8 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		log:       opts.Log,
 		manifests: manifests,
 		fills:     make(map[digest.Digest]*fill),
+		asking:    make(chan struct{}, maxAsking),
+		slots:     make(chan struct{}, maxFilling),
 	}
 	used, err := c.prepareIndex(ctx)
 	if err != nil {
@@ -123,15 +127,19 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	return c, nil
 }
 
-// Close ends the running downloads and waits for them. Readers of blobs that
-// are not complete get [ErrClosed].
+// Close ends the running downloads and requests and waits for them. Readers of
+// blobs that are not complete get [ErrClosed].
 func (c *Cache) Close() error {
 	c.mu.Lock()
+	again := c.closed
 	c.closed = true
 	c.mu.Unlock()
 	c.cancel()
 	c.wg.Wait()
-	return nil
+	if again {
+		return nil
+	}
+	return c.opts.Index.Apply(context.Background(), put(key(kindMeta, metaClean), struct{}{}))
 }
 
 // Repository returns the repository that clients call name, which must have

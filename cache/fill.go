@@ -21,8 +21,8 @@ const (
 	// segment that the remote sends costs more than serving them.
 	announceBytes = 1 << 20
 	announceEvery = 5 * time.Millisecond
-	// blindStep is how much a fill reserves at a time where the remote does
-	// not say how long the blob is.
+	// blindStep is how much a reservation grows by at least where the remote
+	// does not say how long the blob is.
 	blindStep = 16 << 20
 )
 
@@ -54,9 +54,9 @@ type fill struct {
 	waiting   bool // later is going to announce the rest
 	verified  bool
 	err       error
-	// vouched are the repositories under which the remote serves the blob; nil
-	// after they were linked.
-	vouched map[string]*Repository
+	// vouched are the repositories under which the remote serves the blob.
+	vouched   map[string]*Repository
+	allLinked bool // no more of them are linked
 }
 
 // errStored is the answer for a blob that needs no fill.
@@ -150,22 +150,33 @@ func (f *fill) run() {
 // download brings the blob into a draft and verifies it. The reservation is for
 // what the draft holds, after an error, too.
 func (f *fill) download(ctx context.Context) (*reservation, error) {
-	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, 0)
-	if err != nil {
-		return nil, err
+	select {
+	case f.c.slots <- struct{}{}:
+		defer func() { <-f.c.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	defer func() { _ = stream.Body.Close() }() // it was only read
 	hash, err := verify.NewHash(f.dgst)
 	if err != nil {
 		return nil, err
 	}
-	f.size = stream.Size
-	res, err := f.c.space.reserve(ctx, max(f.size, 0))
+	// A manifest tells the size before the remote does: what has no room is not
+	// even asked for.
+	res, err := f.c.space.reserve(ctx, f.by.namedSize(ctx, f.dgst))
 	if err != nil {
 		return nil, err
 	}
-	if f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst); err != nil {
+	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, 0)
+	if err != nil {
 		return res, err
+	}
+	defer func() { _ = stream.Body.Close() }() // it was only read
+	f.size = stream.Size
+	if err := res.fit(ctx, f.size); err != nil {
+		return res, err
+	}
+	if f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst); err != nil {
+		return res, fmt.Errorf("%w: %w", errStorage, err)
 	}
 	close(f.started)
 	if err := f.copy(ctx, stream.Body, hash, res); err != nil {
@@ -178,6 +189,10 @@ func (f *fill) download(ctx context.Context) (*reservation, error) {
 	return res, nil
 }
 
+// errStorage means that content cannot be stored, though the remote gives it.
+// Readers get it from the remote then.
+var errStorage = fmt.Errorf("%w: the storage fails", ErrNoSpace)
+
 // copy appends what the remote sends to the draft.
 func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res *reservation) error {
 	buf := make([]byte, fillBuffer)
@@ -187,20 +202,21 @@ func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res 
 			if f.size >= 0 && hash.Size()+int64(n) > f.size {
 				return f.invalid(fmt.Errorf("more than the announced %d bytes", f.size))
 			}
-			if int64(n) > res.left() {
-				if err := res.grow(ctx, blindStep); err != nil {
-					return err
-				}
+			if err := res.fit(ctx, hash.Size()+int64(n)); err != nil {
+				return err
 			}
 			_, _ = hash.Write(buf[:n]) // never fails
 			if _, err := f.draft.Write(buf[:n]); err != nil {
-				return fmt.Errorf("writing blob %s: %w", f.dgst, err)
+				return fmt.Errorf("%w: %w", errStorage, err)
 			}
 			res.wrote(int64(n))
 			f.advance(int64(n))
 		}
 		if readErr == io.EOF {
 			return nil
+		}
+		if _, ok := errors.AsType[*UpstreamError](readErr); ok {
+			return readErr
 		}
 		if readErr != nil {
 			return &UpstreamError{
@@ -222,6 +238,15 @@ func (c *Cache) invalid(r *Repository, dgst digest.Digest, err error) error {
 	}
 }
 
+// namedSize is the size of dgst that a manifest of the repository tells, or 0.
+func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
+	var rec contentRecord
+	if err := r.c.record(ctx, key(kindNamed, r.key, dgst.String()), &rec); err != nil {
+		return 0
+	}
+	return rec.Size
+}
+
 // store makes the verified draft durable, then links it into the repositories
 // that the remote has vouched for.
 func (f *fill) store(ctx context.Context, res *reservation) error {
@@ -233,34 +258,43 @@ func (f *fill) store(ctx context.Context, res *reservation) error {
 	f.mu.Lock()
 	size := f.written
 	f.mu.Unlock()
-	res.commit()
-	if err := f.c.opts.Index.Apply(ctx, put(key(kindBlob, f.dgst.String()), blobRecord{size})); err != nil {
-		return err
-	}
-	for {
-		f.mu.Lock()
-		vouched := f.vouched
-		f.vouched = nil
-		if len(vouched) > 0 {
-			f.vouched = make(map[string]*Repository) // some may come meanwhile
-		}
-		f.mu.Unlock()
-		if len(vouched) == 0 {
+	f.c.account(ctx, res, f.dgst, size)
+	for linked := make(map[string]bool); ; {
+		next := f.toLink(linked)
+		if next == nil {
 			return nil
 		}
-		for _, r := range vouched {
-			if err := r.link(ctx, f.dgst, size); err != nil {
-				return err
-			}
+		next.tryLink(ctx, f.dgst, size)
+		linked[next.key] = true
+	}
+}
+
+// toLink returns a repository that the remote has vouched for and that is not
+// linked. When there is none, it is too late for others.
+func (f *fill) toLink(linked map[string]bool) *Repository {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, r := range f.vouched {
+		if !linked[k] {
+			return r
 		}
 	}
+	f.allLinked = true
+	return nil
+}
+
+// account counts content that was just stored under its reservation, once.
+func (c *Cache) account(ctx context.Context, res *reservation, dgst digest.Digest, size int64) {
+	var before blobRecord // what is fetched again, after its file was lost
+	if err := c.record(ctx, key(kindBlob, dgst.String()), &before); err != nil {
+		before.Size = 0
+	}
+	res.commit(before.Size)
+	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 }
 
 // serves tells whether the remote is known to serve the blob in r.
 func (f *fill) serves(r *Repository) bool {
-	if r.key == f.by.key {
-		return true
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.vouched[r.key] != nil
@@ -271,7 +305,7 @@ func (f *fill) serves(r *Repository) bool {
 func (f *fill) vouch(r *Repository) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.vouched == nil {
+	if f.allLinked {
 		return false
 	}
 	f.vouched[r.key] = r

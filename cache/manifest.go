@@ -2,7 +2,6 @@ package cache
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"mime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -28,10 +26,6 @@ const (
 	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
 	dockerSigned1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
-
-// manifestTimeout bounds the request for a manifest that clients wait for.
-// Docker Engine waits a minute for it.
-const manifestTimeout = 45 * time.Second
 
 // CachedManifest returns the manifest dgst if it is stored and the remote has
 // served it in this repository, and the error of [Repository.CachedTag]
@@ -49,43 +43,13 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	if err == nil || !absent(err) {
 		return m, err
 	}
-	return r.flight(ctx, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
+	return flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
 		// The flight that we have just missed may have stored it.
 		if m, err := r.CachedManifest(ctx, dgst); err == nil || !absent(err) {
 			return m, err
 		}
 		return r.fetchManifest(ctx, dgst.String())
 	})
-}
-
-// flight runs fetch once for all who ask for the same name at the same time.
-// What it does belongs to the cache: it goes on when the caller leaves.
-func (r *Repository) flight(ctx context.Context, kind, name string, fetch func(context.Context) (Manifest, error)) (Manifest, error) {
-	result := r.c.flights.DoChan(string(key(kind, r.key, name)), func() (any, error) {
-		ctx, cancel := context.WithTimeoutCause(r.c.ctx, manifestTimeout,
-			fmt.Errorf("%w: no answer within %v", ErrUnavailable, manifestTimeout))
-		defer cancel()
-		m, err := fetch(ctx)
-		if err != nil && ctx.Err() != nil {
-			err = r.c.ended(context.Cause(ctx))
-		}
-		return m, err
-	})
-	select {
-	case res := <-result:
-		m, _ := res.Val.(Manifest) // nil after a panic, which DoChan does not survive
-		return m, res.Err
-	case <-ctx.Done():
-		return Manifest{}, ctx.Err()
-	}
-}
-
-// ended names the reason for which the cache itself has ended an operation.
-func (c *Cache) ended(cause error) error {
-	if c.ctx.Err() != nil {
-		return ErrClosed
-	}
-	return cause
 }
 
 // loadManifest reads a stored manifest and remembers it.
@@ -112,7 +76,7 @@ func (r *Repository) loadManifest(ctx context.Context, dgst digest.Digest) (Mani
 		}
 		m.MediaType = doc.mediaType()
 		if err := r.applyInParts(ctx, r.manifestChanges(m, doc)); err != nil {
-			return Manifest{}, err
+			r.c.log.WithError(err).Warnf("manifest %s of %s could not be indexed", dgst, r.key)
 		}
 	}
 	r.remember(m)
@@ -136,10 +100,7 @@ func (c *Cache) readBlob(ctx context.Context, dgst digest.Digest) ([]byte, error
 	}
 	if err := verify.Bytes(dgst, content); err != nil {
 		c.log.WithError(err).Warnf("stored manifest %s is damaged and was removed; it will be fetched again", dgst)
-		if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
-			return nil, err
-		}
-		return c.readBlob(ctx, dgst) // absent
+		return nil, errors.Join(errDamaged, c.remove(ctx, dgst, b.Size()))
 	}
 	return content, nil
 }
@@ -187,12 +148,15 @@ func checkManifest(m *Manifest, ref string) (*manifestDoc, error) {
 		if err := verify.Bytes(asked, m.Bytes); err != nil {
 			return nil, err
 		}
-		if m.Digest == "" || m.Digest.Algorithm() != asked.Algorithm() {
+		if m.Digest.Validate() != nil || m.Digest.Algorithm() != asked.Algorithm() {
 			m.Digest = asked
 		}
 	}
 	if m.Digest == "" {
 		m.Digest = digest.FromBytes(m.Bytes)
+	}
+	if err := m.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("Docker-Content-Digest %.150q: %w", m.Digest, err)
 	}
 	if err := verify.Bytes(m.Digest, m.Bytes); err != nil {
 		return nil, fmt.Errorf("Docker-Content-Digest: %w", err)
@@ -218,29 +182,27 @@ func (r *Repository) storeManifest(ctx context.Context, m Manifest, doc *manifes
 	return r.applyInParts(ctx, r.manifestChanges(m, doc))
 }
 
-// applyInParts applies changes of which the last makes the others count. Apply
-// is atomic and therefore limited, and an index may have thousands of children.
+// applyInParts applies changes of which the last makes the others count. A
+// manifest may name thousands of blobs.
 func (r *Repository) applyInParts(ctx context.Context, changes []Change) error {
-	const part = 256
-	for len(changes) > part {
-		if err := r.c.opts.Index.Apply(ctx, changes[:part]...); err != nil {
+	b := batch{index: r.c.opts.Index}
+	for _, c := range changes {
+		if err := b.add(ctx, c); err != nil {
 			return err
 		}
-		changes = changes[part:]
 	}
-	return r.c.opts.Index.Apply(ctx, changes...)
+	return b.flush(ctx)
 }
 
 // manifestChanges are the entries that m causes in the index.
 func (r *Repository) manifestChanges(m Manifest, doc *manifestDoc) []Change {
 	var changes []Change
-	for d := range doc.names() {
-		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{d.MediaType, d.Size}))
+	for d := range doc.blobs() {
+		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{Size: d.Size}))
 	}
 	return append(changes,
-		put(key(kindBlob, m.Digest.String()), blobRecord{m.Size}),
 		put(key(kindRepo, r.key), struct{}{}),
-		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{m.MediaType, m.Size}))
+		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{MediaType: m.MediaType, Size: m.Size}))
 }
 
 // storeBytes stores small, verified content, unless it is stored already.
@@ -265,7 +227,7 @@ func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []by
 	if err != nil {
 		return errors.Join(err, d.Discard())
 	}
-	res.commit()
+	c.account(ctx, res, dgst, int64(len(content)))
 	return nil
 }
 
@@ -276,7 +238,13 @@ func (m Manifest) References() []v1.Descriptor {
 	if err != nil { // what is stored has been parsed before
 		return nil
 	}
-	return slices.Collect(doc.names())
+	parts := slices.Collect(doc.blobs())
+	for _, m := range doc.Manifests {
+		if askable(m) {
+			parts = append(parts, m)
+		}
+	}
+	return parts
 }
 
 // manifestDoc is what the cache reads of a manifest or an index, of any kind.
@@ -357,22 +325,21 @@ func (d *manifestDoc) agree(declared string) (string, error) {
 	return declared, nil
 }
 
-// names yields the content that the manifest consists of, as far as it can be
-// asked for by digest.
-func (d *manifestDoc) names() iter.Seq[v1.Descriptor] {
+// blobs yields what the manifest consists of that the remote serves as blobs.
+// Layers with URLs need not be there.
+func (d *manifestDoc) blobs() iter.Seq[v1.Descriptor] {
 	return func(yield func(v1.Descriptor) bool) {
-		parts := append(append(append([]v1.Descriptor(nil), d.Layers...), d.Blobs...), d.Manifests...)
+		parts := append(slices.Clone(d.Layers), d.Blobs...)
 		if d.Config != nil {
 			parts = append(parts, *d.Config)
 		}
 		for _, p := range parts {
-			if p.Size < 0 || p.Digest.Validate() != nil {
-				continue // nobody can fetch it by that
-			}
-			p.MediaType = cmp.Or(p.MediaType, "application/octet-stream")
-			if !yield(p) {
+			if askable(p) && len(p.URLs) == 0 && !yield(p) {
 				return
 			}
 		}
 	}
 }
+
+// askable tells whether somebody can ask for the content by its descriptor.
+func askable(d v1.Descriptor) bool { return d.Size >= 0 && d.Digest.Validate() == nil }

@@ -23,9 +23,21 @@ type Blobs interface {
 	// error. Blobs that are open stay readable.
 	Remove(ctx context.Context, dgst digest.Digest) error
 
+	// All yields all stored content, in no order. What cannot be read is yielded
+	// with its error, without a digest where it is not known whose it is, and
+	// does not end the iteration; the end of ctx does, with its error. Content
+	// that is committed or removed meanwhile may be missed.
+	All(ctx context.Context) iter.Seq2[BlobEntry, error]
+
 	// Free returns how many bytes can still be written, as an unprivileged
 	// writer sees it, and how many the storage has in all.
 	Free(ctx context.Context) (free, total int64, err error)
+}
+
+// BlobEntry is stored content with its length in bytes.
+type BlobEntry struct {
+	Digest digest.Digest
+	Size   int64
 }
 
 // Blob is open content. One that is backed by a file may have a method
@@ -82,7 +94,8 @@ type Ref struct {
 // Refs keeps the references from repositories to content. It is the durable
 // truth that the index is rebuilt from.
 type Refs interface {
-	// Get returns where ref points to, or [io/fs.ErrNotExist].
+	// Get returns where ref points to. A reference that is not there, or is
+	// damaged, is [io/fs.ErrNotExist].
 	Get(ctx context.Context, ref Ref) (digest.Digest, error)
 
 	// Put points ref at dgst, durably. The content must have been committed.
@@ -104,7 +117,8 @@ type RefEntry struct {
 
 // Index is a fast, ordered map for what would be slow to find out from
 // [Refs] and [Blobs]. It may lose entries, or all of them: the cache rebuilds
-// it. Keys and values must not be modified or kept by either side.
+// it. Keys and values must not be modified or kept by either side. After it was
+// closed, its methods return [io/fs.ErrClosed].
 type Index interface {
 	// Get returns the value of key, or [io/fs.ErrNotExist].
 	Get(ctx context.Context, key []byte) ([]byte, error)

@@ -17,8 +17,9 @@ type Reader struct {
 	src     io.ReadSeekCloser
 	size    int64 // -1 where it is not known yet
 	pos     int64
-	fill    *fill // nil unless the blob is being downloaded
-	passing bool  // cannot seek
+	fill    *fill       // nil unless the blob is being downloaded
+	repo    *Repository // in which it is
+	passing bool        // cannot seek
 }
 
 var _ io.ReadSeekCloser = (*Reader)(nil)
@@ -52,7 +53,13 @@ func (b *Reader) Whole() error {
 // be without waiting again. At the end of the blob it returns io.EOF.
 func (b *Reader) ready() (int64, error) {
 	if b.fill != nil {
-		return b.fill.available(b.ctx, b.pos)
+		n, err := b.fill.available(b.ctx, b.pos)
+		if !errors.Is(err, ErrNoSpace) {
+			return n, err
+		}
+		if err := b.detach(err); err != nil {
+			return 0, err
+		}
 	}
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
@@ -64,6 +71,22 @@ func (b *Reader) ready() (int64, error) {
 		return 0, io.EOF
 	}
 	return b.size - b.pos, nil
+}
+
+// detach goes on with the remote's own answer where the fill cannot: the client
+// must not suffer from a full disk.
+func (b *Reader) detach(cause error) error {
+	b.repo.c.log.WithError(cause).Warnf("blob %s is passed through uncached", b.fill.dgst)
+	on, err := b.repo.through(b.ctx, b.fill.dgst)
+	if err != nil {
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, on, b.pos); err != nil {
+		return errors.Join(err, on.Close())
+	}
+	old := b.src
+	b.src, b.size, b.fill, b.passing = on.src, on.size, nil, true
+	return old.Close()
 }
 
 // Read implements io.Reader.
@@ -122,14 +145,14 @@ type raw interface{ Raw() io.Reader }
 // is given the store's own file, if there is one, so that a socket can be served
 // by sendfile. The error is io.EOF where the blob ends before.
 func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
-	src := io.Reader(b.src)
-	if f, ok := b.src.(raw); ok {
-		src = f.Raw()
-	}
 	for copied < n {
 		step, err := b.ready()
 		if err != nil {
 			return copied, err
+		}
+		src := io.Reader(b.src)
+		if f, ok := b.src.(raw); ok {
+			src = f.Raw()
 		}
 		step, err = io.CopyN(w, src, min(step, n-copied))
 		b.pos += step

@@ -12,14 +12,40 @@ import (
 // prepareIndex makes sure that the index covers what is stored, and returns how
 // many bytes that is.
 func (c *Cache) prepareIndex(ctx context.Context) (used int64, err error) {
-	var complete struct{}
-	err = c.record(ctx, key(kindMeta, metaComplete), &complete)
-	if absent(err) {
-		err = c.rebuildIndex(ctx)
+	complete, err := c.has(ctx, key(kindMeta, metaComplete))
+	if err != nil {
+		return 0, err
+	}
+	clean, err := c.has(ctx, key(kindMeta, metaClean))
+	if err != nil {
+		return 0, err
+	}
+	if !complete {
+		if err := c.rebuildIndex(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if complete && clean {
+		used, err = c.countIndexed(ctx)
+	} else {
+		used, err = c.countStored(ctx)
 	}
 	if err != nil {
 		return 0, err
 	}
+	return used, c.opts.Index.Apply(ctx, Change{Key: key(kindMeta, metaClean), Delete: true})
+}
+
+func (c *Cache) has(ctx context.Context, k []byte) (bool, error) {
+	_, err := c.opts.Index.Get(ctx, k)
+	if absent(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// countIndexed adds up the blobs that the index knows.
+func (c *Cache) countIndexed(ctx context.Context) (used int64, err error) {
 	for e, err := range c.opts.Index.Scan(ctx, append(key(kindBlob), 0), nil) {
 		if err != nil {
 			return 0, err
@@ -31,6 +57,59 @@ func (c *Cache) prepareIndex(ctx context.Context) (used int64, err error) {
 		used += rec.Size
 	}
 	return used, nil
+}
+
+// countStored adds up the blobs that are stored, and makes the index agree: a
+// crash loses its newest entries, and a blob may have been stored or removed
+// without one.
+func (c *Cache) countStored(ctx context.Context) (used int64, err error) {
+	changes := batch{index: c.opts.Index}
+	for name, err := range c.names(ctx, "", kindBlob) {
+		if err == nil {
+			err = changes.add(ctx, Change{Key: key(kindBlob, name), Delete: true})
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	for b, err := range c.opts.Blobs.All(ctx) {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if err != nil {
+			c.log.WithError(err).Warn("counting what is stored: a blob is left out")
+			continue
+		}
+		if err := changes.add(ctx, put(key(kindBlob, b.Digest.String()), blobRecord{b.Size})); err != nil {
+			return 0, err
+		}
+		used += b.Size
+	}
+	return used, changes.flush(ctx)
+}
+
+// batch collects changes of an index, which are cheaper together and limited in
+// number.
+type batch struct {
+	index   Index
+	changes []Change
+}
+
+// add applies the collected changes when they are many.
+func (b *batch) add(ctx context.Context, changes ...Change) error {
+	const many = 256
+	b.changes = append(b.changes, changes...)
+	if len(b.changes) < many {
+		return nil
+	}
+	return b.flush(ctx)
+}
+
+// flush applies the collected changes.
+func (b *batch) flush(ctx context.Context) error {
+	changes := b.changes
+	b.changes = nil
+	return b.index.Apply(ctx, changes...)
 }
 
 // rebuildIndex fills an empty index from the references and blobs that are
@@ -73,8 +152,7 @@ func (c *Cache) indexRef(ctx context.Context, ref RefEntry) error {
 		if err != nil {
 			return err
 		}
-		changes := append(r.linkChanges(ref.Digest, b.Size()),
-			put(key(kindBlob, ref.Digest.String()), blobRecord{b.Size()}))
+		changes := r.linkChanges(ref.Digest, b.Size(), false)
 		if err := b.Close(); err != nil {
 			return err
 		}

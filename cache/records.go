@@ -24,9 +24,14 @@ const (
 	kindMeta     = "z" // facts about the index
 )
 
-// metaComplete is the name of the entry that tells that the index covers all
-// that is stored.
-const metaComplete = "complete"
+// The entries of kindMeta.
+const (
+	// metaComplete tells that the index covers all references.
+	metaComplete = "complete"
+	// metaClean tells that the index was closed as it should be, so that its
+	// account of the stored blobs can be trusted.
+	metaClean = "clean"
+)
 
 type blobRecord struct {
 	Size int64 `json:"s"`
@@ -34,8 +39,11 @@ type blobRecord struct {
 
 // contentRecord describes a manifest, a layer, or what a manifest names.
 type contentRecord struct {
-	MediaType string `json:"m,omitempty"`
+	MediaType string `json:"m,omitempty"` // of manifests
 	Size      int64  `json:"s"`
+	// Unverified tells of a layer that this program has found on disk and not
+	// put there: its bytes are compared with its digest when it is first read.
+	Unverified bool `json:"u,omitempty"`
 }
 
 type tagRecord struct {

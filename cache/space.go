@@ -40,12 +40,12 @@ func (s *space) reserve(ctx context.Context, n int64) (*reservation, error) {
 // grow claims n bytes more.
 func (r *reservation) grow(ctx context.Context, n int64) error {
 	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	free, total, err := s.blobs.Free(ctx)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if left := s.max - s.used - s.reserved; s.max > 0 && n > left {
 		return fmt.Errorf("%w: %d bytes needed, %d left of the limit of %d", ErrNoSpace, n, max(left, 0), s.max)
 	}
@@ -59,6 +59,19 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 	return nil
 }
 
+// fit makes the reservation at least n bytes large. It grows in steps, or by
+// what is needed where there is no room for a step.
+func (r *reservation) fit(ctx context.Context, n int64) error {
+	need := n - r.size
+	if need <= 0 {
+		return nil
+	}
+	if r.written > 0 && r.grow(ctx, max(need, blindStep)) == nil {
+		return nil
+	}
+	return r.grow(ctx, need)
+}
+
 // wrote tells that n bytes of the reservation are on disk.
 func (r *reservation) wrote(n int64) {
 	r.s.mu.Lock()
@@ -68,11 +81,9 @@ func (r *reservation) wrote(n int64) {
 	r.s.written += n
 }
 
-// left is how many bytes can be written before the reservation has to grow.
-func (r *reservation) left() int64 { return r.size - r.written }
-
-// commit turns what was written into used space.
-func (r *reservation) commit() { r.end(r.written) }
+// commit turns what was written into used space. Replaced is the size of what
+// was counted for the same content before.
+func (r *reservation) commit(replaced int64) { r.end(r.written - replaced) }
 
 // release gives the claim up.
 func (r *reservation) release() { r.end(0) }
@@ -87,4 +98,11 @@ func (r *reservation) end(used int64) {
 	r.s.used += used
 	r.s.reserved -= r.size
 	r.s.written -= r.written
+}
+
+// free tells that n used bytes were removed.
+func (s *space) free(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used -= n
 }

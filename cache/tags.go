@@ -4,20 +4,52 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// How the remote is asked about a tag that is cached.
+// How the remote is asked about what is stored.
 const (
-	// revalidateTimeout is how long a client waits for a confirmation when the
-	// cached answer is at hand.
-	revalidateTimeout = 5 * time.Second
+	// stalePatience is how long a client waits for the remote when a stored
+	// answer is at hand.
+	stalePatience = 5 * time.Second
 	// awayFor is how long a remote that did not answer is not asked again
-	// about what is cached.
+	// about what is stored, unless it has said itself when to come back.
 	awayFor = 10 * time.Second
 )
+
+// absence is a time for which the remote is left alone.
+type absence struct {
+	since time.Time
+	lasts time.Duration
+}
+
+// isAway tells whether the remote has just failed to answer. A time from the
+// future does not count: clocks of gateways jump.
+func (c *Cache) isAway() bool {
+	a := c.away.Load()
+	if a == nil {
+		return false
+	}
+	age := c.opts.Now().Sub(a.since)
+	return age >= 0 && age < a.lasts
+}
+
+// noteFailure leaves the remote alone for a while if err means that it is away
+// or wants to be left alone. What it has against one repository says nothing
+// about others.
+func (c *Cache) noteFailure(err error) {
+	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRateLimited) {
+		return
+	}
+	lasts := awayFor
+	if up, ok := errors.AsType[*UpstreamError](err); ok {
+		lasts = max(lasts, up.RetryAfter)
+	}
+	c.away.Store(&absence{c.opts.Now(), lasts})
+}
 
 // CachedTag returns the manifest that tag points to if it can be answered
 // without asking the remote: it is stored and its lifetime is not over. The
@@ -34,70 +66,78 @@ func (r *Repository) CachedTag(ctx context.Context, tag string) (Manifest, error
 }
 
 // errStale is the answer for a tag that must be confirmed. It counts as absent.
-var errStale error = staleError{}
-
-type staleError struct{}
-
-func (staleError) Error() string        { return "the tag's lifetime is over" }
-func (staleError) Is(target error) bool { return absent(target) }
+var errStale error = absentError("the tag's lifetime is over")
 
 // Tag returns the manifest that tag points to. A tag whose lifetime is over is
 // confirmed by the remote first, or answered as it is where the remote does not
-// answer.
+// answer in time.
 func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 	m, err := r.CachedTag(ctx, tag)
 	if err == nil || !absent(err) {
 		return m, err
 	}
-	return r.flight(ctx, kindTag, tag, func(ctx context.Context) (Manifest, error) {
-		// The flight that we have just missed may have confirmed it.
-		if m, err := r.CachedTag(ctx, tag); err == nil || !absent(err) {
-			return m, err
-		}
-		return r.refresh(ctx, tag)
-	})
-}
-
-// refresh asks the remote about tag. It runs once at a time for each tag.
-func (r *Repository) refresh(ctx context.Context, tag string) (Manifest, error) {
-	cached, err := r.storedTag(ctx, tag)
+	stored, err := r.storedTag(ctx, tag)
+	if err != nil && !absent(err) {
+		return Manifest{}, err
+	}
 	if absent(err) {
-		return r.fetchManifest(ctx, tag)
+		return flight(ctx, r, kindTag, tag, func(ctx context.Context) (Manifest, error) {
+			return r.fetchTag(ctx, tag)
+		})
 	}
-	if err != nil {
-		return Manifest{}, err
+	if r.c.opts.Upstream == nil || r.c.isAway() {
+		return stored, nil
 	}
-	if r.c.opts.Upstream == nil || r.c.opts.Now().UnixNano() < r.c.awayUntil.Load() {
-		return cached, nil
-	}
-	m, err := r.revalidate(ctx, tag)
+	patient, cancel := context.WithTimeout(ctx, stalePatience)
+	defer cancel()
+	m, err = flight(patient, r, kindTag, tag, func(ctx context.Context) (Manifest, error) {
+		return r.fetchTag(ctx, tag)
+	})
 	switch {
-	case err == nil:
-		return m, nil
-	case errors.Is(err, ErrNotFound):
-		return Manifest{}, errors.Join(err, r.forget(ctx, tag))
-	case r.c.ctx.Err() != nil:
-		return Manifest{}, err
+	case err == nil, ctx.Err() != nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrClosed):
+		return m, err
+	case patient.Err() != nil:
+		err = fmt.Errorf("%w: no answer within %v", ErrUnavailable, stalePatience)
+		r.c.noteFailure(err)
 	}
-	r.c.awayUntil.Store(r.c.opts.Now().Add(awayFor).UnixNano())
 	r.c.log.WithError(err).Warnf("tag %s of %s is served as it was last known", tag, r.key)
-	return cached, nil
+	return stored, nil
 }
 
-// revalidate finds out what tag points to now, at the cost of a HEAD where it
-// has not moved.
-func (r *Repository) revalidate(ctx context.Context, tag string) (Manifest, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, revalidateTimeout,
-		fmt.Errorf("%w: no answer within %v", ErrUnavailable, revalidateTimeout))
-	defer cancel()
-	d, err := r.c.opts.Upstream.Resolve(ctx, r.name, tag)
-	if err != nil {
-		return Manifest{}, err
+// fetchTag asks the remote what tag points to now. It runs once at a time for
+// each tag, and goes on when those who have asked for it lose patience: over a
+// thin link that is the only way that an answer ever comes.
+func (r *Repository) fetchTag(ctx context.Context, tag string) (Manifest, error) {
+	// The flight that we have just missed may have confirmed it.
+	if m, err := r.CachedTag(ctx, tag); err == nil || !absent(err) {
+		return m, err
 	}
-	if d.Digest != "" { // unmoved, or moved to what is known
-		if m, err := r.CachedManifest(ctx, d.Digest); err == nil {
-			r.confirm(ctx, tag, m.Digest)
-			return m, nil
+	m, err := r.askTag(ctx, tag)
+	if errors.Is(err, ErrNotFound) {
+		return Manifest{}, errors.Join(err, r.forget(ctx, tag))
+	}
+	if err != nil {
+		r.c.noteFailure(err)
+	}
+	return m, err
+}
+
+// askTag finds out what tag points to, at the cost of a HEAD where that is
+// stored.
+func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
+	if r.c.opts.Upstream == nil {
+		return Manifest{}, r.c.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
+	}
+	if _, err := r.storedTag(ctx, tag); err == nil {
+		d, err := r.c.opts.Upstream.Resolve(ctx, r.name, tag)
+		if err != nil {
+			return Manifest{}, err
+		}
+		if d.Digest != "" { // unmoved, or moved to what is known
+			if m, err := r.CachedManifest(ctx, d.Digest); err == nil {
+				r.confirm(ctx, tag, m.Digest)
+				return m, nil
+			}
 		}
 	}
 	return r.fetchManifest(ctx, tag)
@@ -146,35 +186,44 @@ func (r *Repository) forget(ctx context.Context, tag string) error {
 // tells that there are others. The list is the remote's, and that of the stored
 // tags where the remote does not answer.
 func (r *Repository) Tags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
-	if r.c.opts.Upstream == nil {
-		return r.storedTags(ctx, n, last)
+	stored, storedMore, storedErr := r.storedTags(ctx, n, last)
+	have := storedErr == nil && (len(stored) > 0 || last != "")
+	if r.c.opts.Upstream == nil || have && r.c.isAway() {
+		return stored, storedMore, storedErr
 	}
-	tags, more, err = r.upstreamTags(ctx, n, last)
+	patient := ctx
+	if have {
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeout(ctx, stalePatience)
+		defer cancel()
+	}
+	tags, more, err = r.upstreamTags(patient, n, last)
 	if err == nil || errors.Is(err, ErrNotFound) || ctx.Err() != nil {
 		return tags, more, err
 	}
-	stored, more, storedErr := r.storedTags(ctx, n, last)
-	if storedErr != nil || len(stored) == 0 && last == "" {
+	r.c.noteFailure(err)
+	if !have {
 		return nil, false, err // the remote's reason says more
 	}
 	r.c.log.WithError(err).Warnf("tags of %s are listed as far as they are stored", r.key)
-	return stored, more, nil
+	return stored, storedMore, nil
 }
 
 // upstreamTags collects pages, since a remote may give fewer than n at a time.
 func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
-	const maxTags = 100_000 // arbitrary, but bounded
-	for {
+	const maxPages = 100 // arbitrary, but bounded
+	for range maxPages {
 		page, more, err := r.c.opts.Upstream.Tags(ctx, r.name, n-len(tags), last)
 		if err != nil {
 			return nil, false, err
 		}
 		tags = append(tags, page...)
-		if !more || len(page) == 0 || n >= 0 && len(tags) >= n || len(tags) >= maxTags {
+		if !more || len(page) == 0 || n >= 0 && len(tags) >= n {
 			return tags, more && len(page) > 0, nil
 		}
 		last = page[len(page)-1]
 	}
+	return tags, true, nil
 }
 
 func (r *Repository) storedTags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
@@ -196,9 +245,16 @@ func (r *Repository) storedTags(ctx context.Context, n int, last string) (tags [
 // Repositories lists at most n names, after last, of the repositories of which
 // something is stored. More tells that there are others.
 func (c *Cache) Repositories(ctx context.Context, n int, last string) (names []string, more bool, err error) {
-	for name, err := range c.names(ctx, last, kindRepo) {
+	if last != "" {
+		last = c.opts.Prefix + last
+	}
+	for key, err := range c.names(ctx, last, kindRepo) {
 		if err != nil {
 			return nil, false, err
+		}
+		name, ok := strings.CutPrefix(key, c.opts.Prefix)
+		if !ok {
+			continue // of another remote
 		}
 		if len(names) == n {
 			return names, true, nil

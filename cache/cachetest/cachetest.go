@@ -124,6 +124,24 @@ func (b *Blobs) Remove(_ context.Context, dgst digest.Digest) error {
 	return nil
 }
 
+// All implements cache.Blobs.
+func (b *Blobs) All(ctx context.Context) iter.Seq2[cache.BlobEntry, error] {
+	return func(yield func(cache.BlobEntry, error) bool) {
+		b.mu.Lock()
+		m := maps.Clone(b.m)
+		b.mu.Unlock()
+		for dgst, p := range m {
+			if err := ctx.Err(); err != nil {
+				yield(cache.BlobEntry{}, err)
+				return
+			}
+			if !yield(cache.BlobEntry{Digest: dgst, Size: int64(len(p))}, nil) {
+				return
+			}
+		}
+	}
+}
+
 // Free implements cache.Blobs.
 func (b *Blobs) Free(context.Context) (free, total int64, err error) {
 	if b.Room != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"testing"
 
@@ -147,6 +148,54 @@ func TestBlobs(t *testing.T, fresh func(t *testing.T) cache.Blobs) {
 		must(t, b.Close())
 		if _, err := s.Open(t.Context(), dgst); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("error %v, want fs.ErrNotExist", err)
+		}
+	})
+
+	t.Run("all", func(t *testing.T) {
+		s := fresh(t)
+		for e, err := range s.All(t.Context()) {
+			t.Errorf("an empty store lists %v, %v", e, err)
+		}
+		want := make(map[digest.Digest]int64)
+		for _, content := range []string{"", "a", "content", "removed"} {
+			for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+				d := create(t, s, alg.FromString(content))
+				write(t, d, content)
+				must(t, d.Commit(t.Context()))
+				want[alg.FromString(content)] = int64(len(content))
+			}
+		}
+		must(t, s.Remove(t.Context(), digest.FromString("removed")))
+		delete(want, digest.FromString("removed"))
+		draft := create(t, s, digest.FromString("draft"))
+		write(t, draft, "draft")
+
+		got := make(map[digest.Digest]int64)
+		for e, err := range s.All(t.Context()) {
+			must(t, err)
+			if _, ok := got[e.Digest]; ok {
+				t.Errorf("%s is listed twice", e.Digest)
+			}
+			got[e.Digest] = e.Size
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("listed %v, want %v", got, want)
+		}
+		must(t, draft.Discard())
+		for range s.All(t.Context()) {
+			break // an early end is fine
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		n := 0
+		for _, err := range s.All(ctx) {
+			n++
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("with a cancelled context: error %v", err)
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d entries with a cancelled context, want the error alone", n)
 		}
 	})
 

@@ -19,7 +19,9 @@ import (
 	"hash/maphash"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -43,6 +45,7 @@ type Store struct {
 	fs   durable.FS
 	root string
 	lock *flock.Flock
+	made durable.Dirs
 
 	// linkLocks keep writers of one link apart; which one is for a link, its
 	// hash says.
@@ -71,10 +74,10 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", root, err)
 	}
-	s := &Store{fs: opts.FS, root: root, linkSeed: maphash.MakeSeed()}
-	// The others are made when something is put into them: each new directory
-	// costs an fsync, and start-up is not the time for them.
-	if err := durable.MkdirAll(s.fs, s.path(partialDir)); err != nil {
+	s := &Store{fs: opts.FS, root: root, made: durable.Dirs{Root: root}, linkSeed: maphash.MakeSeed()}
+	// The others are made when something is put into them: each directory costs
+	// an fsync, and start-up is not the time for them.
+	if err := s.made.MkdirAll(s.fs, s.path(partialDir)); err != nil {
 		return nil, notWritable(root, err)
 	}
 	if err := s.takeLock(); err != nil {
@@ -161,6 +164,9 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (cache.Blob, error) 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("blob %s: %w", dgst, err), f.Close())
 	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("blob %s: %s is not a file", dgst, name), f.Close())
+	}
 	return blob{File: f, size: info.Size()}, nil
 }
 
@@ -173,9 +179,85 @@ func (s *Store) Remove(_ context.Context, dgst digest.Digest) error {
 	if err := s.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing blob %s: %w", dgst, err)
 	}
-	// The directory is of no use without its file, and does no harm either.
-	_ = s.fs.Remove(filepath.Dir(name))
+	// The directory stays: a commit of the same digest may be about to use it.
 	return nil
+}
+
+// All implements cache.Blobs. Directories without content, which Remove and the
+// stock registry can leave behind, and what does not belong into the layout are
+// passed over.
+func (s *Store) All(ctx context.Context) iter.Seq2[cache.BlobEntry, error] {
+	return func(yield func(cache.BlobEntry, error) bool) {
+		for alg, err := range s.dirs(blobsDir) {
+			if err != nil {
+				yield(cache.BlobEntry{}, err)
+				return
+			}
+			for prefix, err := range s.dirs(path.Join(blobsDir, alg)) {
+				if err != nil {
+					if !yield(cache.BlobEntry{}, err) {
+						return
+					}
+					continue
+				}
+				if !s.walkBlobs(ctx, alg, prefix, yield) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// walkBlobs yields the blobs of one algorithm whose digests begin with prefix. It
+// returns false when the iteration has to end.
+func (s *Store) walkBlobs(ctx context.Context, alg, prefix string, yield func(cache.BlobEntry, error) bool) bool {
+	for hex, err := range s.dirs(path.Join(blobsDir, alg, prefix)) {
+		if ctxErr := ctx.Err(); ctxErr != nil {
+			yield(cache.BlobEntry{}, ctxErr)
+			return false
+		}
+		entry := cache.BlobEntry{Digest: digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)}
+		if err == nil {
+			if entry.Digest.Validate() != nil || hex[:2] != prefix {
+				continue
+			}
+			entry.Size, err = s.size(ctx, entry.Digest)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		} else {
+			entry.Digest = "" // the error is of the directory
+		}
+		if !yield(entry, err) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Store) size(ctx context.Context, dgst digest.Digest) (int64, error) {
+	b, err := s.Open(ctx, dgst)
+	if err != nil {
+		return 0, err
+	}
+	return b.Size(), b.Close()
+}
+
+// dirs yields the names of the directories in dir, which is relative to the
+// root; none where dir is missing.
+func (s *Store) dirs(dir string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		entries, err := s.fs.ReadDir(s.path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			yield("", fmt.Errorf("listing %s: %w", dir, err))
+			return
+		}
+		for _, e := range entries {
+			if e.IsDir() && !yield(e.Name(), nil) {
+				return
+			}
+		}
+	}
 }
 
 // Free implements cache.Blobs.

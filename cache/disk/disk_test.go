@@ -3,8 +3,10 @@ package disk_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -184,6 +186,126 @@ func TestFormat(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// The stock registry does not sync its links: after a loss of power they are
+// empty. What they stood for counts as not stored, and is stored again.
+func TestDamagedLinks(t *testing.T) {
+	dgst := digest.FromString("abc")
+	for name, content := range map[string]string{
+		"empty":    "",
+		"zeros":    strings.Repeat("\x00", len(dgst)),
+		"cut":      dgst.String()[:20],
+		"too long": strings.Repeat("x", 4096),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			refs := open(t, dir).Refs()
+			for ref, link := range map[cache.Ref]string{
+				{Repo: "a", Kind: cache.RefLayer, Name: dgst.String()}:    "_layers/sha256/" + dgst.Encoded() + "/link",
+				{Repo: "a", Kind: cache.RefManifest, Name: dgst.String()}: "_manifests/revisions/sha256/" + dgst.Encoded() + "/link",
+				{Repo: "a", Kind: cache.RefTag, Name: "v1"}:               "_manifests/tags/v1/current/link",
+			} {
+				file := filepath.Join(dir, "docker/registry/v2/repositories/a", link)
+				writeFile(t, file, content)
+				if got, err := refs.Get(t.Context(), ref); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%v: %q, %v, want fs.ErrNotExist", ref, got, err)
+				}
+				listed := 0
+				for e, err := range refs.All(t.Context()) {
+					if e.Ref == ref {
+						listed++
+						if err == nil {
+							t.Errorf("%v is listed without an error", ref)
+						}
+					}
+				}
+				if listed != 1 {
+					t.Errorf("%v is listed %d times", ref, listed)
+				}
+				if err := refs.Put(t.Context(), ref, dgst); err != nil {
+					t.Error(err)
+				}
+				if got, err := refs.Get(t.Context(), ref); err != nil || got != dgst {
+					t.Errorf("%v after repair: %q, %v", ref, got, err)
+				}
+			}
+		})
+	}
+}
+
+// A link that cannot be read is not absent.
+func TestUnreadableLink(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "docker/registry/v2/repositories/a/_manifests/tags/v1/current/link")
+	writeFile(t, link, "")
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("link", link); err != nil { // ELOOP
+		t.Fatal(err)
+	}
+	_, err := open(t, dir).Refs().Get(t.Context(), cache.Ref{Repo: "a", Kind: cache.RefTag, Name: "v1"})
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v, want one that is not fs.ErrNotExist", err)
+	}
+}
+
+// All lists what the stock registry and a loss of power can leave.
+func TestAll(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	good, loop, folder := digest.FromString("good"), digest.FromString("loop"), digest.FromString("folder")
+	bare, misplaced := digest.FromString("bare"), digest.FromString("misplaced")
+	at := func(dgst digest.Digest) string {
+		return filepath.Join(dir, "docker/registry/v2/blobs/sha256", dgst.Encoded()[:2], dgst.Encoded(), "data")
+	}
+	writeFile(t, at(good), "good")
+	writeFile(t, filepath.Join(filepath.Dir(at(bare)), "other"), "x")
+	writeFile(t, filepath.Join(at(folder), "x"), "x")
+	writeFile(t, filepath.Join(dir, "docker/registry/v2/blobs/sha256/zz", misplaced.Encoded(), "data"), "x")
+	writeFile(t, filepath.Join(dir, "docker/registry/v2/blobs/sha256/aa/aanodigest/data"), "x")
+	writeFile(t, filepath.Join(dir, "docker/registry/v2/blobs/other/aa/aa/data"), "x")
+	writeFile(t, filepath.Join(dir, "docker/registry/v2/blobs/sha256/file"), "x")
+	writeFile(t, at(loop), "x")
+	if err := os.Remove(at(loop)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("data", at(loop)); err != nil { // ELOOP
+		t.Fatal(err)
+	}
+
+	var got, failed []digest.Digest
+	for e, err := range s.All(t.Context()) {
+		switch {
+		case err != nil:
+			failed = append(failed, e.Digest)
+		case e.Size != 4:
+			t.Errorf("%v, want 4 bytes", e)
+			fallthrough
+		default:
+			got = append(got, e.Digest)
+		}
+	}
+	if !slices.Equal(got, []digest.Digest{good}) {
+		t.Errorf("listed %v, want %s", got, good)
+	}
+	slices.Sort(failed)
+	want := []digest.Digest{loop, folder}
+	slices.Sort(want)
+	if !slices.Equal(failed, want) {
+		t.Errorf("listed with an error: %v, want %v", failed, want)
+	}
+}
+
+func writeFile(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

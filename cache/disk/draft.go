@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -27,12 +28,12 @@ func (s *Store) Create(_ context.Context, dgst digest.Digest) (cache.Draft, erro
 	if err != nil {
 		return nil, fmt.Errorf("new file for %s: %w", dgst, err)
 	}
-	return &draft{fs: s.fs, file: f, name: name, final: final}, nil
+	return &draft{store: s, file: f, name: name, final: final}, nil
 }
 
 // draft is a file that grows in partial/ until it is moved to its place.
 type draft struct {
-	fs    durable.FS
+	store *Store
 	file  durable.File
 	final string
 
@@ -50,7 +51,7 @@ func (d *draft) Open(context.Context) (io.ReadSeekCloser, error) {
 	if d.name == "" {
 		return nil, errors.New("opening a draft that was discarded")
 	}
-	f, err := d.fs.OpenFile(d.name, os.O_RDONLY, 0)
+	f, err := d.store.fs.OpenFile(d.name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -58,14 +59,17 @@ func (d *draft) Open(context.Context) (io.ReadSeekCloser, error) {
 }
 
 // Commit implements cache.Draft: fsync, rename, fsync of the directory. The
-// long part, the fsync, does not keep readers from opening the draft.
+// long part, the fsync of the file, does not keep readers from opening the draft.
 func (d *draft) Commit(context.Context) error {
 	if err := d.file.Sync(); err != nil {
 		return fmt.Errorf("syncing %s: %w", d.name, err)
 	}
+	if err := d.store.made.MkdirAll(d.store.fs, filepath.Dir(d.final)); err != nil {
+		return fmt.Errorf("directory of %s: %w", d.final, err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := durable.Rename(d.fs, d.name, d.final); err != nil {
+	if err := durable.Rename(d.store.fs, d.name, d.final); err != nil {
 		return fmt.Errorf("moving %s to its place: %w", d.name, err)
 	}
 	d.name = d.final
@@ -79,7 +83,7 @@ func (d *draft) Discard() error {
 	if d.name == "" || d.name == d.final {
 		return nil
 	}
-	err := d.fs.Remove(d.name)
+	err := d.store.fs.Remove(d.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // Commit has failed after the rename
 	}

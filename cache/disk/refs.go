@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -68,14 +69,21 @@ func (r refs) Get(_ context.Context, ref cache.Ref) (digest.Digest, error) {
 	return r.read(name)
 }
 
+// read returns the digest in the link file name. A link without a digest in it
+// counts as absent, so that what it stood for is fetched again, which writes it
+// anew: the stock registry does not sync its links, and a loss of power leaves
+// empty ones.
 func (r refs) read(name string) (digest.Digest, error) {
 	data, err := durable.ReadFile(r.s.fs, r.s.path(name), maxLinkSize)
-	if err != nil {
-		return "", err
-	}
-	dgst, err := digest.Parse(strings.TrimSpace(string(data)))
-	if err != nil {
+	if err != nil && !errors.Is(err, durable.ErrTooLong) {
 		return "", fmt.Errorf("link %s: %w", name, err)
+	}
+	var dgst digest.Digest
+	if err == nil {
+		dgst, err = digest.Parse(strings.TrimSpace(string(data)))
+	}
+	if err != nil {
+		return "", fmt.Errorf("link %s is damaged: %w (%v)", name, fs.ErrNotExist, err)
 	}
 	return dgst, nil
 }
@@ -92,7 +100,11 @@ func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
 	lock := &r.s.linkLocks[maphash.String(r.s.linkSeed, name)%uint64(len(r.s.linkLocks))]
 	lock.Lock()
 	defer lock.Unlock()
-	if err := durable.WriteFile(r.s.fs, r.s.path(name), []byte(dgst)); err != nil {
+	full := r.s.path(name)
+	if err := r.s.made.MkdirAll(r.s.fs, filepath.Dir(full)); err != nil {
+		return fmt.Errorf("directory of link %s: %w", name, err)
+	}
+	if err := durable.WriteFile(r.s.fs, full, []byte(dgst)); err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	return nil
@@ -123,7 +135,7 @@ func (r refs) walk(ctx context.Context, repo string, yield func(cache.RefEntry, 
 	if err := ctx.Err(); err != nil {
 		return yield(cache.RefEntry{}, err) && false
 	}
-	for name, err := range r.dirs(path.Join(reposDir, repo)) {
+	for name, err := range r.s.dirs(path.Join(reposDir, repo)) {
 		more := true
 		switch {
 		case err != nil:
@@ -145,11 +157,11 @@ func (r refs) walk(ctx context.Context, repo string, yield func(cache.RefEntry, 
 
 func (r refs) walkDigests(repo string, kind cache.RefKind, dir string, yield func(cache.RefEntry, error) bool) bool {
 	base := path.Join(reposDir, repo, dir)
-	for alg, err := range r.dirs(base) {
+	for alg, err := range r.s.dirs(base) {
 		if err != nil {
 			return yield(cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: kind}}, err)
 		}
-		for hex, err := range r.dirs(path.Join(base, alg)) {
+		for hex, err := range r.s.dirs(path.Join(base, alg)) {
 			entry := cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: kind, Name: alg + ":" + hex}}
 			if err == nil {
 				entry.Digest, err = r.read(path.Join(base, alg, hex, linkName))
@@ -164,7 +176,7 @@ func (r refs) walkDigests(repo string, kind cache.RefKind, dir string, yield fun
 
 func (r refs) walkTags(repo string, yield func(cache.RefEntry, error) bool) bool {
 	base := path.Join(reposDir, repo, tagsDir)
-	for tag, err := range r.dirs(base) {
+	for tag, err := range r.s.dirs(base) {
 		entry := cache.RefEntry{Ref: cache.Ref{Repo: repo, Kind: cache.RefTag, Name: tag}}
 		if err == nil {
 			entry.Digest, err = r.read(path.Join(base, tag, currentLink))
@@ -174,20 +186,4 @@ func (r refs) walkTags(repo string, yield func(cache.RefEntry, error) bool) bool
 		}
 	}
 	return true
-}
-
-// dirs yields the names of the directories in dir; none where dir is missing.
-func (r refs) dirs(dir string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		entries, err := r.s.fs.ReadDir(r.s.path(dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			yield("", fmt.Errorf("listing %s: %w", dir, err))
-			return
-		}
-		for _, e := range entries {
-			if e.IsDir() && !yield(e.Name(), nil) {
-				return
-			}
-		}
-	}
 }

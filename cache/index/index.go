@@ -2,10 +2,10 @@
 // imports it.
 //
 // It promises what [cache.Index] says: fast look-ups, atomic changes, and
-// nothing about survival. A database that cannot be opened is set aside and
-// started afresh, which [Open] reports, so that the cache rebuilds it. It trusts
-// that its directory belongs to this process alone (package disk holds the lock
-// of the data directory), and imports, of this module, only cache.
+// nothing about survival. A database that is damaged is deleted and started
+// afresh, which [Open] logs, so that the cache rebuilds it. It trusts that its
+// directory belongs to this process alone (package disk holds the lock of the
+// data directory), and imports, of this module, only cache.
 package index
 
 import (
@@ -16,6 +16,10 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -24,16 +28,28 @@ import (
 	"registry-module/cache"
 )
 
-// Index is a Badger database.
+// Index is a Badger database. After [Index.Close] its methods return
+// [fs.ErrClosed], where Badger itself would panic.
 type Index struct {
 	db *badger.DB
+
+	// calls counts what is running, for Close to wait for. It is not a read
+	// lock that a call holds until its end: the consumer of a Scan may call Get,
+	// which would wait for a Close that waits for the Scan.
+	calls  sync.WaitGroup
+	mu     sync.RWMutex // guards closed, and calls from growing once it is set
+	closed bool
+
+	closeOnce sync.Once
+	closeErr  error
 }
 
 var _ cache.Index = (*Index)(nil)
 
 // Open opens or creates the database in dir. Badger's own messages go to log at
 // debug level; nil discards them. A database that is damaged is deleted and
-// created anew; what was wrong is logged.
+// created anew; what was wrong is logged. One that cannot be opened for another
+// reason, such as too many open files or a full disk, is left as it is.
 func Open(dir string, log logrus.FieldLogger) (*Index, error) {
 	if log == nil {
 		discard := logrus.New()
@@ -41,21 +57,49 @@ func Open(dir string, log logrus.FieldLogger) (*Index, error) {
 		log = discard
 	}
 	opts := tuned(dir, log)
-	db, err := badger.Open(opts)
+	db, err := openDB(opts)
 	if err == nil {
 		return &Index{db: db}, nil
 	}
-	if errors.Is(err, fs.ErrPermission) {
+	if !damaged(err) {
 		return nil, fmt.Errorf("opening the index in %s: %w", dir, err)
 	}
 	log.WithError(err).Warnf("the index in %s is damaged and will be rebuilt from the stored content; nothing is lost", dir)
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("removing the damaged index: %w", err)
 	}
-	if db, err = badger.Open(opts); err != nil {
+	if db, err = openDB(opts); err != nil {
 		return nil, fmt.Errorf("creating the index in %s: %w", dir, err)
 	}
 	return &Index{db: db}, nil
+}
+
+func openDB(opts badger.Options) (*badger.DB, error) {
+	if err := checkTables(opts); err != nil {
+		return nil, err
+	}
+	return badger.Open(opts)
+}
+
+// damaged tells whether an error of opening the database is about its content,
+// so that a new one would do better. What the kernel refuses is not, but for a
+// file that is missing (ENOENT) and one that is too short to be mapped (EINVAL).
+//
+// Badger often keeps only the text of an error, in which the kernel's comes last
+// but for what Badger adds behind it.
+func damaged(err error) bool {
+	content := []syscall.Errno{syscall.ENOENT, syscall.EINVAL}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return slices.Contains(content, errno)
+	}
+	const last = 256 // there are some 130, and those without a text match nothing
+	text := err.Error()
+	for errno := syscall.Errno(1); errno < last; errno++ {
+		if !slices.Contains(content, errno) && strings.Contains(text, ": "+errno.Error()) {
+			return false
+		}
+	}
+	return true
 }
 
 // tuned are the options for an index of at most some hundred megabytes on a
@@ -86,16 +130,39 @@ func tuned(dir string, log logrus.FieldLogger) badger.Options {
 		WithSyncWrites(false)       // the index may be lost; flash should not wear for it
 }
 
-// Close flushes and closes the database.
+// Close waits for calls that are running, then flushes and closes the database.
+// It must not be called by the consumer of a Scan. Closing again returns what
+// the first call did.
 func (x *Index) Close() error {
-	if err := x.db.Close(); err != nil {
-		return fmt.Errorf("closing the index: %w", err)
+	x.closeOnce.Do(func() {
+		x.mu.Lock()
+		x.closed = true
+		x.mu.Unlock()
+		x.calls.Wait()
+		if err := x.db.Close(); err != nil {
+			x.closeErr = fmt.Errorf("closing the index: %w", err)
+		}
+	})
+	return x.closeErr
+}
+
+// begin registers a call, which ends with calls.Done.
+func (x *Index) begin() error {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.closed {
+		return fmt.Errorf("index: %w", fs.ErrClosed)
 	}
+	x.calls.Add(1)
 	return nil
 }
 
 // Get implements cache.Index.
 func (x *Index) Get(_ context.Context, key []byte) ([]byte, error) {
+	if err := x.begin(); err != nil {
+		return nil, err
+	}
+	defer x.calls.Done()
 	var value []byte
 	err := x.db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
@@ -116,6 +183,10 @@ func (x *Index) Get(_ context.Context, key []byte) ([]byte, error) {
 
 // Apply implements cache.Index.
 func (x *Index) Apply(_ context.Context, changes ...cache.Change) error {
+	if err := x.begin(); err != nil {
+		return err
+	}
+	defer x.calls.Done()
 	err := x.db.Update(func(txn *badger.Txn) error {
 		for _, c := range changes {
 			var err error
@@ -139,6 +210,11 @@ func (x *Index) Apply(_ context.Context, changes ...cache.Change) error {
 // Scan implements cache.Index.
 func (x *Index) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[cache.Entry, error] {
 	return func(yield func(cache.Entry, error) bool) {
+		if err := x.begin(); err != nil {
+			yield(cache.Entry{}, err)
+			return
+		}
+		defer x.calls.Done()
 		err := x.db.View(func(txn *badger.Txn) error {
 			opts := badger.DefaultIteratorOptions
 			opts.Prefix = prefix

@@ -1,8 +1,15 @@
 package index_test
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"registry-module/cache"
@@ -52,6 +59,282 @@ func TestDamaged(t *testing.T) {
 	if err := x.Apply(t.Context(), cache.Change{Key: []byte("k"), Value: []byte("v")}); err != nil {
 		t.Error(err)
 	}
+}
+
+// Any file may be missing, cut or overwritten after a loss of power: the index
+// opens all the same, with what is left or empty, and works.
+func TestDamagedFiles(t *testing.T) {
+	closed, crashed := t.TempDir(), t.TempDir()
+	x := open(t, closed)
+	for round := range 3 { // several tables, and a journal
+		for i := range 500 {
+			put(t, x, fmt.Sprintf("key %d %d", round, i), strings.Repeat("v", 200))
+		}
+		if round == 1 {
+			if err := x.Close(); err != nil {
+				t.Fatal(err)
+			}
+			x = open(t, closed)
+		}
+	}
+	copyDir(t, crashed, closed)
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for state, from := range map[string]string{"closed": closed, "crashed": crashed} {
+		entries, err := os.ReadDir(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := make(map[string]bool)
+		for _, e := range entries {
+			kinds[filepath.Ext(e.Name())] = true
+			for how, damage := range damages {
+				t.Run(state+"/"+e.Name()+"/"+how, func(t *testing.T) {
+					dir := t.TempDir()
+					copyDir(t, dir, from)
+					damage(t, filepath.Join(dir, e.Name()))
+					x := open(t, dir)
+					for _, err := range x.Scan(t.Context(), nil, nil) {
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+					put(t, x, "new", "v")
+					if got, err := x.Get(t.Context(), []byte("new")); err != nil || string(got) != "v" {
+						t.Errorf("new: %q, %v", got, err)
+					}
+					if err := x.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		if !kinds[".sst"] || state == "crashed" && !kinds[".mem"] {
+			t.Errorf("%s: the directory has only files of the kinds %v", state, kinds)
+		}
+	}
+}
+
+var damages = map[string]func(t *testing.T, name string){
+	"deleted": func(t *testing.T, name string) { must(t, os.Remove(name)) },
+	"empty":   func(t *testing.T, name string) { must(t, os.Truncate(name, 0)) },
+	"half": func(t *testing.T, name string) {
+		must(t, os.Truncate(name, int64(len(read(t, name))/2)))
+	},
+	"zeros": func(t *testing.T, name string) {
+		must(t, os.WriteFile(name, make([]byte, len(read(t, name))), 0o644))
+	},
+	"other bytes": func(t *testing.T, name string) {
+		p := read(t, name)
+		for i := range p {
+			p[i] ^= 0x55
+		}
+		must(t, os.WriteFile(name, p, 0o644))
+	},
+	"one bit": func(t *testing.T, name string) {
+		p := read(t, name)
+		if len(p) > 0 {
+			p[len(p)/3] ^= 1
+		}
+		must(t, os.WriteFile(name, p, 0o644))
+	},
+}
+
+// A table that is not whole must not be read, although Badger would go on
+// without it: with half of its entries, an index that says to be complete is
+// wrong.
+func TestDamagedTable(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir)
+	put(t, x, "k", "v")
+	must(t, x.Close())
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("tables %v, %v, want one", tables, err)
+	}
+	p := read(t, tables[0])
+	for i := range p {
+		p[i] ^= 1
+		must(t, os.WriteFile(tables[0], p, 0o644))
+		if err := index.CheckTable(tables[0]); err == nil {
+			t.Errorf("byte %d of %d is changed, and the table is good", i, len(p))
+		} else if !index.Damaged(err) {
+			t.Errorf("byte %d of %d: %v is no damage", i, len(p), err)
+		}
+		p[i] ^= 1
+	}
+	must(t, os.WriteFile(tables[0], p, 0o644))
+	must(t, index.CheckTable(tables[0]))
+}
+
+func TestIsDamaged(t *testing.T) {
+	text := func(err error) error { return fmt.Errorf("while opening memtables err: %+v", err) } // as Badger does
+	for name, tt := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"magic":                {errors.New("manifest has bad magic"), true},
+		"checksum":             {fmt.Errorf("block 1: %w", io.ErrUnexpectedEOF), true},
+		"missing table":        {errors.New("file does not exist for table 1"), true},
+		"missing file":         {&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}, true},
+		"missing file's text":  {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}), true},
+		"mapping of nothing":   {text(os.NewSyscallError("mmap", syscall.EINVAL)), true},
+		"permission":           {&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, false},
+		"permission's text":    {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), false},
+		"files":                {&fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}, false},
+		"files' text":          {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}), false},
+		"all files' text":      {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENFILE}), false},
+		"memory":               {os.NewSyscallError("mmap", syscall.ENOMEM), false},
+		"memory's text, twice": {text(text(os.NewSyscallError("mmap", syscall.ENOMEM))), false},
+		"full":                 {fmt.Errorf("creating: %w", syscall.ENOSPC), false},
+		"full's text":          {text(&fs.PathError{Op: "truncate", Path: "x", Err: syscall.ENOSPC}), false},
+		"quota":                {text(&fs.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT}), false},
+		"input/output":         {&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}, false},
+		"input/output's text":  {text(&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}), false},
+		"read-only":            {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS}), false},
+		"lock": {fmt.Errorf("cannot acquire directory lock on \"x\".  Another process is using this Badger database. error: %v",
+			syscall.EWOULDBLOCK), false},
+	} {
+		if got := index.Damaged(tt.err); got != tt.want {
+			t.Errorf("%s: damaged %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// What is not damage must not cost the index.
+func TestNotDamaged(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir)
+	put(t, x, "k", "v")
+	if _, err := index.Open(dir, nil); err == nil { // it is locked
+		t.Error("an index is open twice")
+	}
+	if got, err := x.Get(t.Context(), []byte("k")); err != nil || string(got) != "v" {
+		t.Errorf("k: %q, %v", got, err)
+	}
+	must(t, x.Close())
+	if got, err := open(t, dir).Get(t.Context(), []byte("k")); err != nil || string(got) != "v" {
+		t.Errorf("k after reopening: %q, %v", got, err)
+	}
+}
+
+func TestUseAfterClose(t *testing.T) {
+	x := open(t, t.TempDir())
+	put(t, x, "k", "v")
+	must(t, x.Close())
+	must(t, x.Close())
+	wantClosed(t, x)
+}
+
+func wantClosed(t *testing.T, x *index.Index) {
+	t.Helper()
+	if _, err := x.Get(t.Context(), []byte("k")); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("get: error %v, want fs.ErrClosed", err)
+	}
+	if err := x.Apply(t.Context(), cache.Change{Key: []byte("k")}); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("apply: error %v, want fs.ErrClosed", err)
+	}
+	n := 0
+	for _, err := range x.Scan(t.Context(), nil, nil) {
+		n++
+		if !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("scan: error %v, want fs.ErrClosed", err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("scan: %d entries, want the error alone", n)
+	}
+}
+
+// Close waits for a scan, which goes on, while nothing new begins, not even for
+// the consumer of the scan.
+func TestCloseWaits(t *testing.T) {
+	x := open(t, t.TempDir())
+	put(t, x, "k1", "v")
+	put(t, x, "k2", "v")
+	closed := make(chan error, 1)
+	n := 0
+	for _, err := range x.Scan(t.Context(), nil, nil) {
+		must(t, err)
+		if n++; n > 1 {
+			continue
+		}
+		go func() { closed <- x.Close() }()
+		for {
+			if _, err := x.Get(t.Context(), []byte("k1")); err != nil {
+				break
+			}
+		}
+		wantClosed(t, x)
+		select {
+		case err := <-closed:
+			t.Errorf("closed (%v) during a scan", err)
+		default:
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d entries, want 2", n)
+	}
+	must(t, <-closed)
+}
+
+func TestCloseDuringUse(t *testing.T) {
+	x := open(t, t.TempDir())
+	put(t, x, "k", "v")
+	var wg sync.WaitGroup
+	started := make(chan struct{}, 12)
+	for range 4 {
+		for _, use := range []func() error{
+			func() error { _, err := x.Get(t.Context(), []byte("k")); return err },
+			func() error { return x.Apply(t.Context(), cache.Change{Key: []byte("k"), Value: []byte("v")}) },
+			func() (err error) {
+				for _, err = range x.Scan(t.Context(), nil, nil) {
+				}
+				return err
+			},
+		} {
+			wg.Go(func() {
+				err := use()
+				started <- struct{}{}
+				for err == nil {
+					err = use()
+				}
+				if !errors.Is(err, fs.ErrClosed) {
+					t.Errorf("error %v, want fs.ErrClosed", err)
+				}
+			})
+		}
+	}
+	for range cap(started) {
+		<-started
+	}
+	must(t, x.Close())
+	wg.Wait()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func put(t *testing.T, x *index.Index, k, v string) {
+	t.Helper()
+	must(t, x.Apply(t.Context(), cache.Change{Key: []byte(k), Value: []byte(v)}))
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	p, err := os.ReadFile(name)
+	must(t, err)
+	return p
+}
+
+func copyDir(t *testing.T, to, from string) {
+	t.Helper()
+	must(t, os.CopyFS(to, os.DirFS(from)))
 }
 
 // The data directory of a gateway is small: the index must not reserve the

@@ -3,7 +3,8 @@
 // It promises that when one of its functions returns nil, the change is on
 // stable storage, as far as the file system tells the truth about fsync; and
 // that a file written by [WriteFile] or moved by [Rename] is at any moment,
-// crash included, either absent (or its old self) or whole.
+// crash included, either absent (or its old self) or whole. A file is no more
+// durable than the directory that it lies in: [Dirs] makes those.
 //
 // It works on an [FS], so that tests can make any operation fail. It trusts the
 // names that it is given, and imports nothing of this module.
@@ -25,7 +26,6 @@ type FS interface {
 	Mkdir(name string, perm fs.FileMode) error
 	Rename(oldname, newname string) error
 	Remove(name string) error
-	Stat(name string) (fs.FileInfo, error)
 	ReadDir(name string) ([]fs.DirEntry, error)
 }
 
@@ -60,46 +60,14 @@ func (OS) Rename(oldname, newname string) error { return os.Rename(oldname, newn
 // Remove implements FS.
 func (OS) Remove(name string) error { return os.Remove(name) }
 
-// Stat implements FS.
-func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
-
 // ReadDir implements FS.
 func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 
-// Permissions of what is created. The group may look, so that an operator can.
+// filePerm and dirPerm let everybody look, so that an operator can.
 const (
-	dirPerm  fs.FileMode = 0o755
 	filePerm fs.FileMode = 0o644
+	dirPerm  fs.FileMode = 0o755
 )
-
-// MkdirAll creates the directory dir and those above it. Those that it created
-// are durable; those that it found are left alone, which saves an fsync for
-// each of them and is safe where all are created by this function.
-func MkdirAll(fsys FS, dir string) error {
-	err := fsys.Mkdir(dir, dirPerm)
-	switch {
-	case err == nil:
-		return SyncDir(fsys, filepath.Dir(dir))
-	case errors.Is(err, fs.ErrExist):
-		return nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	parent := filepath.Dir(dir)
-	if parent == dir {
-		return err
-	}
-	if err := MkdirAll(fsys, parent); err != nil {
-		return err
-	}
-	if err := fsys.Mkdir(dir, dirPerm); err != nil {
-		if errors.Is(err, fs.ErrExist) { // somebody else was faster
-			return nil
-		}
-		return err
-	}
-	return SyncDir(fsys, parent)
-}
 
 // SyncDir makes the entries of dir durable: files created in it, renamed into
 // it, removed from it.
@@ -112,27 +80,19 @@ func SyncDir(fsys FS, dir string) error {
 }
 
 // Rename moves a file, whose content has been synced, to newname and makes the
-// move durable. Missing directories above newname are created. After an error
-// the file may be under either name, whole.
+// move durable. The directory must exist. After an error the file may be under
+// either name, whole.
 func Rename(fsys FS, oldname, newname string) error {
-	dir := filepath.Dir(newname)
-	if err := MkdirAll(fsys, dir); err != nil {
-		return err
-	}
 	if err := fsys.Rename(oldname, newname); err != nil {
 		return err
 	}
-	return SyncDir(fsys, dir)
+	return SyncDir(fsys, filepath.Dir(newname))
 }
 
 // WriteFile replaces the content of name by data: create a file beside it,
-// write, fsync, rename, fsync of the directory. Missing directories above name
-// are created. Two writers of one name must not run at the same time.
+// write, fsync, rename, fsync of the directory, which must exist. Two writers of
+// one name must not run at the same time.
 func WriteFile(fsys FS, name string, data []byte) error {
-	dir := filepath.Dir(name)
-	if err := MkdirAll(fsys, dir); err != nil {
-		return err
-	}
 	tmp := name + ".tmp" // one name only, so that a crash leaves at most one
 	if err := writeSynced(fsys, tmp, data); err != nil {
 		return errors.Join(err, removeIfThere(fsys, tmp))
@@ -140,7 +100,7 @@ func WriteFile(fsys FS, name string, data []byte) error {
 	if err := fsys.Rename(tmp, name); err != nil {
 		return errors.Join(err, removeIfThere(fsys, tmp))
 	}
-	return SyncDir(fsys, dir)
+	return SyncDir(fsys, filepath.Dir(name))
 }
 
 func writeSynced(fsys FS, name string, data []byte) error {
@@ -162,6 +122,9 @@ func removeIfThere(fsys FS, name string) error {
 	return nil
 }
 
+// ErrTooLong is the error of [ReadFile] for a file that is longer than its limit.
+var ErrTooLong = errors.New("file is too long")
+
 // ReadFile returns the content of name, which must not be longer than limit
 // bytes.
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
@@ -175,7 +138,7 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("reading %s: longer than %d bytes", name, limit)
+		return nil, fmt.Errorf("reading %s: %w: more than %d bytes", name, ErrTooLong, limit)
 	}
 	return data, nil
 }

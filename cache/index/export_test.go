@@ -1,0 +1,7 @@
+package index
+
+// What tests of the package see of it.
+var (
+	CheckTable = checkTable
+	Damaged    = damaged
+)

@@ -1,0 +1,113 @@
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"sync"
+)
+
+// maxKnown bounds the memory of [Dirs]: some 150 bytes for each directory. A
+// store by digest has 256 directories for each algorithm, and a repository has
+// about six.
+const maxKnown = 4096
+
+// Dirs makes directories durably. That a directory exists does not say that it
+// survives a loss of power: another goroutine may be about to sync its parent, a
+// sync may have failed, and a process may have died before it. So Dirs trusts
+// no directory that it finds, but syncs its parent, once: it remembers the
+// directories that it knows to be durable.
+//
+// That costs one fsync for each directory and life of the process, mostly of
+// what is clean already. Callers that meet at a directory which is not known yet
+// sync it each, rather than wait for one another: no lock is held during input
+// and output.
+//
+// The zero value is ready. It may be used by many goroutines, on one file
+// system.
+type Dirs struct {
+	// Root is a clean path. It, and what is above it, is trusted where it
+	// exists: that is the operator's, often the mount point of a volume, and
+	// the file system above it may refuse to sync. Where Root is empty, or not
+	// above a directory, all are synced up to the root of the file system.
+	Root string
+
+	mu    sync.Mutex // guards known
+	known map[string]struct{}
+}
+
+// MkdirAll creates dir and those above it, where they are missing. When it
+// returns nil, they are durable, whoever created them.
+//
+// What is above dir is remembered, but not dir: a store by digest has one for
+// each file. So the parent is synced each time.
+func (d *Dirs) MkdirAll(fsys FS, dir string) error {
+	dir = filepath.Clean(dir)
+	err := d.mkdir(fsys, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Somebody has removed a directory that was known.
+		d.forget()
+		err = d.mkdir(fsys, dir)
+	}
+	return err
+}
+
+// mkdir is MkdirAll without its second try.
+func (d *Dirs) mkdir(fsys FS, dir string) error {
+	parent := filepath.Dir(dir)
+	if dir == d.Root || dir == parent {
+		return mkdirTrusting(fsys, dir)
+	}
+	if !d.isKnown(parent) {
+		if err := d.mkdir(fsys, parent); err != nil {
+			return err
+		}
+		d.remember(parent)
+	}
+	if err := fsys.Mkdir(dir, dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(fsys, parent)
+}
+
+func (d *Dirs) isKnown(dir string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.known[dir]
+	return ok
+}
+
+func (d *Dirs) remember(dir string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil || len(d.known) >= maxKnown {
+		d.known = make(map[string]struct{})
+	}
+	d.known[dir] = struct{}{}
+}
+
+func (d *Dirs) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known = nil
+}
+
+// mkdirTrusting creates dir and those above it. Those that it created are
+// durable; those that it found are left alone.
+func mkdirTrusting(fsys FS, dir string) error {
+	parent := filepath.Dir(dir)
+	err := fsys.Mkdir(dir, dirPerm)
+	if errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := mkdirTrusting(fsys, parent); err != nil {
+			return err
+		}
+		err = fsys.Mkdir(dir, dirPerm)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return SyncDir(fsys, parent)
+}
