@@ -266,16 +266,31 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 		return nil, err
 	}
 	v, err := verify.NewReader(s.Body, dgst, s.Size)
-	if err == nil && s.Size == 0 {
-		_, err = v.Read(make([]byte, 1)) // see wholeFirst
-		if err == io.EOF {
-			err = nil
+	if err != nil {
+		return nil, errors.Join(err, s.Body.Close())
+	}
+	body := explained{v, r, dgst}
+	if s.Size == 0 { // see wholeFirst
+		if _, err := body.Read(make([]byte, 1)); err != io.EOF {
+			return nil, errors.Join(err, s.Body.Close())
 		}
 	}
-	if err != nil {
-		return nil, errors.Join(r.c.invalid(r, dgst, err), s.Body.Close())
+	return &Reader{ctx: ctx, src: passing{body, s.Body}, size: s.Size, passing: true}, nil
+}
+
+// explained says what errors in the middle of a blob mean.
+type explained struct {
+	io.Reader
+	r    *Repository
+	dgst digest.Digest
+}
+
+func (e explained) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = e.r.bodyError(e.dgst, err)
 	}
-	return &Reader{ctx: ctx, src: passing{v, s.Body}, size: s.Size, passing: true}, nil
+	return n, err
 }
 
 // link makes dgst, which is stored and verified, part of the repository: durably

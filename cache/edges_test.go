@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -128,6 +129,28 @@ func TestNoSpaceForUnknownLength(t *testing.T) {
 			if stored := s.blobs.Len() == 1; stored != kept {
 				t.Errorf("size %d: stored is %v", size, stored)
 			}
+		})
+	}
+}
+
+// What goes wrong with a blob that only passes through is explained, too.
+func TestErrorsOfPassingBlob(t *testing.T) {
+	reset := errors.New("connection reset")
+	for want, end := range map[error]io.Reader{
+		cache.ErrInvalid:     bytes.NewReader(nil),
+		cache.ErrUnavailable: iotest.ErrReader(reset),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, func(o *cache.Options) { o.MaxSize = 1 })
+			s.up.Body = func(_ digest.Digest, p []byte) io.ReadCloser {
+				return io.NopCloser(io.MultiReader(bytes.NewReader(p[:50]), end))
+			}
+			b := s.openBlob(t, "a", s.up.AddBlob("a", randomBytes(100)))
+			got, err := io.ReadAll(b)
+			if !b.Passing() || !errors.Is(err, want) || len(got) > 49 {
+				t.Errorf("%d bytes, then %v, want %v", len(got), err, want)
+			}
+			must(t, b.Close())
 		})
 	}
 }

@@ -183,7 +183,7 @@ func (f *fill) download(ctx context.Context) (*reservation, error) {
 		return res, err
 	}
 	if err := hash.Verify(f.size); err != nil {
-		return res, f.invalid(err)
+		return res, f.by.bodyError(f.dgst, err)
 	}
 	f.finish()
 	return res, nil
@@ -200,7 +200,7 @@ func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res 
 		n, readErr := body.Read(buf)
 		if n > 0 {
 			if f.size >= 0 && hash.Size()+int64(n) > f.size {
-				return f.invalid(fmt.Errorf("more than the announced %d bytes", f.size))
+				return f.by.bodyError(f.dgst, fmt.Errorf("%w: more than the announced %d bytes", verify.ErrMismatch, f.size))
 			}
 			if err := res.fit(ctx, hash.Size()+int64(n)); err != nil {
 				return err
@@ -215,25 +215,24 @@ func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res 
 		if readErr == io.EOF {
 			return nil
 		}
-		if _, ok := errors.AsType[*UpstreamError](readErr); ok {
-			return readErr
-		}
 		if readErr != nil {
-			return &UpstreamError{
-				Kind: ErrUnavailable, Remote: f.c.opts.Upstream.Host(),
-				Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: readErr,
-			}
+			return f.by.bodyError(f.dgst, readErr)
 		}
 	}
 }
 
-func (f *fill) invalid(err error) error { return f.c.invalid(f.by, f.dgst, err) }
-
-// invalid says that what the remote has sent for a blob is not what was asked
-// for.
-func (c *Cache) invalid(r *Repository, dgst digest.Digest, err error) error {
+// bodyError says what has gone wrong in the middle of a blob: it is not what was
+// asked for, or the remote has broken off.
+func (r *Repository) bodyError(dgst digest.Digest, err error) error {
+	if _, ok := errors.AsType[*UpstreamError](err); ok {
+		return err
+	}
+	kind := ErrUnavailable
+	if errors.Is(err, verify.ErrMismatch) {
+		kind = ErrInvalid
+	}
 	return &UpstreamError{
-		Kind: ErrInvalid, Remote: c.opts.Upstream.Host(),
+		Kind: kind, Remote: r.c.opts.Upstream.Host(),
 		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,9 @@ func TestSettings(t *testing.T) {
 			if got := tt.got(c); got != tt.want && fmt.Sprint(got) != tt.want {
 				t.Errorf("got %v (%T), want %v", got, got, tt.want)
 			}
-			if len(c.Warnings) > 0 && !strings.Contains(tt.name, "redis") {
+			// TestWarnings has these.
+			warned := slices.ContainsFunc([]string{"redis", "read-only", "age limit"}, func(s string) bool { return strings.Contains(tt.name, s) })
+			if len(c.Warnings) > 0 && !warned {
 				t.Errorf("warnings: %q", c.Warnings)
 			}
 		})
@@ -239,6 +242,15 @@ func TestWarnings(t *testing.T) {
 		{"clear text", "", []string{"REGISTRY_PROXY_REMOTEURL=http://r", "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD=p"},
 			[]string{"the password is sent in clear text"}},
 		{"write timeout", "", []string{"REGISTRY_PROXY_CACHEWRITETIMEOUT=1m"}, []string{"proxy.cachewritetimeout is not used"}},
+		{"HTTP/2 without TLS", "", []string{"REGISTRY_HTTP_H2C_ENABLED=true"}, []string{"http.h2c has no effect"}},
+		{"health checks", "version: 0.1\nhealth: {file: [{file: /x}], http: [{uri: 'http://x'}], tcp: [{addr: 'x:1'}], storagedriver: {enabled: true}}", nil,
+			[]string{"health (file, http, tcp, storagedriver) has no effect"}},
+		{"log hooks", "version: 0.1\nlog: {hooks: [{type: mail, disabled: true}, {type: mail}, {type: mail}]}", nil,
+			[]string{"log.hooks has no effect"}},
+		{"read-only", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED=true"}, []string{"storage.maintenance.readonly has no effect"}},
+		{"age limit", "", []string{"REGISTRY_PROXY_REMOTEURL=r", "REGISTRY_PROXY_TTL=168h"}, []string{"proxy.ttl has no effect yet"}},
+		{"settings that are off", "version: 0.1\nhttp: {h2c: {enabled: false}}\nhealth: {storagedriver: {enabled: false, interval: 10s}}\n" +
+			"log: {hooks: [{type: mail, disabled: true}]}\nstorage: {maintenance: {readonly: {enabled: false}}}\nproxy: {remoteurl: r, ttl: '0'}", nil, nil},
 		{"service links", "", []string{"REGISTRY_PORT=tcp://10.0.0.1:80", "REGISTRY_PORT_80_TCP_ADDR=10.0.0.1", "REGISTRY_SERVICE_HOST=10.0.0.1",
 			"REGISTRY_NAME=/a/registry", "REGISTRY_ENV_PATH=/bin", "REGISTRY_VERSION=3", "REGISTRY_CONFIGURATION_PATH="}, nil},
 		{"variables of others", "", []string{"PATH=/bin", "REGISTRYX=1", "NOTHING"}, nil},

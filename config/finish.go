@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -150,6 +152,43 @@ func (l *loader) rejectUnsupported(doc *document) {
 	}
 	if len(doc.Redis.Options.Addrs) > 0 {
 		l.warn("redis is not used: what is kept is indexed in the data directory")
+	}
+	l.warnWithoutEffect(doc)
+}
+
+// warnWithoutEffect names settings of the stock registry that do nothing here,
+// where they are meant to do something.
+func (l *loader) warnWithoutEffect(doc *document) {
+	if doc.HTTP.H2C.Enabled {
+		l.warn("http.h2c has no effect: HTTP/1.1 is spoken")
+	}
+	h := doc.Health
+	var checks []string
+	for _, check := range []struct {
+		key string
+		set bool
+	}{
+		{"file", len(h.FileCheckers) > 0},
+		{"http", len(h.HTTPCheckers) > 0},
+		{"tcp", len(h.TCPCheckers) > 0},
+		{"storagedriver", h.StorageDriver.Enabled},
+	} {
+		if check.set {
+			checks = append(checks, check.key)
+		}
+	}
+	if len(checks) > 0 {
+		l.warn("health (%s) has no effect: /healthz on the address of http.debug.addr tells that the program runs, and nothing more",
+			strings.Join(checks, ", "))
+	}
+	if slices.ContainsFunc(doc.Log.Hooks, func(h configuration.LogHook) bool { return !h.Disabled }) {
+		l.warn("log.hooks has no effect: nothing is mailed")
+	}
+	if readonly, ok := doc.Storage["maintenance"]["readonly"].(map[any]any); ok && readonly["enabled"] == true {
+		l.warn("storage.maintenance.readonly has no effect: clients can never change anything, and what they pull is stored")
+	}
+	if ttl, err := time.ParseDuration(doc.Proxy.TTL); err == nil && ttl > 0 {
+		l.warn("proxy.ttl has no effect yet: content does not expire")
 	}
 }
 

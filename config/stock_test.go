@@ -134,7 +134,10 @@ func TestStockProxy(t *testing.T) {
 	}
 	c := mustLoad(t, string(text))
 	r := c.Remote
-	if len(c.Warnings) > 0 || !c.HasRemote || r.URL.String() != "https://registry-1.docker.io" ||
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "health (file, tcp)") || !strings.Contains(c.Warnings[1], "proxy.ttl") {
+		t.Errorf("warnings: %q", c.Warnings)
+	}
+	if !c.HasRemote || r.URL.String() != "https://registry-1.docker.io" ||
 		r.Username != "robot" || string(r.Password) != "1234" || r.TTL.Hours() != 168 || c.DataDir != "/data" || c.Addr != "0.0.0.0:5000" {
 		t.Errorf("got %+v", c)
 	}

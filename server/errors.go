@@ -91,6 +91,10 @@ func appError(ctx context.Context, kind contentKind, err error) error {
 
 // apiError is the body of the answer.
 func (a answer) apiError(err error) errcode.Error {
+	if a.status == http.StatusInternalServerError {
+		// It may have paths of this machine in it.
+		return a.code.WithMessage("internal error; the log of the registry has the details")
+	}
 	message := err.Error()
 	if a.hint != "" {
 		message = fmt.Sprintf("%s; %s", message, a.hint)

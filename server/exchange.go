@@ -2,20 +2,46 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"registry-module/cache"
 )
+
+// stallTimeout is how long a client may take nothing while something is being
+// sent to it: without end it would hold a socket, a file and a goroutine. A
+// chain of proxies in front of a slow client, each of which writes to its disk
+// first, legitimately stalls for the better part of an hour.
+const stallTimeout = time.Hour
+
+// errClientLeft marks what ended a response that nobody waits for any more.
+var errClientLeft = errors.New("the client has left")
 
 // exchange is one request on its way through the server: the connection's own
 // ResponseWriter, what was sent, and what the app cannot express.
 type exchange struct {
 	http.ResponseWriter
-	method string
+	conn   *http.ResponseController // of ResponseWriter
+	log    logrus.FieldLogger
 	status int // 0 until something is sent
 	bytes  int64
 
+	// blobSize is the length of the blob that was served, for the app's
+	// notifications; 0 before.
+	blobSize int64
+
 	failed *answer // replaces the status that the app chooses for an error
 	err    error   // what it is about
+}
+
+func newExchange(w http.ResponseWriter, log logrus.FieldLogger) *exchange {
+	return &exchange{ResponseWriter: w, conn: http.NewResponseController(w), log: log}
 }
 
 type exchangeKey struct{}
@@ -30,6 +56,44 @@ func exchangeFrom(ctx context.Context) *exchange {
 func (x *exchange) override(a answer, err error) {
 	x.failed, x.err = &a, err
 	a.header(x.Header())
+	if a.status == http.StatusInternalServerError {
+		x.log.WithError(err).Error("internal error, of which the client is not told more")
+	}
+}
+
+// abandon gives up a response of which a part was sent: what is the name of its
+// content. Ending the connection is the only honest way to say so.
+func (x *exchange) abandon(ctx context.Context, what string, err error) {
+	log := x.log.WithError(err)
+	if clientLeft(ctx, err) {
+		err = fmt.Errorf("%w: %w", errClientLeft, err)
+		log.Debugf("%s was not served to its end: the client has left", what)
+	} else {
+		log.Warnf("%s was not served to its end", what)
+	}
+	x.err = err
+	panic(http.ErrAbortHandler)
+}
+
+// clientLeft tells whether err ended a response only because nobody receives it
+// any more. Ctx is the request's.
+func clientLeft(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	if _, ok := errors.AsType[*cache.UpstreamError](err); ok {
+		return false // another connection
+	}
+	// Sending may fail before net/http notices and ends the context.
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// extend gives what is written next its time. Each write has to be preceded by
+// it, so that no deadline of an earlier one, or of an earlier request of the
+// same connection, is left to strike.
+func (x *exchange) extend() {
+	// A writer that has no deadlines is no connection that could stall.
+	_ = x.conn.SetWriteDeadline(time.Now().Add(stallTimeout))
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -40,21 +104,25 @@ func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= 200 {
 		x.status = status
 	}
+	x.extend()
 	x.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
 func (x *exchange) Write(p []byte) (int, error) {
 	x.begin()
+	x.extend()
 	n, err := x.ResponseWriter.Write(p)
 	x.bytes += int64(n)
 	return n, err
 }
 
 // ReadFrom implements io.ReaderFrom, which net/http's own writer does by
-// sendfile where it can.
+// sendfile where it can. All that src gives is one step, with one deadline: src
+// must not be long, and must not have to wait.
 func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	x.begin()
+	x.extend()
 	n, err := io.Copy(x.ResponseWriter, src)
 	x.bytes += n
 	return n, err
@@ -69,9 +137,8 @@ func (x *exchange) begin() {
 
 // Flush implements http.Flusher.
 func (x *exchange) Flush() {
-	if f, ok := x.ResponseWriter.(http.Flusher); ok {
-		f.Flush()
-	}
+	x.extend()
+	_ = x.conn.Flush() // of writers that can
 }
 
 // Unwrap lets http.ResponseController find the connection's writer.

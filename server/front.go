@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,12 +25,21 @@ const maxHeaderLine = 8 << 10
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{ResponseWriter: w, method: r.Method}
+	x := newExchange(w, s.log)
 	start := s.now()
 	defer func() {
+		p := recover()
+		if p != nil && p != http.ErrAbortHandler {
+			x.err = fmt.Errorf("panic: %v", p)
+			s.log.WithField("stack", string(debug.Stack())).Errorf("%s %s has failed: %v", r.Method, r.URL.Path, x.err)
+		}
 		if s.accessLog {
 			s.logRequest(x, r, s.now().Sub(start).Milliseconds())
 		}
+		if p != nil {
+			panic(http.ErrAbortHandler) // net/http does not log this one again
+		}
+		x.extend() // for what net/http has not sent yet
 	}()
 	s.serve(x, r)
 }
@@ -72,9 +82,13 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 // refuse answers in the error form of the OCI distribution specification.
 func (s *Server) refuse(x *exchange, status int, code errcode.ErrorCode, message string) {
 	s.setCommonHeader(x.Header())
+	sendError(x, status, code.WithMessage(message))
+}
+
+func sendError(x *exchange, status int, err errcode.Error) {
 	x.Header().Set("Content-Type", "application/json")
 	x.WriteHeader(status)
-	_ = json.NewEncoder(x).Encode(errcode.Errors{code.WithMessage(message)}) // the client may be gone
+	_ = json.NewEncoder(x).Encode(errcode.Errors{err}) // the client may be gone
 }
 
 // setCommonHeader sets what the app gives each of its answers.
@@ -90,35 +104,48 @@ func (s *Server) setCommonHeader(h http.Header) {
 // serveStored answers from the store what needs no remote, as the app would, at
 // a fraction of its cost. It returns false, having sent nothing, where the app
 // has to take over: for anything else, and for whom the access controller has
-// something to say to.
+// something to say to. That is asked last, because it can be slow on purpose
+// (bcrypt), and the app will ask again.
 func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
-	if rt.kind != manifestRoute && rt.kind != blobRoute || !s.mayPull(r, rt.name) {
-		return false
-	}
-	repo := s.cache.Repository(rt.name)
-	if rt.kind == manifestRoute {
-		m, err := storedManifest(r.Context(), repo, rt.reference)
-		if err != nil {
+	switch rt.kind {
+	case manifestRoute:
+		m, err := storedManifest(r.Context(), s.cache.Repository(rt.name), rt.reference)
+		if err != nil || !s.mayPull(r, rt.name) {
 			return false
 		}
 		s.setCommonHeader(x.Header())
 		s.serveManifest(x, r, m)
 		return true
+	case blobRoute:
+		return s.serveStoredBlob(x, r, rt)
+	default:
+		return false
 	}
+}
+
+// serveStoredBlob is serveStored for a blob.
+func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
 	dgst := digest.Digest(rt.reference)
-	content, err := repo.CachedBlob(r.Context(), dgst)
+	content, err := s.cache.Repository(rt.name).CachedBlob(r.Context(), dgst)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = content.Close() }() // it was only read
+	if !s.mayPull(r, rt.name) {
+		return false
+	}
 	s.setCommonHeader(x.Header())
 	if r.Method == http.MethodHead {
 		headBlob(x, r, cache.Descriptor{Digest: dgst, Size: content.Size()})
 		return true
 	}
 	if err := serveBlob(x, r, content, dgst); err != nil {
-		x.err = err
-		panic(http.ErrAbortHandler) // the client must not take it for whole
+		if x.status != 0 {
+			x.abandon(r.Context(), blobName(rt.name, dgst), err)
+		}
+		a := answerFor(blobContent, err)
+		x.override(a, err)
+		sendError(x, a.status, a.apiError(err))
 	}
 	return true
 }
@@ -187,9 +214,9 @@ func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
 	}
 	entry := s.log.WithFields(fields)
 	switch {
-	case x.err == nil || errors.Is(x.err, context.Canceled):
+	case x.err == nil:
 		entry.Info("request")
-	case x.status < 500 && x.failed != nil:
+	case errors.Is(x.err, errClientLeft), x.status < 500 && x.failed != nil:
 		entry.WithError(x.err).Info("request")
 	default:
 		entry.WithError(x.err).Warn("request")

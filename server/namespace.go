@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -38,7 +39,10 @@ func (n *namespace) Repository(_ context.Context, name reference.Named) (distrib
 // Repositories implements distribution.Namespace.
 func (n *namespace) Repositories(ctx context.Context, repos []string, last string) (int, error) {
 	names, more, err := n.cache.Repositories(ctx, len(repos), last)
-	if err == nil && !more {
+	if err != nil {
+		return 0, appError(ctx, repositoryContent, err)
+	}
+	if !more {
 		err = io.EOF
 	}
 	return copy(repos, names), err
@@ -93,7 +97,10 @@ func (t tags) List(ctx context.Context, limit int, last string) ([]string, error
 
 func (t tags) All(ctx context.Context) ([]string, error) {
 	names, _, err := t.repo.Tags(ctx, -1, "")
-	return names, err
+	if err != nil {
+		return nil, appError(ctx, repositoryContent, err)
+	}
+	return names, nil
 }
 
 func (tags) Tag(context.Context, string, v1.Descriptor) error { return distribution.ErrUnsupported }
@@ -120,7 +127,10 @@ func (m manifests) Exists(ctx context.Context, dgst digest.Digest) (bool, error)
 	if errors.Is(err, cache.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, appError(ctx, manifestContent, err)
+	}
+	return true, nil
 }
 
 func (manifests) Put(context.Context, distribution.Manifest, ...distribution.ManifestServiceOption) (digest.Digest, error) {
@@ -142,10 +152,11 @@ func (m manifest) Payload() (mediaType string, payload []byte, err error) {
 type blobs struct{ *repository }
 
 func (b blobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descriptor, error) {
-	if x := exchangeFrom(ctx); x != nil && x.method == http.MethodGet && x.status == 0 {
-		// The app asks before each ServeBlob, which will find out by itself,
-		// without a HEAD that the remote would have to answer.
-		return v1.Descriptor{MediaType: "application/octet-stream", Digest: dgst}, nil
+	if x := exchangeFrom(ctx); x != nil {
+		// The app asks before each ServeBlob, which will find out by itself, and
+		// after it, for its notifications. Neither is worth a HEAD that the
+		// remote would have to answer.
+		return v1.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: x.blobSize}, nil
 	}
 	d, err := b.repo.StatBlob(ctx, dgst)
 	if err != nil {
@@ -155,11 +166,16 @@ func (b blobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descriptor, err
 }
 
 func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Request, dgst digest.Digest) error {
+	x := exchangeFrom(ctx)
+	if x == nil {
+		x = newExchange(w, b.ns.log)
+	}
 	if r.Method == http.MethodHead {
 		d, err := b.repo.StatBlob(ctx, dgst)
 		if err != nil {
 			return appError(ctx, blobContent, err)
 		}
+		x.blobSize = max(d.Size, 0)
 		headBlob(w, r, d)
 		return nil
 	}
@@ -168,16 +184,22 @@ func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Req
 		return appError(ctx, blobContent, err)
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if raw := exchangeFrom(ctx); raw != nil {
-		w = raw // the app's own writer hides the connection from sendfile
+	// Not to w: the app's own writer hides the connection from sendfile.
+	if err := serveBlob(x, r, content, dgst); err != nil {
+		if x.status == 0 {
+			return appError(ctx, blobContent, err)
+		}
+		x.abandon(ctx, blobName(b.named.Name(), dgst), err)
 	}
-	if err := serveBlob(w, r, content, dgst); err != nil {
-		b.ns.log.WithError(err).Warnf("blob %s of %s was not served to its end", dgst, b.named.Name())
-		// The app would append its error to what the client has got already.
-		// Ending the connection is the only honest way to say so.
-		panic(http.ErrAbortHandler)
+	if x.blobSize = content.Size(); x.blobSize < 0 {
+		x.blobSize = x.bytes // without its size it is sent as a whole
 	}
 	return nil
+}
+
+// blobName is what a blob is called in the log.
+func blobName(repo string, dgst digest.Digest) string {
+	return fmt.Sprintf("blob %s of %s", dgst, repo)
 }
 
 func (b blobs) Get(ctx context.Context, dgst digest.Digest) ([]byte, error) {

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -39,19 +38,26 @@ type badRoute struct {
 // specification asks clients to stay within, host included.
 const maxNameLength = 255
 
-// anchored forms of the grammars of the distribution specification.
+// The grammars of the OCI distribution specification, "Pulling manifests". The
+// one that package reference has for names admits a registry's host, too, which
+// has no place in a path.
 var (
-	nameGrammar = regexp.MustCompile(`^` + reference.NameRegexp.String() + `$`)
-	tagGrammar  = regexp.MustCompile(`^` + reference.TagRegexp.String() + `$`)
+	nameGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
 // parseRoute reads the path of a request as it came over the wire. Nothing in
 // the grammar of the API needs escaping, dots as path elements, or empty ones:
 // they are refused, and not normalised, so that two servers in a row cannot
-// understand one path in two ways.
+// understand one path in two ways. Prefix is escaped, too, and without slash at
+// its end.
 func parseRoute(escaped, prefix string) (route, *badRoute) {
-	path, ok := strings.CutPrefix(escaped, strings.TrimSuffix(prefix, "/")+"/v2/")
+	path, ok := strings.CutPrefix(escaped, prefix+"/v2/")
 	if !ok {
+		if strings.Contains(escaped, "%") {
+			// The app, which unescapes it, might find a /v2/ in it.
+			return route{}, nameInvalid("percent signs have no place in it")
+		}
 		return route{}, nil
 	}
 	if strings.ContainsAny(path, `%\`) {

@@ -19,7 +19,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +64,7 @@ type Server struct {
 	cache      *cache.Cache
 	access     auth.AccessController
 	headers    http.Header
-	prefix     string
+	prefix     string // http.prefix as it is in a request
 	namespaces []string
 	shortcut   bool // stored content need not go through the app
 	accessLog  bool
@@ -86,7 +88,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		cache:      opts.Cache,
 		access:     opts.Access,
 		headers:    opts.Config.HTTP.Headers,
-		prefix:     opts.Config.HTTP.Prefix,
+		prefix:     (&url.URL{Path: strings.TrimSuffix(opts.Config.HTTP.Prefix, "/")}).EscapedPath(),
 		namespaces: opts.Namespaces,
 		// The app sends the notifications and counts the requests, so
 		// everything has to go through it where somebody wants these.

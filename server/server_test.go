@@ -200,13 +200,19 @@ type webhook struct {
 	url     string
 	mu      sync.Mutex
 	actions []string
+	sizes   []int64 // of what they are about
 	arrived chan struct{}
 }
 
 func newWebhook(t *testing.T) *webhook {
 	h := &webhook{arrived: make(chan struct{}, 1000)}
 	ts := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		var env struct{ Events []struct{ Action string } }
+		var env struct {
+			Events []struct {
+				Action string
+				Target struct{ Size int64 }
+			}
+		}
 		if err := json.NewDecoder(r.Body).Decode(&env); err != nil {
 			t.Error(err)
 		}
@@ -214,6 +220,7 @@ func newWebhook(t *testing.T) *webhook {
 		defer h.mu.Unlock()
 		for _, e := range env.Events {
 			h.actions = append(h.actions, e.Action)
+			h.sizes = append(h.sizes, e.Target.Size)
 		}
 		h.arrived <- struct{}{}
 	}))
@@ -356,6 +363,17 @@ func TestBadRequests(t *testing.T) {
 		{"/v2/a//b/manifests/v1", 400, "NAME_INVALID"},
 		{"/v2//manifests/v1", 400, "NAME_INVALID"},
 		{"/v2/Upper/manifests/v1", 400, "NAME_INVALID"},
+		{"/v2/Upper/a/manifests/v1", 400, "NAME_INVALID"},
+		{"/v2/localhost:5000/a/manifests/v1", 400, "NAME_INVALID"},
+		{"/v2/[::1]:5000/a/blobs/" + good, 400, "NAME_INVALID"},
+		{"/v2/a.test/B/tags/list", 400, "NAME_INVALID"},
+		{"/v2/a..b/manifests/v1", 400, "NAME_INVALID"},
+		{"/v2/a___b/manifests/v1", 400, "NAME_INVALID"},
+		{"/v2/a/b-/manifests/v1", 400, "NAME_INVALID"},
+		{"/%76%32/a/b/manifests/v1", 400, "NAME_INVALID"},
+		{"/%76%32/a/b/manifests/v1?ns=elsewhere.test", 400, "NAME_INVALID"},
+		{"/v2%2Fa/b/manifests/v1", 400, "NAME_INVALID"},
+		{"/x/%2e%2e/v2/a/b/manifests/v1", 400, "NAME_INVALID"},
 		{"/v2/a_/blobs/" + good, 400, "NAME_INVALID"},
 		{"/v2/_a/tags/list", 400, "NAME_INVALID"},
 		{"/v2/" + strings.Repeat("a", 256) + "/manifests/v1", 400, "NAME_INVALID"},
@@ -389,8 +407,10 @@ func TestBadRequests(t *testing.T) {
 	if n := s.up.Calls(""); n != 0 {
 		t.Errorf("%d requests to the remote, want none", n)
 	}
-	if r := do(t, http.MethodGet, s.url+"/v2/"+strings.Repeat("a", 255)+"/manifests/v1"); r.status != 404 {
-		t.Errorf("name of 255 characters: status %d, want the remote's 404", r.status)
+	for i, name := range []string{strings.Repeat("a", 255), "a", "0", "a.test/b", "a/b/c/d", "a---b", "a__b", "a_b.c-d/0"} {
+		if r := do(t, http.MethodGet, s.url+"/v2/"+name+"/manifests/v1"); r.status != 404 || s.up.Calls("") != i+1 {
+			t.Errorf("%s: status %d, want the remote's 404", name, r.status)
+		}
 	}
 }
 

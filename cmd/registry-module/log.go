@@ -24,8 +24,11 @@ func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 	app := logrus.StandardLogger()
 	app.SetOutput(out)
 	app.SetFormatter(formatter)
-	// The app writes several lines for each request, of which the access log
-	// has the substance, and calls errors what is the client's.
+	// The app writes several lines for each request and calls errors what is
+	// the client's. What has gone wrong with a request, and why, is in the
+	// access log or in a line of package server. The little that the app alone
+	// knows (notifications that do not arrive, an access controller that fails)
+	// is shown at level debug.
 	app.SetLevel(logrus.FatalLevel)
 	if level >= logrus.DebugLevel {
 		app.SetLevel(level)
@@ -51,7 +54,8 @@ func logFormatter(cfg configuration.Log) logrus.Formatter {
 	}
 }
 
-// httpLog receives what net/http has to say, most of which is about clients.
+// httpLog receives what net/http has to say, which is about clients: failed TLS
+// handshakes, malformed requests. Package server logs its own panics.
 func httpLog(l logrus.FieldLogger) *log.Logger {
 	return log.New(lineWriter{l}, "", 0)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -22,9 +23,14 @@ import (
 	"registry-module/config"
 )
 
-// drainTimeout is how long requests may take to end after SIGTERM. Container
-// engines kill after 30 s at the most.
-const drainTimeout = 20 * time.Second
+// After SIGTERM, running requests have http.draintimeout to end, by default
+// drainTimeout; those that are cut off then have returnTimeout to return, before
+// what they use is closed. With the default all of that is over before docker
+// stop and podman stop kill, which by default is after 10 s.
+const (
+	drainTimeout  = 8 * time.Second
+	returnTimeout = time.Second
+)
 
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
@@ -69,7 +75,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 		return errors.Join(err, ln.Close(), p.Close())
 	}
 	announce(log, cfg, ln.Addr())
-	err = run(ctx, log,
+	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout),
 		served{newHTTPServer(p.handler, log), ln},
 		served{newHTTPServer(adminHandler(p.metrics, cfg.Stock.HTTP.Debug.Prometheus), log), admin})
 	return errors.Join(err, p.Close())
@@ -95,32 +101,64 @@ type served struct {
 }
 
 // run serves until ctx ends or one of the servers fails, then lets the running
-// requests end.
-func run(ctx context.Context, log logrus.FieldLogger, all ...served) error {
+// requests end, for as long as drain. Handlers have returned when it returns,
+// unless they ignore that their connection is gone.
+func run(ctx context.Context, log logrus.FieldLogger, drain time.Duration, all ...served) error {
+	var connections sync.WaitGroup
 	failed := make(chan error, len(all))
 	for _, s := range all {
+		s.server.ConnState = count(&connections)
 		go func() { failed <- s.server.Serve(s.listener) }()
 	}
 	var errs []error
+	serving := len(all)
 	select {
 	case <-ctx.Done():
-		log.Infof("stopping; running requests have %v to end", drainTimeout)
+		log.Infof("stopping; running requests have %v to end; another signal ends at once", drain)
 	case err := <-failed:
 		errs = append(errs, err)
+		serving--
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	for _, s := range all {
-		if err := s.server.Shutdown(drain); err != nil {
+		if err := s.server.Shutdown(limit); err != nil {
 			log.WithError(err).Warn("requests were cut off")
 			errs = append(errs, s.server.Close())
 		}
 	}
+	for range serving {
+		<-failed // http.ErrServerClosed: there are no new connections from here on
+	}
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		connections.Wait()
+	}()
+	select {
+	case <-returned:
+	case <-time.After(returnTimeout):
+		log.Warn("requests that were cut off do not end")
+	}
 	return errors.Join(errs...)
 }
 
+// count counts the connections that are open, each until its handler has
+// returned.
+func count(open *sync.WaitGroup) func(net.Conn, http.ConnState) {
+	return func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateHijacked, http.StateClosed:
+			open.Done()
+		}
+	}
+}
+
 // newHTTPServer bounds what idle and half-hearted clients may hold, and nothing
-// else: a slow chain of proxies may take an hour for a layer.
+// else: a slow chain of proxies may take an hour for a layer. Package server
+// bounds how long a client may take nothing.
 func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 	return &http.Server{
 		Handler:           h,

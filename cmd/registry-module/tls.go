@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/distribution/distribution/v3/configuration"
 )
@@ -35,6 +36,9 @@ func tlsConfig(cfg configuration.TLS) (*tls.Config, error) {
 	if cfg.MinimumTLS == "tls1.3" {
 		conf.MinVersion = tls.VersionTLS13
 	}
+	if conf.CipherSuites, err = cipherSuites(cfg.CipherSuites); err != nil {
+		return nil, err
+	}
 	if len(cfg.ClientCAs) == 0 {
 		return conf, nil
 	}
@@ -50,6 +54,21 @@ func tlsConfig(cfg configuration.TLS) (*tls.Config, error) {
 	}
 	conf.ClientAuth = clientAuth(cfg.ClientAuth)
 	return conf, nil
+}
+
+// cipherSuites are the suites with those names, for TLS 1.2; those of TLS 1.3
+// cannot be chosen. No names stand for Go's own choice.
+func cipherSuites(names []string) ([]uint16, error) {
+	var ids []uint16
+	for _, name := range names {
+		known := slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites())
+		i := slices.IndexFunc(known, func(s *tls.CipherSuite) bool { return s.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("http.tls.ciphersuites: %q is not known", name)
+		}
+		ids = append(ids, known[i].ID)
+	}
+	return ids, nil
 }
 
 // clientAuth maps the stock names; client authorities alone demand a

@@ -122,10 +122,12 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 		return "", err
 	}
 	opts.TagTTL = cfg.Remote.TagTTL
-	if !cfg.Offline {
-		if opts.Upstream, err = metered.New(remote, p.metrics); err != nil {
-			return "", err
-		}
+	var up cache.Upstream = remote
+	if cfg.Offline {
+		up = upstream.NewOffline(remote.Host())
+	}
+	if opts.Upstream, err = metered.New(up, p.metrics); err != nil {
+		return "", err
 	}
 	return remote.Host(), nil
 }
