@@ -58,7 +58,8 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 			return size, nil
 		}
 		if b, err := r.c.opts.Blobs.Open(ctx, dgst); err == nil {
-			r.tryLink(ctx, dgst, b.Size())
+			// Who has put it there is not known here: it may have been found.
+			r.tryLink(ctx, dgst, b.Size(), false)
 			return b.Size(), b.Close()
 		}
 		return size, nil
@@ -115,7 +116,7 @@ func (r *Repository) check(ctx context.Context, dgst digest.Digest, b Blob) (*Re
 			return
 		}
 		r.c.log.WithError(err).Warnf("stored blob %s is damaged and was removed; it will be fetched again", dgst)
-		if err := r.c.remove(context.WithoutCancel(ctx), dgst, size); err != nil {
+		if err := r.c.remove(context.WithoutCancel(ctx), dgst); err != nil {
 			r.c.log.WithError(err).Warnf("removing blob %s", dgst)
 		}
 	}
@@ -161,19 +162,35 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// remove deletes stored content of size bytes.
-func (c *Cache) remove(ctx context.Context, dgst digest.Digest, size int64) error {
+// remove deletes stored content.
+func (c *Cache) remove(ctx context.Context, dgst digest.Digest) error {
 	if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
 		return err
 	}
-	c.space.free(size)
+	c.accounts.Lock()
+	defer c.accounts.Unlock()
+	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
 	return c.opts.Index.Apply(ctx, Change{Key: key(kindBlob, dgst.String()), Delete: true})
+}
+
+// counted is the size of dgst in the account of what is stored, 0 where it is
+// not there. The caller holds c.accounts.
+func (c *Cache) counted(ctx context.Context, dgst digest.Digest) int64 {
+	var rec blobRecord
+	if err := c.record(ctx, key(kindBlob, dgst.String()), &rec); err != nil {
+		return 0
+	}
+	return rec.Size
 }
 
 // OpenBlob opens the blob dgst: from the store, from the download that is under
 // way, or from one that it starts. The reader's operations end with ctx.
 func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	for {
+	// Each round that ends without an answer has changed something: content was
+	// removed, or a fill of somebody else has ended. Where that does not help, as
+	// on a file system that has become read-only, the blob passes through.
+	const rounds = 3
+	for range rounds {
 		b, err := r.CachedBlob(ctx, dgst)
 		if err == nil || !absent(err) {
 			return b, err
@@ -203,6 +220,8 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		}
 		return b, err
 	}
+	r.c.log.Warnf("blob %s can neither be read nor replaced; it is passed through uncached", dgst)
+	return r.through(ctx, dgst)
 }
 
 // adopt opens a blob that is stored. Unless a fill has just linked it into this
@@ -241,22 +260,21 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	if err == nil && f.size >= 0 && f.size <= wholeFirst {
 		_, err = f.whole(ctx)
 	}
+	if err == nil {
+		var src io.ReadSeekCloser
+		if src, err = f.draft.Open(ctx); err == nil {
+			return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r}, nil
+		}
+		err = fmt.Errorf("%w: %w", errStorage, err)
+		if cause := f.cause(); cause != nil { // it has failed meanwhile
+			err = cause
+		}
+	}
 	if errors.Is(err, ErrNoSpace) {
 		r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
 		return r.through(ctx, f.dgst)
 	}
-	if err != nil {
-		return nil, err
-	}
-	src, err := f.draft.Open(ctx)
-	if err == nil {
-		return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r}, nil
-	}
-	if cause := f.cause(); cause != nil { // it has failed meanwhile
-		return nil, cause
-	}
-	r.c.log.WithError(err).Warnf("the download of %s cannot be followed; it is passed through uncached", f.dgst)
-	return r.through(ctx, f.dgst)
+	return nil, err
 }
 
 // through reads a blob from the remote without storing it.
@@ -293,20 +311,20 @@ func (e explained) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// link makes dgst, which is stored and verified, part of the repository: durably
-// first, so that the index can say so.
-func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
+// link makes dgst, which is stored, part of the repository: durably first, so
+// that the index can say so. Unless it is verified, it will be when it is read.
+func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64, verified bool) error {
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefLayer, dgst.String()}, dgst); err != nil {
 		return err
 	}
-	r.c.tryApply(ctx, r.linkChanges(dgst, size, true)...)
+	r.c.tryApply(ctx, r.linkChanges(dgst, size, verified)...)
 	return nil
 }
 
 // tryLink links where that succeeds. Where it does not, the remote is asked
 // again next time; that is no reason to withhold what is at hand.
-func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64) {
-	if err := r.link(ctx, dgst, size); err != nil {
+func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64, verified bool) {
+	if err := r.link(ctx, dgst, size, verified); err != nil {
 		r.c.log.WithError(err).Warnf("blob %s could not be linked into %s", dgst, r.key)
 	}
 }

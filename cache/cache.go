@@ -67,6 +67,9 @@ type Cache struct {
 	// asking and slots bound the requests and the fills that run.
 	asking, slots chan struct{}
 
+	// accounts keeps the entries of stored blobs in step with space.
+	accounts sync.Mutex
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 

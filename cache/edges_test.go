@@ -306,6 +306,84 @@ func TestFoundContentIsVerified(t *testing.T) {
 	}
 }
 
+// Damaged content that cannot be removed is passed by: the blob comes from the
+// remote, and the remote is not asked for ever.
+func TestDamagedContentCannotBeRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		content := randomBytes(100)
+		dgst := s.up.AddBlob("a", content)
+		readAll(t, s.openBlob(t, "a", dgst))
+		synctest.Wait()
+		s.loseIndex()
+		s.blobs.Rot(dgst)
+		s.reopen(t, func(o *cache.Options) { o.Blobs = unremovable{s.blobs} })
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantCalls(t, "blob", 2)
+	})
+}
+
+type unremovable struct{ cache.Blobs }
+
+func (unremovable) Remove(context.Context, digest.Digest) error {
+	return errors.New("read-only file system")
+}
+
+// What was found under one repository is not taken for verified under another
+// because the remote vouches for its digest.
+func TestFoundContentIsVerifiedInEachRepository(t *testing.T) {
+	for _, size := range []int{100, 200_000} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t)
+			content := randomBytes(size)
+			dgst := s.up.AddBlob("a", content)
+			s.up.AddBlob("fork", content)
+			readAll(t, s.openBlob(t, "a", dgst))
+			synctest.Wait()
+			s.loseIndex()
+			s.blobs.Rot(dgst)
+			s.reopen(t)
+			b, err := s.Repository("fork").OpenBlob(t.Context(), dgst)
+			must(t, err)
+			got, err := io.ReadAll(b)
+			must(t, b.Close())
+			if err == nil && !bytes.Equal(got, content) {
+				t.Errorf("size %d: damaged content is whole for a client", size)
+			}
+		})
+	}
+}
+
+// Two readers that find the same damage give its space back once.
+func TestDamageIsAccountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		damaged, kept := s.up.AddBlob("a", randomBytes(100_000)), s.up.AddBlob("a", randomBytes(100_001))
+		for _, dgst := range []digest.Digest{damaged, kept} {
+			readAll(t, s.openBlob(t, "a", dgst))
+			synctest.Wait()
+		}
+		s.loseIndex()
+		s.blobs.Rot(damaged)
+		s.reopen(t, func(o *cache.Options) { o.MaxSize = 250_000 })
+		readers := []*cache.Reader{s.openBlob(t, "a", damaged), s.openBlob(t, "a", damaged)}
+		for _, b := range readers {
+			if _, err := io.ReadAll(b); err == nil {
+				t.Error("damaged content is whole for a client")
+			}
+			must(t, b.Close())
+		}
+		// 100,001 of 250,000 bytes are used.
+		b := s.openBlob(t, "a", s.up.AddBlob("a", randomBytes(150_000)))
+		if !b.Passing() {
+			t.Error("the space of the damaged blob was given back twice")
+		}
+		readAll(t, b)
+	})
+}
+
 // Close waits for what still writes to the stores.
 func TestCloseWaitsForFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

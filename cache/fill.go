@@ -263,7 +263,7 @@ func (f *fill) store(ctx context.Context, res *reservation) error {
 		if next == nil {
 			return nil
 		}
-		next.tryLink(ctx, f.dgst, size)
+		next.tryLink(ctx, f.dgst, size, true)
 		linked[next.key] = true
 	}
 }
@@ -284,11 +284,9 @@ func (f *fill) toLink(linked map[string]bool) *Repository {
 
 // account counts content that was just stored under its reservation, once.
 func (c *Cache) account(ctx context.Context, res *reservation, dgst digest.Digest, size int64) {
-	var before blobRecord // what is fetched again, after its file was lost
-	if err := c.record(ctx, key(kindBlob, dgst.String()), &before); err != nil {
-		before.Size = 0
-	}
-	res.commit(before.Size)
+	c.accounts.Lock()
+	defer c.accounts.Unlock()
+	res.commit(c.counted(ctx, dgst)) // it is fetched again where its file was lost
 	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 }
 

@@ -100,7 +100,7 @@ func (c *Cache) readBlob(ctx context.Context, dgst digest.Digest) ([]byte, error
 	}
 	if err := verify.Bytes(dgst, content); err != nil {
 		c.log.WithError(err).Warnf("stored manifest %s is damaged and was removed; it will be fetched again", dgst)
-		return nil, errors.Join(errDamaged, c.remove(ctx, dgst, b.Size()))
+		return nil, errors.Join(errDamaged, c.remove(ctx, dgst))
 	}
 	return content, nil
 }
@@ -249,14 +249,13 @@ func (m Manifest) References() []v1.Descriptor {
 
 // manifestDoc is what the cache reads of a manifest or an index, of any kind.
 type manifestDoc struct {
-	SchemaVersion int             `json:"schemaVersion"`
-	MediaType     string          `json:"mediaType"`
-	Config        *v1.Descriptor  `json:"config"`
-	Layers        []v1.Descriptor `json:"layers"`
-	Blobs         []v1.Descriptor `json:"blobs"`     // of artifact manifests
-	Manifests     []v1.Descriptor `json:"manifests"` // of indexes
-	FSLayers      json.RawMessage `json:"fsLayers"`  // of Docker's schema 1
-	Signatures    json.RawMessage `json:"signatures"`
+	MediaType  string          `json:"mediaType"`
+	Config     *v1.Descriptor  `json:"config"`
+	Layers     []v1.Descriptor `json:"layers"`
+	Blobs      []v1.Descriptor `json:"blobs"`     // of artifact manifests
+	Manifests  []v1.Descriptor `json:"manifests"` // of indexes
+	FSLayers   json.RawMessage `json:"fsLayers"`  // of Docker's schema 1
+	Signatures json.RawMessage `json:"signatures"`
 }
 
 // parseManifest reads a manifest. It refuses what is no JSON object; what it

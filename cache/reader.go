@@ -33,7 +33,8 @@ func storedReader(ctx context.Context, b Blob) *Reader {
 // the end; see [Reader.Whole].
 func (b *Reader) Size() int64 { return b.size }
 
-// Passing tells that the blob is not stored, and can neither be sought in nor
+// Passing tells that the blob is verified while it passes, because it is not
+// stored or was never compared with its digest: it can neither be sought in nor
 // read again.
 func (b *Reader) Passing() bool { return b.passing }
 
@@ -170,7 +171,7 @@ func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 // Close ends reading. It does not disturb a download.
 func (b *Reader) Close() error { return b.src.Close() }
 
-// passing is a verified stream from the remote as the source of a Reader.
+// passing is a stream that verifies itself as the source of a Reader.
 type passing struct {
 	io.Reader
 	io.Closer

@@ -202,17 +202,13 @@ func blobName(repo string, dgst digest.Digest) string {
 	return fmt.Sprintf("blob %s of %s", dgst, repo)
 }
 
-func (b blobs) Get(ctx context.Context, dgst digest.Digest) ([]byte, error) {
-	content, err := b.repo.OpenBlob(ctx, dgst)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = content.Close() }() // it was only read
-	return io.ReadAll(content)
+// Get and Open are for who wants a blob in memory. Nothing in the app does.
+func (blobs) Get(context.Context, digest.Digest) ([]byte, error) {
+	return nil, distribution.ErrUnsupported
 }
 
-func (b blobs) Open(ctx context.Context, dgst digest.Digest) (io.ReadSeekCloser, error) {
-	return b.repo.OpenBlob(ctx, dgst)
+func (blobs) Open(context.Context, digest.Digest) (io.ReadSeekCloser, error) {
+	return nil, distribution.ErrUnsupported
 }
 
 func (blobs) Put(context.Context, string, []byte) (v1.Descriptor, error) {
