@@ -279,7 +279,7 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 
 // through reads a blob from the remote without storing it.
 func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	s, err := r.c.opts.Upstream.Blob(ctx, r.name, dgst, 0)
+	s, err := r.c.opts.Upstream.Blob(ctx, r.name, dgst, BlobPart{})
 	if err != nil {
 		return nil, err
 	}

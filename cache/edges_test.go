@@ -23,11 +23,11 @@ type hooked struct {
 	blob, manifest, stat func(ctx context.Context, repo string)
 }
 
-func (h *hooked) Blob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (*cache.BlobStream, error) {
+func (h *hooked) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
 	if h.blob != nil {
 		h.blob(ctx, repo)
 	}
-	return h.Upstream.Blob(ctx, repo, dgst, offset)
+	return h.Upstream.Blob(ctx, repo, dgst, part)
 }
 
 func (h *hooked) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {

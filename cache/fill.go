@@ -166,7 +166,7 @@ func (f *fill) download(ctx context.Context) (*reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, 0)
+	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, BlobPart{})
 	if err != nil {
 		return res, err
 	}
@@ -206,7 +206,7 @@ func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res 
 				return err
 			}
 			_, _ = hash.Write(buf[:n]) // never fails
-			if _, err := f.draft.Write(buf[:n]); err != nil {
+			if _, err := f.draft.WriteAt(buf[:n], hash.Size()-int64(n)); err != nil {
 				return fmt.Errorf("%w: %w", errStorage, err)
 			}
 			res.wrote(int64(n))

@@ -219,7 +219,7 @@ func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []by
 	if err != nil {
 		return err
 	}
-	_, err = d.Write(content)
+	_, err = d.WriteAt(content, 0)
 	if err == nil {
 		res.wrote(int64(len(content)))
 		err = d.Commit(ctx)

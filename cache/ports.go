@@ -4,8 +4,11 @@ import (
 	"context"
 	"io"
 	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/extents"
 )
 
 // Blobs keeps content by digest. It stores and returns bytes as they are:
@@ -16,7 +19,7 @@ type Blobs interface {
 	Open(ctx context.Context, dgst digest.Digest) (Blob, error)
 
 	// Create starts a new draft for the content of dgst. Drafts are not
-	// visible to Open.
+	// visible to Open, and gone with the process.
 	Create(ctx context.Context, dgst digest.Digest) (Draft, error)
 
 	// Remove deletes the content of dgst. Removing what is not stored is no
@@ -49,17 +52,18 @@ type Blob interface {
 	Size() int64
 }
 
-// Draft is content that is being written. Write is called by one goroutine;
-// Open may be called by any, at any time before Discard.
+// Draft is content that is being written. Its methods may be called by several
+// goroutines at a time, those that end it (Commit, Discard, [Partial].Suspend) by
+// one, when nobody writes any more.
 type Draft interface {
-	// Write appends p. Bytes are readable through Open as soon as Write
-	// returns.
-	io.Writer
+	// WriteAt writes to a place that nobody else writes to. Bytes are readable
+	// through Open as soon as WriteAt returns.
+	io.WriterAt
 
 	// Open returns an independent reader of what is being written, positioned
-	// at the start. It stays usable after Commit and Discard. Reading at the
-	// end of what has been written gives io.EOF; later writes can still be
-	// read.
+	// at the start. It stays usable when the draft has ended. What was not
+	// written yet reads as zeros, or as io.EOF behind the last byte that was;
+	// later writes can still be read.
 	Open(ctx context.Context) (io.ReadSeekCloser, error)
 
 	// Commit makes the draft durable and then visible under its digest. When
@@ -67,8 +71,70 @@ type Draft interface {
 	// content is either absent or whole.
 	Commit(ctx context.Context) error
 
-	// Discard gives the draft's space back. After Commit it does nothing.
+	// Discard gives the draft's space back. After Commit, and after Suspend, it
+	// does nothing.
 	Discard() error
+}
+
+// PartSize is the grain in bytes in which a [Partial] remembers what it holds:
+// bytes that are written in order from a multiple of PartSize on can be found
+// again, others may be lost.
+const PartSize = 256 << 10
+
+// Partials keeps the content of downloads that are not complete from one process
+// to the next.
+type Partials interface {
+	// Resume takes up what is kept of dgst, or starts anew where nothing is, or
+	// nothing that is intact. There must be no other Partial of dgst that has
+	// not ended.
+	Resume(ctx context.Context, dgst digest.Digest) (Partial, error)
+
+	// All yields what is kept, in no order, but for what was resumed and has
+	// not ended. What cannot be read is yielded with its error and does not end
+	// the iteration.
+	All(ctx context.Context) iter.Seq2[PartialEntry, error]
+
+	// Remove deletes what is kept of dgst. Removing what is not there is no
+	// error.
+	Remove(ctx context.Context, dgst digest.Digest) error
+}
+
+// PartialEntry describes kept content.
+type PartialEntry struct {
+	Digest digest.Digest
+	// Size is how many bytes are kept.
+	Size int64
+	// Used is when it was last written to.
+	Used time.Time
+	// Note is what was last given to [Partial.Keep].
+	Note []byte
+}
+
+// Partial is a [Draft] that can outlive the process. It is not kept before Keep
+// was called.
+type Partial interface {
+	Draft
+
+	// Held returns which bytes are there from an earlier process, as they were
+	// written: in order, without overlap. It does not change.
+	Held() []extents.Span
+
+	// Note returns what an earlier process has last given to Keep; nil where
+	// there is none.
+	Note() []byte
+
+	// Keep makes the draft one that is kept, with a note that Note and All
+	// return later. What is written from then on is found by Resume after this
+	// process has ended, in whatever way.
+	Keep(note []byte) error
+
+	// Sync makes what was written so far, and is kept, survive a loss of power.
+	Sync(ctx context.Context) error
+
+	// Suspend ends the draft and leaves what it holds to a later Resume. It
+	// returns how many bytes those are; 0 where it is not kept, and is
+	// discarded.
+	Suspend() (kept int64, err error)
 }
 
 // RefKind says what a [Ref] names.
@@ -162,8 +228,9 @@ type Upstream interface {
 	// empty and Size -1 where the remote does not say.
 	Resolve(ctx context.Context, repo, ref string) (Descriptor, error)
 
-	// Blob opens the content of dgst from the byte at offset on.
-	Blob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (*BlobStream, error)
+	// Blob opens the content of dgst, or the part of it that is asked for. A
+	// remote may give the whole instead.
+	Blob(ctx context.Context, repo string, dgst digest.Digest, part BlobPart) (*BlobStream, error)
 
 	// StatBlob asks whether the remote serves dgst in repo to us, and returns
 	// its size in bytes, or -1 where the remote does not say.
@@ -175,15 +242,37 @@ type Upstream interface {
 	Tags(ctx context.Context, repo string, n int, last string) (tags []string, more bool, err error)
 }
 
+// BlobPart is a part of a blob. The zero value is the whole.
+type BlobPart struct {
+	// Offset is the position of the first byte.
+	Offset int64
+	// Length is the number of bytes; 0 is all up to the end.
+	Length int64
+	// Validator is that of an earlier [BlobStream]: where the remote has other
+	// content by now, the whole is to be sent instead of the part. Empty asks for
+	// the part in any case.
+	Validator string
+}
+
 // BlobStream is a blob on its way from a remote. The caller closes Body.
 type BlobStream struct {
 	Body io.ReadCloser
 	// Offset is the position of Body's first byte within the blob. It is 0
-	// where the remote has ignored the offset that was asked for.
+	// where the remote has ignored the part that was asked for, and given the
+	// whole.
 	Offset int64
+	// Length is how many bytes Body has, or -1 where the remote does not say. It
+	// may be less than was asked for.
+	Length int64
 	// Size is the length of the whole blob in bytes, or -1 where the remote
 	// does not say.
 	Size int64
+	// Part tells that the remote has given a part on purpose, and so can give
+	// others.
+	Part bool
+	// Validator stands for the remote's copy of the content, see [BlobPart];
+	// empty where the remote gave none.
+	Validator string
 }
 
 // Descriptor describes content without its bytes.

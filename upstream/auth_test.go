@@ -201,7 +201,7 @@ func TestTokenIsRevoked(t *testing.T) {
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
 	get(t, r, "a/b", "v1")
 	reg.RevokeTokens()
-	stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], 0)
+	stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 //
 // The type of the answer is not looked at: registries and object stores call
 // blobs anything, and the digest decides.
-func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (*cache.BlobStream, error) {
+func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
+	offset := part.Offset
 	op := "fetching blob " + clean(repo) + "@" + clean(dgst.String())
 	if offset < 0 {
 		return nil, r.invalid(op, 0, "negative offset %d", offset)
@@ -52,7 +53,7 @@ func (r *Remote) openBlob(op string, rep *reply, offset int64) (*cache.BlobStrea
 		if encoded(rep.Header) {
 			break
 		}
-		return &cache.BlobStream{Body: rep.Body, Size: rep.ContentLength}, nil
+		return &cache.BlobStream{Body: rep.Body, Length: rep.ContentLength, Size: rep.ContentLength}, nil
 	case rep.StatusCode == http.StatusPartialContent && offset > 0:
 		if encoded(rep.Header) {
 			break
@@ -61,7 +62,7 @@ func (r *Remote) openBlob(op string, rep *reply, offset int64) (*cache.BlobStrea
 		if err != nil {
 			return nil, err
 		}
-		return &cache.BlobStream{Body: rep.Body, Offset: offset, Size: size}, nil
+		return &cache.BlobStream{Body: rep.Body, Offset: offset, Length: rep.ContentLength, Size: size, Part: true}, nil
 	case rep.StatusCode == http.StatusPartialContent:
 		return nil, r.invalid(op, rep.StatusCode, "the answer is a part, and the whole was asked for")
 	default:

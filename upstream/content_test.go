@@ -182,7 +182,7 @@ func TestBlob(t *testing.T) {
 			test.fault.Kinds = []ut.Kind{ut.BlobGet}
 			reg.Script(test.fault)
 			r := newRemote(t, upstream.Options{URL: reg.URL()})
-			stream, err := r.Blob(t.Context(), "a/b", dgst, test.offset)
+			stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{Offset: test.offset})
 			if test.kind != nil {
 				wantKind(t, err, test.kind)
 				if !strings.Contains(err.Error(), test.says) {
@@ -212,7 +212,7 @@ func TestEmptyAndSHA512Blob(t *testing.T) {
 		reg.AddBlob("a", nil),
 		reg.AddBlobAs(digest.SHA512, "a", []byte("content")),
 	} {
-		stream, err := r.Blob(t.Context(), "a", dgst, 0)
+		stream, err := r.Blob(t.Context(), "a", dgst, cache.BlobPart{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +286,7 @@ func TestNamesAreChecked(t *testing.T) {
 		wantKind(t, err, cache.ErrInvalid)
 		_, err = r.Resolve(t.Context(), repo, "v1")
 		wantKind(t, err, cache.ErrInvalid)
-		_, err = r.Blob(t.Context(), repo, good, 0)
+		_, err = r.Blob(t.Context(), repo, good, cache.BlobPart{})
 		wantKind(t, err, cache.ErrInvalid)
 		_, err = r.StatBlob(t.Context(), repo, good)
 		wantKind(t, err, cache.ErrInvalid)
@@ -296,7 +296,7 @@ func TestNamesAreChecked(t *testing.T) {
 	for _, ref := range []string{"", "..", "a/b", "a b", "a\n", "sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", strings.Repeat("a", 129)} {
 		_, err := r.Manifest(t.Context(), "a", ref)
 		wantKind(t, err, cache.ErrInvalid)
-		_, err = r.Blob(t.Context(), "a", digest.Digest(ref), 0)
+		_, err = r.Blob(t.Context(), "a", digest.Digest(ref), cache.BlobPart{})
 		wantKind(t, err, cache.ErrInvalid)
 	}
 	wantRequests(t, reg, nil)

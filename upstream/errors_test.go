@@ -28,7 +28,7 @@ var questions = map[string]func(ctx context.Context, r *upstream.Remote) error{
 		return err
 	},
 	"Blob": func(ctx context.Context, r *upstream.Remote) error {
-		stream, err := r.Blob(ctx, "a/b", digest.FromString("x"), 0)
+		stream, err := r.Blob(ctx, "a/b", digest.FromString("x"), cache.BlobPart{})
 		if err != nil {
 			return err
 		}
@@ -159,7 +159,7 @@ func TestStalledBody(t *testing.T) {
 	defer gate.Open()
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Gate: gate, GateAt: 50_000})
 	r := newRemote(t, upstream.Options{URL: reg.URL(), StallTimeout: 100 * time.Millisecond})
-	stream, err := r.Blob(t.Context(), "a/b", dgst, 0)
+	stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestCutBlob(t *testing.T) {
 		dgst := reg.AddBlob("a/b", make([]byte, 100_000))
 		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Cut: true, CutAt: 70_000, Chunked: chunked})
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
-		stream, err := r.Blob(t.Context(), "a/b", dgst, 0)
+		stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestCancelBody(t *testing.T) {
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Gate: gate, GateAt: 1000})
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
 	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := r.Blob(ctx, "a/b", dgst, 0)
+	stream, err := r.Blob(ctx, "a/b", dgst, cache.BlobPart{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestCloseEndsRead(t *testing.T) {
 	defer gate.Open()
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Gate: gate, GateAt: 1000})
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
-	stream, err := r.Blob(t.Context(), "a/b", dgst, 0)
+	stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +282,6 @@ func TestEndOfSignedURLIsNotShown(t *testing.T) {
 		"Location": {"http://me:secret@127.0.0.1:1/" + dgst.String() + "?signature=secret"},
 	}})
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
-	_, err := r.Blob(t.Context(), "a/b", dgst, 0)
+	_, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
 	wantKind(t, err, cache.ErrUnavailable)
 }

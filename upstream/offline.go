@@ -41,7 +41,7 @@ func (o Offline) Resolve(_ context.Context, repo, ref string) (cache.Descriptor,
 }
 
 // Blob implements [cache.Upstream].
-func (o Offline) Blob(_ context.Context, repo string, dgst digest.Digest, _ int64) (*cache.BlobStream, error) {
+func (o Offline) Blob(_ context.Context, repo string, dgst digest.Digest, _ cache.BlobPart) (*cache.BlobStream, error) {
 	return nil, o.err("fetching blob " + dgst.String() + " of " + repo)
 }
 

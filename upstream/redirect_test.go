@@ -27,7 +27,7 @@ func TestRedirectNeverSeesAuthorization(t *testing.T) {
 			reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet, ut.Ping, ut.ManifestGet}, Header: http.Header{"Set-Cookie": {"session=secret; Path=/"}}})
 			r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: auth.Static("me", "secret"), UserAgent: "tester/1"})
 			get(t, r, "a/b", "v1")
-			stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], 0)
+			stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -35,7 +35,7 @@ func TestRedirectNeverSeesAuthorization(t *testing.T) {
 			if err != nil || img.Layers[0].Algorithm().FromBytes(content) != img.Layers[0] {
 				t.Errorf("%d bytes, %v", len(content), err)
 			}
-			if stream, err = r.Blob(t.Context(), "a/b", img.Layers[0], 100); err != nil {
+			if stream, err = r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{Offset: 100}); err != nil {
 				t.Fatal(err)
 			}
 			rest, err := readBlob(t, stream)
@@ -83,7 +83,7 @@ func TestRedirectWithinTheRemote(t *testing.T) {
 		reg.ResetCounts()
 		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Ref: img.Config.String(), Status: 307, Header: http.Header{"Location": {location}}})
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
-		stream, err := r.Blob(t.Context(), "a/b", img.Config, 0)
+		stream, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
 		if err != nil {
 			t.Errorf("%s: %v", location, err)
 			continue
@@ -116,7 +116,7 @@ func TestRedirectsRefused(t *testing.T) {
 			reg := ut.New(t)
 			reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Status: test.status, Header: http.Header{"Location": {test.location(reg)}}})
 			r := newRemote(t, upstream.Options{URL: reg.URL()})
-			_, err := r.Blob(t.Context(), "a/b", "sha256:"+digestZero, 0)
+			_, err := r.Blob(t.Context(), "a/b", "sha256:"+digestZero, cache.BlobPart{})
 			wantKind(t, err, cache.ErrInvalid)
 			if !strings.Contains(err.Error(), test.says) {
 				t.Errorf("error %q does not say %q", err, test.says)
@@ -136,7 +136,7 @@ func TestNotThereAndBack(t *testing.T) {
 	reg.SetRedirect(true)
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: 302, Header: http.Header{"Location": {reg.URL() + "/v2/private/tags/list"}}})
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
-	_, err := r.Blob(t.Context(), "a/b", img.Config, 0)
+	_, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
 	e := wantKind(t, err, cache.ErrDenied)
 	if e.Status != 401 || !strings.Contains(err.Error(), "has redirected us") {
 		t.Errorf("error is %v", err)
@@ -155,7 +155,7 @@ func TestRedirectedHostFails(t *testing.T) {
 		reg.SetRedirect(true)
 		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: status, Body: []byte("<Error><StringToSign>secret</StringToSign></Error>")})
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
-		_, err := r.Blob(t.Context(), "a/b", img.Config, 0)
+		_, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
 		if e := wantKind(t, err, kind); e.Status != status || !strings.Contains(err.Error(), reg.CDNHost()) {
 			t.Errorf("%d is %v", status, err)
 		}

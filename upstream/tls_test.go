@@ -33,7 +33,7 @@ func TestCustomCA(t *testing.T) {
 
 	r := newRemote(t, upstream.Options{URL: reg.URL(), CAFile: write(t, "ca.pem", ca.PEM())})
 	get(t, r, "a/b", "v1")
-	stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], 0)
+	stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestRedirectFromHTTPSToHTTPIsRefused(t *testing.T) {
 	} {
 		end := reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Status: 307, Header: http.Header{"Location": {location}}})
 		r := newRemote(t, upstream.Options{URL: reg.URL(), CAFile: write(t, "ca.pem", ca.PEM())})
-		_, err := r.Blob(t.Context(), "a/b", img.Config, 0)
+		_, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
 		wantKind(t, err, cache.ErrInvalid)
 		if !strings.Contains(err.Error(), "from https to http") {
 			t.Errorf("error is %v", err)

@@ -198,14 +198,16 @@ type memDraft struct {
 	done bool
 }
 
-func (d *memDraft) Write(p []byte) (int, error) {
+func (d *memDraft) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.store.fail("write"); err != nil {
 		return 0, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.p = append(d.p, p...)
-	return len(p), nil
+	if end := off + int64(len(p)); end > int64(len(d.p)) {
+		d.p = append(d.p, make([]byte, end-int64(len(d.p)))...)
+	}
+	return copy(d.p[off:], p), nil
 }
 
 func (d *memDraft) Open(context.Context) (io.ReadSeekCloser, error) {

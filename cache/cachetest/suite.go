@@ -94,7 +94,7 @@ func TestBlobs(t *testing.T, fresh func(t *testing.T) cache.Blobs) {
 			if _, err := s.Open(t.Context(), dgst); !errors.Is(err, fs.ErrNotExist) {
 				t.Fatalf("draft: error %v, want fs.ErrNotExist", err)
 			}
-			write(t, d, "content")
+			writeAt(t, d, int64(len("growing ")), "content")
 			must(t, d.Commit(t.Context()))
 			must(t, d.Discard()) // nothing left to discard
 			wantRead(t, early, "content")
@@ -267,9 +267,11 @@ func create(t *testing.T, s cache.Blobs, dgst digest.Digest) cache.Draft {
 	return d
 }
 
-func write(t *testing.T, d cache.Draft, s string) {
+func write(t *testing.T, d cache.Draft, s string) { t.Helper(); writeAt(t, d, 0, s) }
+
+func writeAt(t *testing.T, d cache.Draft, off int64, s string) {
 	t.Helper()
-	n, err := io.WriteString(d, s)
+	n, err := d.WriteAt([]byte(s), off)
 	if err != nil || n != len(s) {
 		t.Fatalf("write: %d, %v", n, err)
 	}

@@ -20,6 +20,8 @@ type Upstream struct {
 	Body func(dgst digest.Digest, content []byte) io.ReadCloser
 	// HideSize makes blobs come without their size.
 	HideSize bool
+	// NoParts makes it give the whole blob where a part is asked for.
+	NoParts bool
 
 	mu        sync.Mutex
 	err       error
@@ -152,7 +154,7 @@ func (u *Upstream) Resolve(_ context.Context, repo, ref string) (cache.Descripto
 }
 
 // Blob implements cache.Upstream.
-func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, offset int64) (*cache.BlobStream, error) {
+func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err := u.call("blob"); err != nil {
@@ -162,12 +164,21 @@ func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, offs
 	if !ok {
 		return nil, fmt.Errorf("blob %s of %s: %w", dgst, repo, cache.ErrNotFound)
 	}
-	s := &cache.BlobStream{Body: io.NopCloser(bytes.NewReader(content[offset:])), Offset: offset, Size: int64(len(content))}
+	s := &cache.BlobStream{Size: int64(len(content))}
+	sent := content
+	if !u.NoParts && part != (cache.BlobPart{}) {
+		s.Offset, s.Part = part.Offset, true
+		if sent = content[part.Offset:]; part.Length > 0 {
+			sent = sent[:min(part.Length, int64(len(sent)))]
+		}
+	}
+	s.Length = int64(len(sent))
+	s.Body = io.NopCloser(bytes.NewReader(sent))
 	if u.Body != nil {
-		s.Body = u.Body(dgst, content[offset:])
+		s.Body = u.Body(dgst, sent)
 	}
 	if u.HideSize {
-		s.Size = -1
+		s.Size, s.Length = -1, -1
 	}
 	return s, nil
 }

@@ -50,7 +50,7 @@ func TestLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Write([]byte("abc")); err != nil {
+	if _, err := d.WriteAt([]byte("abc"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Commit(t.Context()); err != nil {

@@ -41,8 +41,8 @@ type draft struct {
 	name string     // where the file is; empty once it is gone
 }
 
-// Write implements cache.Draft.
-func (d *draft) Write(p []byte) (int, error) { return d.file.Write(p) }
+// WriteAt implements cache.Draft.
+func (d *draft) WriteAt(p []byte, off int64) (int, error) { return d.file.WriteAt(p, off) }
 
 // Open implements cache.Draft.
 func (d *draft) Open(context.Context) (io.ReadSeekCloser, error) {

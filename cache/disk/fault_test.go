@@ -29,7 +29,7 @@ func TestCommitFails(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = io.WriteString(d, content)
+		_, err = d.WriteAt([]byte(content), 0)
 		if err == nil {
 			err = d.Commit(t.Context())
 		}

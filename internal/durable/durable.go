@@ -32,6 +32,8 @@ type FS interface {
 // File is an open file or directory. *os.File is one.
 type File interface {
 	io.ReadWriteSeeker
+	io.ReaderAt
+	io.WriterAt
 	io.Closer
 	Sync() error
 	Stat() (fs.FileInfo, error)

@@ -93,8 +93,8 @@ func (m *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descrip
 }
 
 // Blob implements cache.Upstream.
-func (m *Upstream) Blob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (*cache.BlobStream, error) {
-	s, err := m.up.Blob(ctx, repo, dgst, offset)
+func (m *Upstream) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
+	s, err := m.up.Blob(ctx, repo, dgst, part)
 	m.count("blob", err)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func TestCounts(t *testing.T) {
 	if d, err := m.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
-	s, err := m.Blob(ctx, "a", blob, 4)
+	s, err := m.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4})
 	if err != nil || s.Offset != 4 || s.Size != 10 {
 		t.Fatalf("%+v, %v", s, err)
 	}
@@ -54,7 +54,7 @@ func TestCounts(t *testing.T) {
 		context.Canceled, io.ErrNoProgress,
 	} {
 		remote.Fail(fmt.Errorf("wrapped: %w", failure))
-		if _, err := m.Blob(ctx, "a", digest.FromString("x"), 0); err == nil {
+		if _, err := m.Blob(ctx, "a", digest.FromString("x"), cache.BlobPart{}); err == nil {
 			t.Error("no error")
 		}
 	}

@@ -119,6 +119,14 @@ type faultyFile struct {
 }
 
 func (f *faultyFile) Write(p []byte) (n int, err error) {
+	return f.write(p, f.File.Write)
+}
+
+func (f *faultyFile) WriteAt(p []byte, off int64) (n int, err error) {
+	return f.write(p, func(p []byte) (int, error) { return f.File.WriteAt(p, off) })
+}
+
+func (f *faultyFile) write(p []byte, write func([]byte) (int, error)) (n int, err error) {
 	part := p
 	if f.fs.Mode == Done {
 		part = p[:len(p)/2]
@@ -128,7 +136,7 @@ func (f *faultyFile) Write(p []byte) (n int, err error) {
 		if number == f.fs.At {
 			p = part
 		}
-		n, err = f.File.Write(p)
+		n, err = write(p)
 		return err
 	})
 	return n, err
