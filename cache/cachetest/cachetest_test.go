@@ -17,4 +17,14 @@ func TestFakes(t *testing.T) {
 	t.Run("refs", func(t *testing.T) {
 		cachetest.TestRefs(t, func(*testing.T) cache.Refs { return new(cachetest.Refs) })
 	})
+	t.Run("partials", func(t *testing.T) {
+		cachetest.TestPartials(t, func(*testing.T) (cache.Blobs, cache.Partials, func() (cache.Blobs, cache.Partials)) {
+			blobs := new(cachetest.Blobs)
+			partials := &cachetest.Partials{Blobs: blobs}
+			return blobs, partials, func() (cache.Blobs, cache.Partials) {
+				partials.Restart()
+				return blobs, partials
+			}
+		})
+	})
 }
