@@ -37,10 +37,13 @@ import (
 type Options struct {
 	// FS is the file system; default [durable.OS].
 	FS durable.FS
+	// BootID returns what stands for the time since the kernel was started, or
+	// nothing where that is not known; default is what Linux tells in /proc.
+	BootID func() string
 }
 
-// Store is a data directory. It implements [cache.Blobs] and, by
-// [Store.Refs], [cache.Refs].
+// Store is a data directory. It implements [cache.Blobs] and, by [Store.Refs] and
+// [Store.Partials], [cache.Refs] and [cache.Partials].
 type Store struct {
 	fs   durable.FS
 	root string
@@ -51,6 +54,12 @@ type Store struct {
 	// hash says.
 	linkLocks [64]sync.Mutex
 	linkSeed  maphash.Seed
+
+	boot string // what BootID has returned
+
+	partialsMu sync.Mutex // guards live
+	// live are the partials that were resumed and have not ended.
+	live map[digest.Digest]bool
 }
 
 var _ cache.Blobs = (*Store)(nil)
@@ -74,7 +83,13 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", root, err)
 	}
-	s := &Store{fs: opts.FS, root: root, made: durable.Dirs{Root: root}, linkSeed: maphash.MakeSeed()}
+	if opts.BootID == nil {
+		opts.BootID = bootID
+	}
+	s := &Store{
+		fs: opts.FS, root: root, made: durable.Dirs{Root: root}, linkSeed: maphash.MakeSeed(),
+		boot: opts.BootID(), live: make(map[digest.Digest]bool),
+	}
 	// The others are made when something is put into them: each directory costs
 	// an fsync, and start-up is not the time for them.
 	if err := s.made.MkdirAll(s.fs, s.path(partialDir)); err != nil {
@@ -86,7 +101,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if _, err := s.format(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := s.dropPartials(); err != nil {
+	if err := s.sweepPartials(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -112,20 +127,6 @@ func (s *Store) takeLock() error {
 	}
 	if !ok {
 		return fmt.Errorf("data directory %s is in use by another process: stop it, or choose another directory with REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", s.root)
-	}
-	return nil
-}
-
-// dropPartials removes what unfinished downloads have left behind.
-func (s *Store) dropPartials() error {
-	entries, err := s.fs.ReadDir(s.path(partialDir))
-	if err != nil {
-		return fmt.Errorf("unfinished downloads: %w", err)
-	}
-	for _, e := range entries {
-		if err := s.fs.Remove(s.path(partialDir, e.Name())); err != nil {
-			return fmt.Errorf("unfinished download: %w", err)
-		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package disk_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +21,12 @@ import (
 
 func open(t *testing.T, dir string) *disk.Store {
 	t.Helper()
-	s, err := disk.Open(dir, disk.Options{})
+	return openBoot(t, dir, nil)
+}
+
+func openBoot(t *testing.T, dir string, boot func() string) *disk.Store {
+	t.Helper()
+	s, err := disk.Open(dir, disk.Options{BootID: boot})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +45,23 @@ func TestContract(t *testing.T) {
 	t.Run("refs", func(t *testing.T) {
 		cachetest.TestRefs(t, func(t *testing.T) cache.Refs { return open(t, t.TempDir()).Refs() })
 	})
+	for name, boot := range map[string]func() string{
+		"boot not known": func() string { return "" },
+		"same boot":      func() string { return "boot" },
+		"other boots":    rand.Text,
+	} {
+		t.Run("partials, "+name, func(t *testing.T) {
+			cachetest.TestPartials(t, func(t *testing.T) (cache.Blobs, cache.Partials, func() (cache.Blobs, cache.Partials)) {
+				dir := t.TempDir()
+				s := openBoot(t, dir, boot)
+				return s, s.Partials(), func() (cache.Blobs, cache.Partials) {
+					_ = s.Close() // gives up the lock, as a kill does
+					s = openBoot(t, dir, boot)
+					return s, s.Partials()
+				}
+			})
+		})
+	}
 }
 
 // The layout is distribution's, so that the stock registry can read it.

@@ -61,9 +61,22 @@ func (d *draft) Open(context.Context) (io.ReadSeekCloser, error) {
 // Commit implements cache.Draft: fsync, rename, fsync of the directory. The
 // long part, the fsync of the file, does not keep readers from opening the draft.
 func (d *draft) Commit(context.Context) error {
-	if err := d.file.Sync(); err != nil {
-		return fmt.Errorf("syncing %s: %w", d.name, err)
+	if err := d.sync(); err != nil {
+		return err
 	}
+	return d.place()
+}
+
+// sync makes the bytes durable.
+func (d *draft) sync() error {
+	if err := d.file.Sync(); err != nil {
+		return fmt.Errorf("syncing the content of %s: %w", d.final, err)
+	}
+	return nil
+}
+
+// place moves the file, which is synced, to its final place.
+func (d *draft) place() error {
 	if err := d.store.made.MkdirAll(d.store.fs, filepath.Dir(d.final)); err != nil {
 		return fmt.Errorf("directory of %s: %w", d.final, err)
 	}
