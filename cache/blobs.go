@@ -251,6 +251,7 @@ const wholeFirst = 64 << 10
 
 // follow opens a reader of what f downloads, as soon as the remote has answered.
 func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
+	f.hurry()
 	select {
 	case <-f.started:
 	case <-ctx.Done():
@@ -277,38 +278,29 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	return nil, err
 }
 
-// through reads a blob from the remote without storing it.
-func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	s, err := r.c.opts.Upstream.Blob(ctx, r.name, dgst, BlobPart{})
-	if err != nil {
-		return nil, err
+// bodyError says what has gone wrong in the middle of a blob: it is not what was
+// asked for, or the remote has broken off.
+func (r *Repository) bodyError(dgst digest.Digest, err error) error {
+	if _, ok := errors.AsType[*UpstreamError](err); ok {
+		return err
 	}
-	v, err := verify.NewReader(s.Body, dgst, s.Size)
-	if err != nil {
-		return nil, errors.Join(err, s.Body.Close())
+	kind := ErrUnavailable
+	if errors.Is(err, verify.ErrMismatch) {
+		kind = ErrInvalid
 	}
-	body := explained{v, r, dgst}
-	if s.Size == 0 { // see wholeFirst
-		if _, err := body.Read(make([]byte, 1)); err != io.EOF {
-			return nil, errors.Join(err, s.Body.Close())
-		}
+	return &UpstreamError{
+		Kind: kind, Remote: r.c.remote(),
+		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
 	}
-	return &Reader{ctx: ctx, src: passing{body, s.Body}, size: s.Size, passing: true}, nil
 }
 
-// explained says what errors in the middle of a blob mean.
-type explained struct {
-	io.Reader
-	r    *Repository
-	dgst digest.Digest
-}
-
-func (e explained) Read(p []byte) (int, error) {
-	n, err := e.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = e.r.bodyError(e.dgst, err)
+// namedSize is the size of dgst that a manifest of the repository tells, or 0.
+func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
+	var rec contentRecord
+	if err := r.c.record(ctx, key(kindNamed, r.key, dgst.String()), &rec); err != nil {
+		return 0
 	}
-	return n, err
+	return rec.Size
 }
 
 // link makes dgst, which is stored, part of the repository: durably first, so

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -13,14 +14,17 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/singleflight"
+
+	"registry-module/internal/slots"
 )
 
-// Options are what [New] needs. Blobs, Refs and Index are required; the zero
-// value of the others is good.
+// Options are what [New] needs. Blobs, Partials, Refs and Index are required; the
+// zero value of the others is good.
 type Options struct {
-	Blobs Blobs
-	Refs  Refs
-	Index Index
+	Blobs    Blobs
+	Partials Partials
+	Refs     Refs
+	Index    Index
 
 	// Upstream is the remote that missing content comes from. Without one the
 	// cache is an offline mirror: what it does not hold does not exist.
@@ -43,6 +47,29 @@ type Options struct {
 	// nil leaves none.
 	MinFree func(total int64) int64
 
+	// Connections is how many connections fetch one large blob, where the remote
+	// gives parts; default 4.
+	Connections int
+
+	// MaxConnections is how many connections fetch blobs at the same time, all
+	// blobs together; default 16. A few more are for small ones.
+	MaxConnections int
+
+	// RetryFor is how long a download that has begun is tried again while no
+	// byte comes; default 5 minutes, negative is not at all.
+	RetryFor time.Duration
+
+	// PartialTTL is how long an unfinished download is kept that nobody goes on
+	// with; default a week, negative is not at all.
+	PartialTTL time.Duration
+
+	// Resume makes the cache go on with unfinished downloads by itself, and not
+	// only when somebody asks for them.
+	Resume bool
+
+	// Prefetch makes [Repository.Prefetch] fetch what images consist of.
+	Prefetch bool
+
 	// Log gets what an operator should know; default nothing.
 	Log logrus.FieldLogger
 
@@ -64,8 +91,13 @@ type Cache struct {
 	// away is since when, and for how long, the remote is not asked about what
 	// is stored, since it has just failed to answer.
 	away atomic.Pointer[absence]
-	// asking and slots bound the requests and the fills that run.
-	asking, slots chan struct{}
+	// asking bounds the requests that run, and slots the streams of blobs.
+	asking chan struct{}
+	slots  *slots.Slots
+	// buffers are of streamBuffer bytes, for streams that come and go.
+	buffers sync.Pool
+	// prefetch is what is to be fetched before somebody asks for it.
+	prefetch *prefetcher
 
 	// accounts keeps the entries of stored blobs in step with space.
 	accounts sync.Mutex
@@ -76,7 +108,8 @@ type Cache struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
 	fills  map[digest.Digest]*fill
-	wg     sync.WaitGroup // the running fills and flights
+	left   map[digest.Digest]*leftover // no fill works on them
+	wg     sync.WaitGroup              // the running fills and flights
 }
 
 type manifestKey struct {
@@ -95,20 +128,10 @@ const (
 // rebuilding the index where it is empty. It does not contact the remote. The
 // caller closes it before its stores.
 func New(ctx context.Context, opts Options) (*Cache, error) {
-	if opts.Blobs == nil || opts.Refs == nil || opts.Index == nil {
-		return nil, errors.New("cache: Blobs, Refs and Index are required")
+	if opts.Blobs == nil || opts.Partials == nil || opts.Refs == nil || opts.Index == nil {
+		return nil, errors.New("cache: Blobs, Partials, Refs and Index are required")
 	}
-	if opts.Log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		opts.Log = discard
-	}
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
-	if opts.MinFree == nil {
-		opts.MinFree = func(int64) int64 { return 0 }
-	}
+	opts = opts.withDefaults()
 	manifests, err := lru.New[manifestKey, Manifest](memManifests)
 	if err != nil {
 		return nil, err
@@ -118,17 +141,60 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		log:       opts.Log,
 		manifests: manifests,
 		fills:     make(map[digest.Digest]*fill),
+		left:      make(map[digest.Digest]*leftover),
 		asking:    make(chan struct{}, maxAsking),
-		slots:     make(chan struct{}, maxFilling),
+		slots:     slots.New(slots.Limits{Max: opts.MaxConnections}),
+	}
+	c.buffers.New = func() any {
+		buf := make([]byte, streamBuffer)
+		return &buf
 	}
 	used, err := c.prepareIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.space = &space{blobs: opts.Blobs, max: opts.MaxSize, minFree: opts.MinFree, used: used}
+	if err := c.findLeft(ctx); err != nil {
+		return nil, err
+	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	c.wg.Go(c.watchLeft)
+	if opts.Upstream != nil && opts.Resume {
+		c.wg.Go(c.resumeLeft)
+	}
+	if opts.Upstream != nil && opts.Prefetch {
+		if c.prefetch, err = newPrefetcher(c); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		c.wg.Go(c.prefetch.run)
+	}
 	return c, nil
 }
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		o.Log = discard
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MinFree == nil {
+		o.MinFree = func(int64) int64 { return 0 }
+	}
+	o.Connections = cmp.Or(max(o.Connections, 0), 4)
+	o.MaxConnections = cmp.Or(max(o.MaxConnections, 0), 16)
+	o.RetryFor = cmp.Or(o.RetryFor, 5*time.Minute)
+	o.PartialTTL = cmp.Or(o.PartialTTL, 7*24*time.Hour)
+	return o
+}
+
+// buffer returns a buffer of streamBuffer bytes.
+func (c *Cache) buffer() *[]byte { return c.buffers.Get().(*[]byte) }
+
+// recycle takes a buffer back.
+func (c *Cache) recycle(buf *[]byte) { c.buffers.Put(buf) }
 
 // Close ends the running downloads and requests and waits for them. Readers of
 // blobs that are not complete get [ErrClosed].

@@ -16,12 +16,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // site is a cache over fakes, with a clock of its own.
 type site struct {
 	*cache.Cache
-	blobs *cachetest.Blobs
-	refs  *cachetest.Refs
-	index *cachetest.Index
-	up    *cachetest.Upstream
-	now   time.Time
-	opts  cache.Options
+	blobs    *cachetest.Blobs
+	partials *cachetest.Partials
+	refs     *cachetest.Refs
+	index    *cachetest.Index
+	up       *cachetest.Upstream
+	now      time.Time
+	opts     cache.Options
 }
 
 const tagTTL = 5 * time.Minute
@@ -35,8 +36,9 @@ func newSite(t *testing.T, adjust ...func(*cache.Options)) *site {
 		up:  new(cachetest.Upstream),
 		now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC),
 	}
+	s.partials = &cachetest.Partials{Blobs: s.blobs, Now: func() time.Time { return s.now }}
 	s.opts = cache.Options{
-		Blobs: s.blobs, Refs: s.refs, Index: s.index, Upstream: s.up,
+		Blobs: s.blobs, Partials: s.partials, Refs: s.refs, Index: s.index, Upstream: s.up,
 		TagTTL: tagTTL,
 		Now:    func() time.Time { return s.now },
 	}

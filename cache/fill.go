@@ -10,20 +10,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"registry-module/internal/verify"
+	"registry-module/internal/extents"
+	"registry-module/internal/slots"
 )
 
 const (
-	// fillBuffer is what a fill reads from the remote at once.
-	fillBuffer = 256 << 10
 	// Readers are told of progress when announceBytes have come since they were
 	// last told, or announceEvery has passed. Waking fifty readers for each
 	// segment that the remote sends costs more than serving them.
 	announceBytes = 1 << 20
 	announceEvery = 5 * time.Millisecond
-	// blindStep is how much a reservation grows by at least where the remote
-	// does not say how long the blob is.
-	blindStep = 16 << 20
 )
 
 // fill is one download of one blob. It is owned by the cache: readers come and
@@ -33,11 +29,15 @@ const (
 //	    \___________\___________\____> gone (failed)
 //
 // "gone" means that it is no longer in Cache.fills; readers that have it may
-// use it on.
+// use it on. How the bytes are brought is the business of [download].
 type fill struct {
 	c    *Cache
 	dgst digest.Digest
 	by   *Repository // whose name the blob is asked for
+
+	// urgent is closed when a client waits for the blob.
+	urgent     chan struct{}
+	urgentOnce sync.Once
 
 	// started is closed when size and draft are known, or when the fill has
 	// failed before.
@@ -45,19 +45,30 @@ type fill struct {
 	size    int64 // of the whole blob in bytes, -1 where the remote does not say
 	draft   Draft
 
-	mu        sync.Mutex    // guards the fields below
-	progress  chan struct{} // closed and replaced by each announcement
-	written   int64
-	announced int64     // of written, what readers know of
-	lastTold  time.Time // when they were told
-	later     *time.Timer
-	waiting   bool // later is going to announce the rest
-	verified  bool
-	err       error
+	// wanted tells the download that a reader waits for bytes; see wants.
+	wanted chan struct{}
+
+	mu       sync.Mutex    // guards the fields below
+	progress chan struct{} // closed and replaced by each announcement
+	have     extents.Set   // what is in the draft
+	shown    extents.Set   // of have, what readers know of
+	news     int64         // bytes that readers do not know of
+	lastByte time.Time     // when have last grew
+	lastTold time.Time     // when readers were told
+	later    *time.Timer
+	waiting  bool // later is going to announce the rest
+	complete bool // nothing is missing
+	verified bool
+	err      error
+	// wants are the places that readers wait for.
+	wants map[*want]struct{}
 	// vouched are the repositories under which the remote serves the blob.
 	vouched   map[string]*Repository
 	allLinked bool // no more of them are linked
 }
+
+// want is a place that a reader waits for.
+type want struct{ pos, n int64 }
 
 // errStored is the answer for a blob that needs no fill.
 var errStored = errors.New("blob is stored")
@@ -82,8 +93,11 @@ func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f 
 	}
 	f = &fill{
 		c: c, dgst: dgst, by: r, size: -1,
+		urgent:   make(chan struct{}),
 		started:  make(chan struct{}),
+		wanted:   make(chan struct{}, 1),
 		progress: make(chan struct{}),
+		wants:    make(map[*want]struct{}),
 		vouched:  map[string]*Repository{r.key: r},
 	}
 	c.fills[dgst] = f
@@ -124,127 +138,46 @@ func (f *fill) drop() {
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
 	ctx := f.c.ctx
-	res, err := f.download(ctx)
+	d := &download{f: f}
+	err := d.run(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ErrClosed
 		}
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoSpace) {
-			f.c.log.WithError(err).Warnf("download of %s failed after %d bytes", f.dgst, f.written)
-		}
-		f.drop() // first, so that who tries again does not meet this one
+		// First, so that who tries again goes on with what is kept, and does not
+		// meet this fill.
+		kept := d.putAside(err)
+		f.drop()
+		f.logFailure(err, kept)
 		f.fail(err)
-		f.discard(res)
 		return
 	}
 	// Readers have everything by now; what follows is for those to come.
-	if err := f.store(ctx, res); err != nil {
+	if err := f.store(ctx, d.res); err != nil {
 		f.c.log.WithError(err).Warnf("blob %s could not be stored and was served uncached", f.dgst)
-		f.drop()
-		f.discard(res)
-		return
+		d.discard()
 	}
 	f.drop()
 }
 
-// download brings the blob into a draft and verifies it. The reservation is for
-// what the draft holds, after an error, too.
-func (f *fill) download(ctx context.Context) (*reservation, error) {
-	select {
-	case f.c.slots <- struct{}{}:
-		defer func() { <-f.c.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func (f *fill) logFailure(err error, kept int64) {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoSpace) {
+		return // the one is an answer, and who passes the blob through tells of the other
 	}
-	hash, err := verify.NewHash(f.dgst)
-	if err != nil {
-		return nil, err
+	log := f.c.log.WithError(err)
+	switch {
+	case errors.Is(err, ErrClosed) && kept > 0:
+		log.Infof("download of %s is interrupted; %d bytes are kept to go on from", f.dgst, kept)
+	case kept > 0:
+		log.Warnf("download of %s has failed; %d bytes are kept to go on from", f.dgst, kept)
+	default:
+		log.Warnf("download of %s has failed", f.dgst)
 	}
-	// A manifest tells the size before the remote does: what has no room is not
-	// even asked for.
-	res, err := f.c.space.reserve(ctx, f.by.namedSize(ctx, f.dgst))
-	if err != nil {
-		return nil, err
-	}
-	stream, err := f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, BlobPart{})
-	if err != nil {
-		return res, err
-	}
-	defer func() { _ = stream.Body.Close() }() // it was only read
-	f.size = stream.Size
-	if err := res.fit(ctx, f.size); err != nil {
-		return res, err
-	}
-	if f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst); err != nil {
-		return res, fmt.Errorf("%w: %w", errStorage, err)
-	}
-	close(f.started)
-	if err := f.copy(ctx, stream.Body, hash, res); err != nil {
-		return res, err
-	}
-	if err := hash.Verify(f.size); err != nil {
-		return res, f.by.bodyError(f.dgst, err)
-	}
-	f.finish()
-	return res, nil
 }
 
 // errStorage means that content cannot be stored, though the remote gives it.
 // Readers get it from the remote then.
 var errStorage = fmt.Errorf("%w: the storage fails", ErrNoSpace)
-
-// copy appends what the remote sends to the draft.
-func (f *fill) copy(ctx context.Context, body io.Reader, hash *verify.Hash, res *reservation) error {
-	buf := make([]byte, fillBuffer)
-	for {
-		n, readErr := body.Read(buf)
-		if n > 0 {
-			if f.size >= 0 && hash.Size()+int64(n) > f.size {
-				return f.by.bodyError(f.dgst, fmt.Errorf("%w: more than the announced %d bytes", verify.ErrMismatch, f.size))
-			}
-			if err := res.fit(ctx, hash.Size()+int64(n)); err != nil {
-				return err
-			}
-			_, _ = hash.Write(buf[:n]) // never fails
-			if _, err := f.draft.WriteAt(buf[:n], hash.Size()-int64(n)); err != nil {
-				return fmt.Errorf("%w: %w", errStorage, err)
-			}
-			res.wrote(int64(n))
-			f.advance(int64(n))
-		}
-		if readErr == io.EOF {
-			return nil
-		}
-		if readErr != nil {
-			return f.by.bodyError(f.dgst, readErr)
-		}
-	}
-}
-
-// bodyError says what has gone wrong in the middle of a blob: it is not what was
-// asked for, or the remote has broken off.
-func (r *Repository) bodyError(dgst digest.Digest, err error) error {
-	if _, ok := errors.AsType[*UpstreamError](err); ok {
-		return err
-	}
-	kind := ErrUnavailable
-	if errors.Is(err, verify.ErrMismatch) {
-		kind = ErrInvalid
-	}
-	return &UpstreamError{
-		Kind: kind, Remote: r.c.opts.Upstream.Host(),
-		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
-	}
-}
-
-// namedSize is the size of dgst that a manifest of the repository tells, or 0.
-func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
-	var rec contentRecord
-	if err := r.c.record(ctx, key(kindNamed, r.key, dgst.String()), &rec); err != nil {
-		return 0
-	}
-	return rec.Size
-}
 
 // store makes the verified draft durable, then links it into the repositories
 // that the remote has vouched for.
@@ -254,9 +187,7 @@ func (f *fill) store(ctx context.Context, res *reservation) error {
 	if err := f.draft.Commit(ctx); err != nil {
 		return err
 	}
-	f.mu.Lock()
-	size := f.written
-	f.mu.Unlock()
+	size := f.held()
 	f.c.account(ctx, res, f.dgst, size)
 	for linked := make(map[string]bool); ; {
 		next := f.toLink(linked)
@@ -309,26 +240,60 @@ func (f *fill) vouch(r *Repository) bool {
 	return true
 }
 
-// discard gives up the draft and its space.
-func (f *fill) discard(res *reservation) {
-	if f.draft != nil {
-		if err := f.draft.Discard(); err != nil {
-			f.c.log.WithError(err).Warnf("removing the unfinished download of %s", f.dgst)
-		}
+// hurry tells that a client waits for the blob.
+func (f *fill) hurry() { f.urgentOnce.Do(func() { close(f.urgent) }) }
+
+// class is how urgent the first stream of the blob is. Size is the blob's, 0
+// where it is not known.
+func (f *fill) class(size int64) slots.Class {
+	select {
+	case <-f.urgent:
+	default:
+		return slots.Ahead
 	}
-	if res != nil {
-		res.release()
+	if size > 0 && size <= wholeFirst {
+		return slots.Small
 	}
+	return slots.First
 }
 
-// advance notes n bytes more, and tells readers of them now or soon.
-func (f *fill) advance(n int64) {
+// acquire waits for a connection to the remote.
+func (f *fill) acquire(ctx context.Context, size int64) (release func(), err error) {
+	class := f.class(size)
+	if class != slots.Ahead {
+		return f.c.slots.Acquire(ctx, class)
+	}
+	patient, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hurried := make(chan struct{})
+	go func() {
+		defer close(hurried)
+		select {
+		case <-f.urgent:
+			cancel() // to queue again, with others of its kind
+		case <-patient.Done():
+		}
+	}()
+	release, err = f.c.slots.Acquire(patient, class)
+	cancel()
+	<-hurried
+	if err != nil && ctx.Err() == nil {
+		return f.c.slots.Acquire(ctx, f.class(size))
+	}
+	return release, err
+}
+
+// advance notes that a span is in the draft, and tells readers of it now or soon.
+func (f *fill) advance(span extents.Span) {
+	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.written += n
+	f.have.Add(span)
+	f.news += span.Len()
+	f.lastByte = now
 	switch {
-	case f.written-f.announced >= announceBytes, time.Since(f.lastTold) >= announceEvery:
-		f.announce()
+	case f.news >= announceBytes, now.Sub(f.lastTold) >= announceEvery:
+		f.announce(now)
 	case f.waiting:
 	case f.later == nil:
 		f.waiting = true
@@ -340,16 +305,24 @@ func (f *fill) advance(n int64) {
 }
 
 // announce wakes the readers. The caller holds f.mu.
-func (f *fill) announce() {
-	f.announced, f.lastTold, f.waiting = f.written, time.Now(), false
+func (f *fill) announce(now time.Time) {
+	f.shown = append(f.shown[:0], f.have...)
+	f.news, f.lastTold, f.waiting = 0, now, false
 	close(f.progress)
 	f.progress = make(chan struct{})
 }
 
-// finish tells readers that all bytes are there, and right.
-func (f *fill) finish() {
-	f.change(func() { f.verified = true })
+// begin tells readers that the remote has answered.
+func (f *fill) begin() {
+	f.change(func() { f.lastByte = time.Now() })
+	close(f.started)
 }
+
+// end tells that nothing is missing.
+func (f *fill) end() { f.change(func() { f.complete = true }) }
+
+// finish tells readers that all bytes are there, and right.
+func (f *fill) finish() { f.change(func() { f.verified = true }) }
 
 // fail tells readers that no more will come.
 func (f *fill) fail(err error) {
@@ -368,32 +341,41 @@ func (f *fill) cause() error {
 	return f.err
 }
 
+// held is how many bytes there are.
+func (f *fill) held() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.have.Len()
+}
+
+// idle is how long no byte has come.
+func (f *fill) idle() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Since(f.lastByte)
+}
+
 // change alters the state and tells readers.
 func (f *fill) change(set func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	set()
-	f.announce()
+	f.announce(time.Now())
 }
 
 // available waits until bytes at pos can be given out, and returns how many. At
-// the end of a verified blob it returns io.EOF, after a failure its cause.
-func (f *fill) available(ctx context.Context, pos int64) (int64, error) {
-	for {
-		f.mu.Lock()
-		limit := f.announced
-		if !f.verified {
-			limit-- // the end is held back
+// the end of a verified blob it returns io.EOF, after a failure its cause. N is
+// how many the caller is going to read: what it has to wait for is fetched out of
+// turn, if the remote gives parts.
+func (f *fill) available(ctx context.Context, pos, n int64) (int64, error) {
+	w := &want{pos, n}
+	for waited := false; ; waited = true {
+		ready, progress, err := f.look(w)
+		if !waited && progress != nil {
+			defer f.got(w)
 		}
-		verified, err, progress := f.verified, f.err, f.progress
-		f.mu.Unlock()
-		switch {
-		case limit > pos:
-			return limit - pos, nil
-		case err != nil:
-			return 0, err
-		case verified:
-			return 0, io.EOF
+		if progress == nil {
+			return ready, err
 		}
 		select {
 		case <-progress:
@@ -403,11 +385,49 @@ func (f *fill) available(ctx context.Context, pos int64) (int64, error) {
 	}
 }
 
+// look tells how many bytes can be given out at a place, or why none ever can.
+// Where it is neither, the place is wanted.
+func (f *fill) look(w *want) (ready int64, progress <-chan struct{}, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	end := f.shown.EndAt(w.pos)
+	if !f.verified { // the end is held back
+		last := f.size - 1
+		if f.size < 0 {
+			last = f.shown.EndAt(0) - 1
+		}
+		end = min(end, last)
+	}
+	switch {
+	case end > w.pos:
+		return end - w.pos, nil, nil
+	case f.err != nil:
+		return 0, nil, f.err
+	case f.verified:
+		return 0, nil, io.EOF
+	}
+	if _, old := f.wants[w]; !old {
+		f.wants[w] = struct{}{}
+		select {
+		case f.wanted <- struct{}{}:
+		default: // it knows that there is something new
+		}
+	}
+	return 0, f.progress, nil
+}
+
+// got takes back that a place is wanted.
+func (f *fill) got(w *want) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.wants, w)
+}
+
 // whole waits until the blob is verified and returns its size.
 func (f *fill) whole(ctx context.Context) (int64, error) {
 	for {
 		f.mu.Lock()
-		size, verified, err, progress := f.written, f.verified, f.err, f.progress
+		size, verified, err, progress := f.have.Len(), f.verified, f.err, f.progress
 		f.mu.Unlock()
 		switch {
 		case verified:

@@ -10,10 +10,9 @@ const (
 	// askTimeout bounds a request whose answer is small: a manifest, a HEAD.
 	// Docker Engine waits a minute for a manifest.
 	askTimeout = 45 * time.Second
-	// maxAsking and maxFilling bound what goes on at the same time, whoever has
-	// asked for it and left: a fill holds a buffer, a file and a connection.
-	maxAsking  = 128
-	maxFilling = 64
+	// maxAsking bounds what goes on at the same time, whoever has asked for it
+	// and left.
+	maxAsking = 128
 )
 
 // begin notes that the cache works on something that Close waits for. It returns

@@ -210,8 +210,8 @@ func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []by
 	if b, err := c.opts.Blobs.Open(ctx, dgst); err == nil {
 		return b.Close()
 	}
-	res, err := c.space.reserve(ctx, int64(len(content)))
-	if err != nil {
+	var res *reservation
+	if err := c.fit(ctx, &res, int64(len(content))); err != nil {
 		return err
 	}
 	defer res.release()

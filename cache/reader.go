@@ -50,11 +50,12 @@ func (b *Reader) Whole() error {
 	return err
 }
 
-// ready waits until bytes at the position can be read, and returns how many can
-// be without waiting again. At the end of the blob it returns io.EOF.
-func (b *Reader) ready() (int64, error) {
+// ready waits until bytes at the position, of which the caller wants n, can be
+// read, and returns how many can be without waiting again. At the end of the blob
+// it returns io.EOF.
+func (b *Reader) ready(n int64) (int64, error) {
 	if b.fill != nil {
-		n, err := b.fill.available(b.ctx, b.pos)
+		n, err := b.fill.available(b.ctx, b.pos, n)
 		if !errors.Is(err, ErrNoSpace) {
 			return n, err
 		}
@@ -95,7 +96,7 @@ func (b *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := b.ready()
+	n, err := b.ready(int64(len(p)))
 	if err != nil {
 		return 0, err
 	}
@@ -147,7 +148,7 @@ type raw interface{ Raw() io.Reader }
 // by sendfile. The error is io.EOF where the blob ends before.
 func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 	for copied < n {
-		step, err := b.ready()
+		step, err := b.ready(n - copied)
 		if err != nil {
 			return copied, err
 		}

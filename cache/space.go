@@ -28,17 +28,20 @@ type reservation struct {
 	done          bool
 }
 
-// reserve claims n bytes, or fails with [ErrNoSpace].
-func (s *space) reserve(ctx context.Context, n int64) (*reservation, error) {
-	r := &reservation{s: s}
-	if err := r.grow(ctx, n); err != nil {
-		return nil, err
-	}
-	return r, nil
+// adopt claims n bytes that are on disk already.
+func (s *space) adopt(n int64) *reservation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reserved += n
+	s.written += n
+	return &reservation{s: s, size: n, written: n}
 }
 
 // grow claims n bytes more.
 func (r *reservation) grow(ctx context.Context, n int64) error {
+	if n <= 0 {
+		return nil
+	}
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,19 +62,6 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 	return nil
 }
 
-// fit makes the reservation at least n bytes large. It grows in steps, or by
-// what is needed where there is no room for a step.
-func (r *reservation) fit(ctx context.Context, n int64) error {
-	need := n - r.size
-	if need <= 0 {
-		return nil
-	}
-	if r.written > 0 && r.grow(ctx, max(need, blindStep)) == nil {
-		return nil
-	}
-	return r.grow(ctx, need)
-}
-
 // wrote tells that n bytes of the reservation are on disk.
 func (r *reservation) wrote(n int64) {
 	r.s.mu.Lock()
@@ -79,6 +69,15 @@ func (r *reservation) wrote(n int64) {
 	n = min(n, r.size-r.written)
 	r.written += n
 	r.s.written += n
+}
+
+// hold makes the reservation one of n bytes that are all on disk.
+func (r *reservation) hold(n int64) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.reserved += n - r.size
+	r.s.written += n - r.written
+	r.size, r.written = n, n
 }
 
 // commit turns what was written into used space. Replaced is the size of what

@@ -159,8 +159,10 @@ func TestErrorsBeforeTheFirstByte(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			s.up.Body, s.up.HideSize = tt.body, tt.hideSize
+			blobs := new(cachetest.Blobs)
 			c, err := cache.New(t.Context(), cache.Options{
-				Blobs: new(cachetest.Blobs), Refs: new(cachetest.Refs), Index: new(cachetest.Index), Upstream: s.up, MaxSize: tt.maxSize,
+				Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
+				Upstream: s.up, MaxSize: tt.maxSize, RetryFor: -1,
 			})
 			must(t, err)
 			t.Cleanup(func() { must(t, c.Close()) })

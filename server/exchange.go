@@ -36,6 +36,9 @@ type exchange struct {
 	// notifications; 0 before.
 	blobSize int64
 
+	// manifest is the one that was looked up last; it has no bytes before.
+	manifest cache.Manifest
+
 	failed *answer // replaces the status that the app chooses for an error
 	err    error   // what it is about
 }

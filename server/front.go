@@ -73,10 +73,13 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		}
 		x.Header().Set("OCI-Namespace", ns)
 	}
-	if s.shortcut && (r.Method == http.MethodGet || r.Method == http.MethodHead) && s.serveStored(x, r, rt) {
-		return
+	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {
+		s.app.ServeHTTP(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 	}
-	s.app.ServeHTTP(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+	// Only now, so that the manifest is on its way before its blobs are.
+	if r.Method == http.MethodGet && x.status == http.StatusOK && len(x.manifest.Bytes) > 0 {
+		s.cache.Repository(rt.name).Prefetch(x.manifest)
+	}
 }
 
 // refuse answers in the error form of the OCI distribution specification.
@@ -115,6 +118,7 @@ func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
 		}
 		s.setCommonHeader(x.Header())
 		s.serveManifest(x, r, m)
+		x.manifest = m
 		return true
 	case blobRoute:
 		return s.serveStoredBlob(x, r, rt)

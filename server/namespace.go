@@ -119,6 +119,9 @@ func (m manifests) Get(ctx context.Context, dgst digest.Digest, _ ...distributio
 	if err != nil {
 		return nil, appError(ctx, manifestContent, err)
 	}
+	if x := exchangeFrom(ctx); x != nil {
+		x.manifest = got
+	}
 	return manifest{got}, nil
 }
 

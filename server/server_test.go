@@ -63,7 +63,8 @@ func newSite(t *testing.T, adjust ...func(*server.Options)) *site {
 	store, err := disk.Open(t.TempDir(), disk.Options{})
 	must(t, err)
 	s.cache, err = cache.New(t.Context(), cache.Options{
-		Blobs: store, Refs: store.Refs(), Index: new(cachetest.Index), Upstream: s.up, TagTTL: time.Minute,
+		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: new(cachetest.Index), Upstream: s.up, TagTTL: time.Minute,
+		RetryFor: -1, // what breaks is to be heard of at once
 	})
 	must(t, err)
 	t.Cleanup(func() {
@@ -510,7 +511,10 @@ func FuzzPath(f *testing.F) {
 	f.Add("/v2/a/b/manifests/v1")
 	f.Add("/v2/a/../b/blobs/sha256:x?ns=x")
 	f.Add("/v2/%2e%2e/manifests/a")
-	c, err := cache.New(context.Background(), cache.Options{Blobs: new(cachetest.Blobs), Refs: new(cachetest.Refs), Index: new(cachetest.Index)})
+	blobs := new(cachetest.Blobs)
+	c, err := cache.New(context.Background(), cache.Options{
+		Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
+	})
 	if err != nil {
 		f.Fatal(err)
 	}

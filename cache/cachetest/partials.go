@@ -26,6 +26,8 @@ type Partials struct {
 	// Blobs is where content goes that is committed, whose Fail is asked, and
 	// whose Drafts counts those of Partials too.
 	Blobs *Blobs
+	// Now is the clock; default time.Now.
+	Now func() time.Time
 
 	mu   sync.Mutex
 	kept map[digest.Digest]memKept
@@ -55,6 +57,13 @@ func (ps *Partials) Restart() {
 		}
 	}
 	clear(ps.live)
+}
+
+func (ps *Partials) now() time.Time {
+	if ps.Now == nil {
+		return time.Now()
+	}
+	return ps.Now()
 }
 
 // keep stores what is kept of dgst. The caller holds ps.mu.
@@ -146,7 +155,7 @@ func (d *memPartial) WriteAt(p []byte, off int64) (int, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.wrote(extents.Span{Start: off, End: off + int64(n)})
-		d.used = time.Now()
+		d.used = d.of.now()
 	}
 	return n, err
 }
@@ -186,7 +195,7 @@ func (d *memPartial) Keep(note []byte) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.kept, d.note, d.used = true, bytes.Clone(note), time.Now()
+	d.kept, d.note, d.used = true, bytes.Clone(note), d.of.now()
 	return nil
 }
 

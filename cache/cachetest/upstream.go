@@ -18,6 +18,9 @@ import (
 type Upstream struct {
 	// Body, if set, replaces the body of each blob that is opened.
 	Body func(dgst digest.Digest, content []byte) io.ReadCloser
+	// Answer, if set, is called with each answer to Blob, which it may change or
+	// replace by an error. N counts them, from 1 on.
+	Answer func(n int, part cache.BlobPart, s *cache.BlobStream) error
 	// HideSize makes blobs come without their size.
 	HideSize bool
 	// NoParts makes it give the whole blob where a part is asked for.
@@ -29,6 +32,8 @@ type Upstream struct {
 	blobs     map[string][]byte         // repo + "@" + digest
 	tags      map[string][]string
 	calls     map[string]int
+	parts     []cache.BlobPart
+	sent      int64
 }
 
 var _ cache.Upstream = (*Upstream)(nil)
@@ -180,7 +185,42 @@ func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, part
 	if u.HideSize {
 		s.Size, s.Length = -1, -1
 	}
+	u.parts = append(u.parts, part)
+	if u.Answer != nil {
+		if err := u.Answer(len(u.parts), part, s); err != nil {
+			return nil, err
+		}
+	}
+	s.Body = sentBody{s.Body, u}
 	return s, nil
+}
+
+// sentBody counts what is read.
+type sentBody struct {
+	io.ReadCloser
+	u *Upstream
+}
+
+func (b sentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.u.mu.Lock()
+	defer b.u.mu.Unlock()
+	b.u.sent += int64(n)
+	return n, err
+}
+
+// Sent returns how many bytes of blobs were read.
+func (u *Upstream) Sent() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sent
+}
+
+// Parts returns which parts of blobs were asked for.
+func (u *Upstream) Parts() []cache.BlobPart {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.parts)
 }
 
 // StatBlob implements cache.Upstream.

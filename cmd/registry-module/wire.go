@@ -60,7 +60,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	p.closers = append(p.closers, idx)
 
 	opts := cache.Options{
-		Blobs: store, Refs: store.Refs(), Index: idx,
+		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
 		MaxSize: cfg.MaxSize,
 		MinFree: cfg.MinFree.Of,
 		Log:     log,

@@ -1,0 +1,246 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// leftover is an unfinished download that nobody works on. Its bytes are kept by
+// [Partials] and counted.
+type leftover struct {
+	res  *reservation
+	used time.Time
+	note partialNote
+}
+
+// remote is the host of the remote registry, empty where there is none.
+func (c *Cache) remote() string {
+	if c.opts.Upstream == nil {
+		return ""
+	}
+	return c.opts.Upstream.Host()
+}
+
+// leave notes that a download was put aside.
+func (c *Cache) leave(dgst digest.Digest, res *reservation, note []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left[dgst] = &leftover{res, c.opts.Now(), readNote(note)}
+}
+
+// takeLeft returns the reservation of what is kept of dgst, for a download that
+// goes on; nil where nothing is kept.
+func (c *Cache) takeLeft(dgst digest.Digest) *reservation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.left[dgst]
+	if l == nil {
+		return nil
+	}
+	delete(c.left, dgst)
+	return l.res
+}
+
+// findLeft takes the unfinished downloads of earlier processes into account, and
+// drops those that are too old.
+func (c *Cache) findLeft(ctx context.Context) error {
+	for e, err := range c.opts.Partials.All(ctx) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			c.log.WithError(err).Warn("an unfinished download cannot be read and is left out")
+			continue
+		}
+		c.left[e.Digest] = &leftover{c.space.adopt(e.Size), e.Used, readNote(e.Note)}
+	}
+	c.expireLeft(ctx)
+	return nil
+}
+
+// expireLeft drops the unfinished downloads that nobody has gone on with for
+// long.
+func (c *Cache) expireLeft(ctx context.Context) {
+	now := c.opts.Now()
+	c.dropLeft(ctx, func(l *leftover) bool {
+		// From the future: the clock was wrong, then or now.
+		return c.opts.PartialTTL < 0 || now.Sub(l.used) > c.opts.PartialTTL
+	})
+}
+
+// dropOldest drops the unfinished download that was left alone the longest. It
+// returns false where there is none.
+func (c *Cache) dropOldest(ctx context.Context) bool {
+	c.mu.Lock()
+	var oldest *leftover
+	for _, l := range c.left {
+		if oldest == nil || l.used.Before(oldest.used) {
+			oldest = l
+		}
+	}
+	c.mu.Unlock()
+	return oldest != nil && c.dropLeft(ctx, func(l *leftover) bool { return l == oldest }) > 0
+}
+
+// dropLeft removes the unfinished downloads that match, and returns how many.
+func (c *Cache) dropLeft(ctx context.Context, match func(*leftover) bool) (dropped int) {
+	c.mu.Lock()
+	defer c.mu.Unlock() // so that no download takes up what is being removed
+	for dgst, l := range c.left {
+		if !match(l) {
+			continue
+		}
+		if err := c.opts.Partials.Remove(ctx, dgst); err != nil {
+			c.log.WithError(err).Warnf("removing the unfinished download of %s", dgst)
+		}
+		c.log.Infof("the unfinished download of %s, of %d bytes, is given up", dgst, l.res.size)
+		l.res.release()
+		delete(c.left, dgst)
+		dropped++
+	}
+	return dropped
+}
+
+// expireEvery is how often is looked for what has expired.
+const expireEvery = time.Hour
+
+// watchLeft expires unfinished downloads until the cache is closed.
+func (c *Cache) watchLeft() {
+	ticker := time.NewTicker(min(expireEvery, max(c.opts.PartialTTL, time.Second)))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			c.expireLeft(c.ctx)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// fit makes a reservation at least n bytes large, making one where there is none.
+// Where there is no room, unfinished downloads that nobody works on make some.
+func (c *Cache) fit(ctx context.Context, res **reservation, n int64) error {
+	if *res == nil {
+		*res = &reservation{s: c.space}
+	}
+	for {
+		err := (*res).grow(ctx, max(n-(*res).size, 0))
+		if !errors.Is(err, ErrNoSpace) || !c.dropOldest(ctx) {
+			return err
+		}
+	}
+}
+
+// blindStep is how much a reservation grows by at least where the remote does not
+// say how long the blob is.
+const blindStep = 16 << 20
+
+// fitMore is fit for a download of which nobody knows how long it gets: it grows
+// in steps, or by what is needed where there is no room for a step.
+func (c *Cache) fitMore(ctx context.Context, res *reservation, n int64) error {
+	if n <= res.size || res.written > 0 && res.grow(ctx, max(n-res.size, blindStep)) == nil {
+		return nil
+	}
+	return c.fit(ctx, &res, n)
+}
+
+// partialNote is what is needed to go on with a download.
+type partialNote struct {
+	// Size is the blob's in bytes, -1 where the remote does not say.
+	Size int64 `json:"size"`
+	// Remote is the host that the bytes are from.
+	Remote string `json:"remote"`
+	// Repositories are those, by the names under which they are stored, that
+	// the remote serves the blob in.
+	Repositories []string `json:"repositories"`
+	// Validator is the remote's, see [BlobPart].
+	Validator string `json:"validator,omitempty"`
+}
+
+func (d *download) note() []byte {
+	n := partialNote{Size: d.f.size, Remote: d.f.c.remote(), Validator: d.validator}
+	if d.known.Remote == n.Remote {
+		n.Repositories = slices.Clone(d.known.Repositories)
+	}
+	d.f.mu.Lock()
+	n.Repositories = slices.AppendSeq(n.Repositories, maps.Keys(d.f.vouched))
+	d.f.mu.Unlock()
+	slices.Sort(n.Repositories)
+	n.Repositories = slices.Compact(n.Repositories)
+	p, err := json.Marshal(n)
+	if err != nil { // strings and numbers always can be
+		panic(fmt.Sprintf("cache: note of %s: %v", d.f.dgst, err))
+	}
+	return p
+}
+
+// readNote reads a note. What cannot be understood says nothing.
+func readNote(p []byte) partialNote {
+	var n partialNote
+	if err := json.Unmarshal(p, &n); err != nil {
+		return partialNote{}
+	}
+	return n
+}
+
+// vouchedFor tells whether the remote has served the blob in the repository.
+func (n partialNote) vouchedFor(remote, key string) bool {
+	return n.Remote == remote && slices.Contains(n.Repositories, key)
+}
+
+// resumeLeft goes on with the unfinished downloads of earlier processes, one
+// after the other, and waits for the remote where it is away.
+func (c *Cache) resumeLeft() {
+	c.mu.Lock()
+	todo := slices.Collect(maps.Keys(c.left))
+	c.mu.Unlock()
+	var r retry
+	for {
+		var away error
+		todo = slices.DeleteFunc(todo, func(dgst digest.Digest) bool {
+			err := c.resume(dgst)
+			if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrRateLimited) {
+				away = err
+				return false
+			}
+			return true
+		})
+		if len(todo) == 0 || c.ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-time.After(r.wait(away)):
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// resume goes on with one unfinished download, if it is of this remote.
+func (c *Cache) resume(dgst digest.Digest) error {
+	c.mu.Lock()
+	l := c.left[dgst]
+	c.mu.Unlock()
+	if l == nil || l.note.Remote != c.remote() || len(l.note.Repositories) == 0 {
+		return nil
+	}
+	name, ok := strings.CutPrefix(l.note.Repositories[0], c.opts.Prefix)
+	if !ok {
+		return nil
+	}
+	f, _, err := c.fill(c.ctx, c.Repository(name), dgst)
+	if err != nil {
+		return err
+	}
+	_, err = f.whole(c.ctx)
+	return err
+}

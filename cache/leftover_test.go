@@ -1,0 +1,390 @@
+package cache_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/cache"
+)
+
+// stopAfter makes the remote give n bytes of each blob and then nothing until the
+// request ends, and hold all further requests.
+func (s *site) stopAfter(n int64) {
+	s.up.Answer = func(_ int, part cache.BlobPart, st *cache.BlobStream) error {
+		rest := max(n-part.Offset, 0)
+		st.Body = &silent{Reader: io.LimitReader(st.Body, rest), end: make(chan struct{})}
+		return nil
+	}
+}
+
+// silent is a body that gives nothing after its end, until it is closed.
+type silent struct {
+	io.Reader
+	end  chan struct{}
+	once atomic.Bool
+}
+
+func (s *silent) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err == io.EOF {
+		time.Sleep(30 * time.Second) // the stall limit of package upstream
+		err = errReset
+	}
+	return n, err
+}
+
+func (s *silent) Close() error { return nil }
+
+// interrupted returns a site that was closed when it had part of a blob of
+// repository a, which is not open any more.
+func interrupted(t *testing.T, size, part int, adjust ...func(*cache.Options)) (s *site, content []byte, dgst digest.Digest) {
+	t.Helper()
+	s, content, dgst = bigSite(t, size, adjust...)
+	s.stopAfter(int64(part))
+	b := s.openBlob(t, "a", dgst)
+	p := make([]byte, part)
+	if _, err := io.ReadFull(b, p); err != nil || !bytes.Equal(p, content[:part]) {
+		t.Fatalf("reading the first %d bytes: %v", part, err)
+	}
+	s.close(t, s.Cache)
+	if _, err := b.Read(p); !errors.Is(err, cache.ErrClosed) {
+		t.Errorf("after the cache was closed: error %v, want ErrClosed", err)
+	}
+	must(t, b.Close())
+	s.up.Answer = nil
+	return s, content, dgst
+}
+
+// After a restart the next request goes on from what is there.
+func TestDownloadGoesOnAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, mib)
+		s.open(t)
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantSent(t, len(content))
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// The same with a large blob, of which there are several spans.
+func TestManyStreamsGoOnAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := bigSite(t, 40*mib)
+		s.up.Answer = func(_ int, _ cache.BlobPart, st *cache.BlobStream) error {
+			st.Body = &silent{Reader: io.LimitReader(st.Body, 3*mib+1)}
+			return nil
+		}
+		b := s.openBlob(t, "a", dgst)
+		synctest.Wait()
+		s.close(t, s.Cache)
+		must(t, b.Close())
+		if sent := s.up.Sent(); sent < 12*mib {
+			t.Errorf("only %d bytes came before", sent)
+		}
+		s.up.Answer = nil
+		s.open(t)
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantSent(t, len(content))
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// Another repository does not get what is kept of a blob before the remote has
+// vouched for it.
+func TestKeptBytesArePrivate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, 2*mib)
+		s.open(t)
+		if _, err := s.Repository("b").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("error %v, want ErrNotFound", err)
+		}
+		synctest.Wait()
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+	})
+}
+
+// All bytes were there, and the process ended before it stored them: no byte is
+// asked for again. In a repository that the remote has not vouched for, it is
+// asked whether it serves the blob there.
+func TestCompleteButNotStored(t *testing.T) {
+	for repo, stats := range map[string]int{"a": 0, "b": 1, "absent": 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s, content, dgst := interrupted(t, 3*mib, 3*mib-1)
+			s.stopAfter(3 * mib)
+			s.up.AddBlob("b", content)
+			p, err := s.opts.Partials.Resume(t.Context(), dgst)
+			must(t, err)
+			_, err = p.WriteAt(content[3*mib-1:], 3*mib-1)
+			must(t, err)
+			must(t, p.Keep(p.Note()))
+			_, err = p.Suspend()
+			must(t, err)
+			s.open(t)
+			blobs := s.up.Calls("blob")
+			b, err := s.Repository(repo).OpenBlob(t.Context(), dgst)
+			if repo == "absent" {
+				if !errors.Is(err, cache.ErrNotFound) {
+					t.Errorf("error %v, want ErrNotFound", err)
+				}
+			} else {
+				must(t, err)
+				if got := readAll(t, b); !bytes.Equal(got, content) {
+					t.Error("other content")
+				}
+			}
+			if n := s.up.Calls("blob"); n != blobs {
+				t.Errorf("the blob was asked for %d times more", n-blobs)
+			}
+			s.wantCalls(t, "stat", stats)
+		})
+	}
+}
+
+// What has rotted while nobody worked on it makes the blob wrong: the client gets
+// an error, nothing is kept, and the next pull starts anew.
+func TestKeptBytesAreWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, mib)
+		p, err := s.partials.Resume(t.Context(), dgst)
+		must(t, err)
+		note := p.Note()
+		must(t, p.Discard())
+		p, err = s.partials.Resume(t.Context(), dgst)
+		must(t, err)
+		must(t, p.Keep(note))
+		rotten := bytes.Clone(content[:mib])
+		rotten[1000]++
+		_, err = p.WriteAt(rotten, 0)
+		must(t, err)
+		_, err = p.Suspend()
+		must(t, err)
+		s.open(t)
+		b := s.openBlob(t, "a", dgst)
+		if _, err := io.ReadAll(b); !errors.Is(err, cache.ErrInvalid) {
+			t.Errorf("error %v, want ErrInvalid", err)
+		}
+		must(t, b.Close())
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("the next pull: other content")
+		}
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// A remote that has another blob of that digest by now, or a login page, does not
+// make us forget what is there.
+func TestRemoteChangesWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, mib)
+		s.open(t)
+		s.up.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error {
+			*s = cache.BlobStream{Body: io.NopCloser(bytes.NewReader([]byte("<html>"))), Length: 6, Size: 6}
+			return nil
+		}
+		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrInvalid) {
+			t.Errorf("error %v, want ErrInvalid", err)
+		}
+		s.up.Answer = func(int, cache.BlobPart, *cache.BlobStream) error { return away() }
+		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrUnavailable) {
+			t.Errorf("error %v, want ErrUnavailable", err)
+		}
+		s.up.Answer = nil
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantSent(t, len(content))
+	})
+}
+
+// Where it is asked for, the cache goes on by itself, and waits for the remote.
+func TestResumeByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, mib, func(o *cache.Options) { o.Resume = true })
+		tries := 0
+		s.up.Answer = func(int, cache.BlobPart, *cache.BlobStream) error {
+			if tries++; tries < 4 {
+				return away()
+			}
+			return nil
+		}
+		s.open(t)
+		time.Sleep(time.Minute)
+		s.up.Fail(cache.ErrUnavailable)
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantSent(t, len(content))
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// What nobody goes on with expires.
+func TestKeptBytesExpire(t *testing.T) {
+	for name, within := range map[string]bool{"at start": false, "while running": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, content, dgst := interrupted(t, 3*mib, mib, func(o *cache.Options) { o.PartialTTL = 24 * time.Hour })
+				if !within {
+					s.now = s.now.Add(25 * time.Hour)
+				}
+				s.open(t)
+				if within {
+					s.now = s.now.Add(25 * time.Hour)
+					time.Sleep(2 * time.Hour)
+				}
+				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+					t.Error("other content")
+				}
+				s.wantSent(t, len(content)+mib)
+			})
+		})
+	}
+}
+
+// What is kept counts, and makes room where it is needed.
+func TestKeptBytesCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 4 * mib
+		s, _, dgst := interrupted(t, 3*mib, 2*mib, func(o *cache.Options) { o.MaxSize = limit })
+		s.open(t)
+		small, large := s.up.AddBlob("a", randomBytes(mib)), s.up.AddBlob("a", randomBytes(2*mib))
+		before := s.up.Sent()
+		readAll(t, s.openBlob(t, "a", small)) // fits beside it
+		synctest.Wait()
+		if n := s.leftovers(t); n != 1 {
+			t.Errorf("%d unfinished downloads, want 1", n)
+		}
+		readAll(t, s.openBlob(t, "a", large)) // needs its room
+		synctest.Wait()
+		if n := s.leftovers(t); n != 0 {
+			t.Errorf("%d unfinished downloads, want none", n)
+		}
+		for _, stored := range []digest.Digest{small, large} {
+			b, err := s.Repository("a").CachedBlob(t.Context(), stored)
+			must(t, err)
+			must(t, b.Close())
+		}
+		if sent := s.up.Sent() - before; sent != 3*mib {
+			t.Errorf("%d bytes were sent", sent)
+		}
+		// 1 MiB is left of the limit, and that is not enough.
+		b := s.openBlob(t, "a", dgst)
+		if !b.Passing() {
+			t.Error("there is room for more than the limit")
+		}
+		must(t, b.Close())
+	})
+}
+
+func (s *site) leftovers(t *testing.T) (n int) {
+	t.Helper()
+	for _, err := range s.opts.Partials.All(t.Context()) {
+		must(t, err)
+		n++
+	}
+	return n
+}
+
+// Prefetching brings what an image consists of, once, and clients find it there.
+func TestPrefetch(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, func(o *cache.Options) { o.Prefetch = on })
+			config, layer := randomBytes(1000), randomBytes(mib)
+			m := s.up.AddManifest("a", "v1", "application/vnd.oci.image.manifest.v1+json",
+				image(len(layer), s.up.AddBlob("a", config), s.up.AddBlob("a", layer)))
+			r := s.Repository("a")
+			_, err := r.Tag(t.Context(), "v1")
+			must(t, err)
+			synctest.Wait()
+			s.wantCalls(t, "blob", 0)
+			got, err := r.CachedManifest(t.Context(), m)
+			must(t, err)
+			for range 3 {
+				r.Prefetch(got)
+			}
+			synctest.Wait()
+			if !on {
+				s.wantCalls(t, "blob", 0)
+				return
+			}
+			s.wantCalls(t, "blob", 2)
+			s.up.Fail(cache.ErrUnavailable)
+			for _, content := range [][]byte{config, layer} {
+				if got := readAll(t, s.openBlob(t, "a", digest.FromBytes(content))); !bytes.Equal(got, content) {
+					t.Error("other content")
+				}
+			}
+			s.wantSent(t, len(config)+len(layer))
+		})
+	}
+}
+
+// A prefetch that has failed is tried again with the next pull, and one that is
+// under way ends with the cache.
+func TestPrefetchFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, func(o *cache.Options) { o.Prefetch = true })
+		layer := randomBytes(mib)
+		m := s.up.AddManifest("a", "v1", "application/vnd.oci.image.manifest.v1+json",
+			image(len(layer), digest.FromString("absent"), s.up.AddBlob("a", layer)))
+		r := s.Repository("a")
+		_, err := r.Tag(t.Context(), "v1")
+		must(t, err)
+		got, err := r.CachedManifest(t.Context(), m)
+		must(t, err)
+		r.Prefetch(got)
+		synctest.Wait()
+		s.wantCalls(t, "blob", 2)
+		r.Prefetch(got)
+		synctest.Wait()
+		s.wantCalls(t, "blob", 3) // the one that is absent
+	})
+}
+
+// A client that asks for a blob which is to be fetched ahead does not wait for its
+// turn among those.
+func TestPrefetchedBlobIsHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, func(o *cache.Options) { o.Prefetch, o.MaxConnections = true, 2 })
+		layers := [][]byte{randomBytes(2 * mib), randomBytes(2 * mib)}
+		m := s.up.AddManifest("a", "v1", "application/vnd.oci.image.manifest.v1+json",
+			image(2*mib, s.up.AddBlob("a", layers[0]), s.up.AddBlob("a", layers[1])))
+		r := s.Repository("a")
+		_, err := r.Tag(t.Context(), "v1")
+		must(t, err)
+		s.up.Answer = func(_ int, _ cache.BlobPart, st *cache.BlobStream) error {
+			st.Body = slow{st.Body}
+			return nil
+		}
+		got, err := r.CachedManifest(t.Context(), m)
+		must(t, err)
+		r.Prefetch(got)
+		synctest.Wait()
+		s.wantCalls(t, "blob", 1) // half of the connections
+		start := time.Now()
+		readers := []*cache.Reader{s.openBlob(t, "a", digest.FromBytes(layers[0])), s.openBlob(t, "a", digest.FromBytes(layers[1]))}
+		for i, b := range readers {
+			if got := readAll(t, b); !bytes.Equal(got, layers[i]) {
+				t.Error("other content")
+			}
+		}
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		s.wantCalls(t, "blob", 2)
+	})
+}

@@ -1,0 +1,163 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/slots"
+	"registry-module/internal/verify"
+)
+
+// through reads a blob from the remote without storing it.
+func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	p := &passage{ctx: ctx, r: r, dgst: dgst, size: -1}
+	if err := p.begin(); err != nil {
+		return nil, err
+	}
+	v, err := verify.NewReader(p, dgst, p.size)
+	if err != nil {
+		_ = p.Close() // nothing was read
+		return nil, err
+	}
+	if p.size == 0 { // see wholeFirst
+		if _, err := v.Read(make([]byte, 1)); err != io.EOF {
+			_ = p.Close() // it gave something else
+			return nil, r.bodyError(dgst, err)
+		}
+	}
+	return &Reader{ctx: ctx, src: passing{explained{v, r, dgst}, p}, size: p.size, passing: true}, nil
+}
+
+// passage is the content of a blob as the remote gives it. Where the remote breaks
+// off, it goes on from there. It holds one of the connections for blobs.
+type passage struct {
+	ctx  context.Context // of the one reader
+	r    *Repository
+	dgst digest.Digest
+
+	release   func()
+	body      io.ReadCloser // nil: to be opened
+	size      int64         // of the blob, -1 where the remote does not say
+	validator string
+
+	pos   int64 // of the next byte
+	fresh int64 // how many have come since body was opened
+	last  time.Time
+	retry retry
+}
+
+// begin asks for the blob.
+func (p *passage) begin() (err error) {
+	if p.release, err = p.r.c.slots.Acquire(p.ctx, slots.First); err != nil {
+		return err
+	}
+	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})
+	if err != nil {
+		p.release()
+		return err
+	}
+	p.body, p.size, p.validator, p.last = s.Body, s.Size, s.Validator, time.Now()
+	return nil
+}
+
+// Read implements io.Reader.
+func (p *passage) Read(b []byte) (int, error) {
+	for {
+		if p.body == nil {
+			if err := p.reopen(); err != nil {
+				if err := p.wait(err); err != nil {
+					return 0, err
+				}
+				continue
+			}
+		}
+		n, err := p.body.Read(b)
+		if n > 0 {
+			p.pos += int64(n)
+			p.fresh += int64(n)
+			p.last = time.Now()
+			return n, nil // an error comes again
+		}
+		if err == nil || err == io.EOF && (p.size < 0 || p.pos >= p.size) {
+			return 0, err
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		_ = p.body.Close() // it is broken
+		p.body = nil
+		if p.fresh >= PartSize {
+			p.retry.progress()
+		}
+		if err := p.wait(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// wait waits until it is worth trying again after err.
+func (p *passage) wait(err error) error {
+	if p.ctx.Err() != nil {
+		return p.ctx.Err()
+	}
+	wait, err := p.retry.again(p.r.bodyError(p.dgst, err), time.Since(p.last), p.r.c.opts.RetryFor)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+// reopen asks for the rest of the blob.
+func (p *passage) reopen() error {
+	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{Offset: p.pos, Validator: p.validator})
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.size >= 0 && s.Size != p.size && !(s.Size < 0 && s.Part):
+		err = otherSize(s.Size, p.size)
+	case s.Offset == 0:
+		_, err = io.CopyN(io.Discard, s.Body, p.pos) // what was read must not be read again
+	case s.Offset != p.pos:
+		err = fmt.Errorf("%w: the answer begins at byte %d, and %d was asked for", verify.ErrMismatch, s.Offset, p.pos)
+	}
+	if err != nil {
+		_ = s.Body.Close() // it is of no use
+		return err
+	}
+	p.body, p.fresh = s.Body, 0
+	return nil
+}
+
+// Close implements io.Closer.
+func (p *passage) Close() error {
+	p.release()
+	if p.body == nil {
+		return nil
+	}
+	return p.body.Close()
+}
+
+// explained says what errors in the middle of a blob mean.
+type explained struct {
+	io.Reader
+	r    *Repository
+	dgst digest.Digest
+}
+
+func (e explained) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = e.r.bodyError(e.dgst, err)
+	}
+	return n, err
+}
