@@ -45,13 +45,16 @@ type RawManifest struct {
 	Bytes     []byte
 }
 
-// RawBlob is content that can be read again and again.
+// RawBlob is content that can be read again and again, from any place.
 type RawBlob struct {
 	Digest digest.Digest
 	Size   int64
-	// Open returns the content from its first byte on.
-	Open func() io.Reader
+	// Content is of Size bytes.
+	Content io.ReaderAt
 }
+
+// Open returns the content from its first byte on.
+func (b RawBlob) Open() io.ReadSeeker { return io.NewSectionReader(b.Content, 0, b.Size) }
 
 // Root is the manifest that the tag points to.
 func (i Image) Root() RawManifest { return i.Manifests[len(i.Manifests)-1] }
@@ -80,7 +83,7 @@ func (i Image) In(repo, tag string) Image {
 
 // BytesBlob is a blob that is held in memory.
 func BytesBlob(b []byte) RawBlob {
-	return RawBlob{digest.FromBytes(b), int64(len(b)), func() io.Reader { return bytes.NewReader(b) }}
+	return RawBlob{digest.FromBytes(b), int64(len(b)), bytes.NewReader(b)}
 }
 
 // newManifest wraps the bytes of a manifest.

@@ -64,6 +64,13 @@ func TestNoiseLayer(t *testing.T) {
 		if err != nil || int64(len(all)) != b.Size || digest.FromBytes(all) != b.Digest {
 			t.Errorf("size %d: the blob is not what it says: %d bytes, %v", size, len(all), err)
 		}
+		for off := int64(0); off < b.Size; off += 1 + b.Size/7 {
+			part := make([]byte, 100)
+			n, err := b.Content.ReadAt(part, off)
+			if want := all[off:min(b.Size, off+100)]; string(part[:n]) != string(want) || (n < 100) != (err == io.EOF) {
+				t.Errorf("size %d: at %d: %d bytes, %v, want the %d bytes that are there", size, off, n, err, len(want))
+			}
+		}
 		files := tar.NewReader(b.Open())
 		h, err := files.Next()
 		if err != nil || h.Size != size {

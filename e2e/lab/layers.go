@@ -4,10 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -66,11 +67,54 @@ func zstdOf(b []byte) ([]byte, error) {
 	return w.EncodeAll(b, nil), w.Close()
 }
 
-// noise is size bytes that do not compress and are the same for the same seed.
-func noise(seed uint64, size int64) io.Reader {
-	var key [32]byte
+// noise is bytes without end that do not compress and are the same for the same
+// seed. They are made when they are read, wherever that is, and are not kept.
+type noise struct{ cipher.Block }
+
+func newNoise(seed uint64) noise {
+	var key [16]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
-	return io.LimitReader(rand.NewChaCha8(key), size)
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return noise{block}
+}
+
+// ReadAt implements io.ReaderAt.
+func (n noise) ReadAt(p []byte, off int64) (int, error) {
+	// The stream of a block cipher in counter mode can be had from any block on.
+	var counter [aes.BlockSize]byte
+	binary.BigEndian.PutUint64(counter[8:], uint64(off/aes.BlockSize))
+	stream := cipher.NewCTR(n.Block, counter[:])
+	var skip [aes.BlockSize]byte
+	stream.XORKeyStream(skip[:off%aes.BlockSize], skip[:off%aes.BlockSize])
+	clear(p)
+	stream.XORKeyStream(p, p)
+	return len(p), nil
+}
+
+// joined is pieces of content, one after the other.
+type joined []*io.SectionReader
+
+// ReadAt implements io.ReaderAt.
+func (j joined) ReadAt(p []byte, off int64) (n int, err error) {
+	for _, piece := range j {
+		if off >= piece.Size() {
+			off -= piece.Size()
+			continue
+		}
+		m, err := piece.ReadAt(p[n:min(int64(len(p)), int64(n)+piece.Size()-off)], off)
+		n += m
+		if err != nil && err != io.EOF {
+			return n, err
+		}
+		if n == len(p) {
+			return n, nil
+		}
+		off = 0
+	}
+	return n, io.EOF
 }
 
 // NoiseLayer is an uncompressed layer with one file of size bytes, which is
@@ -82,17 +126,20 @@ func NoiseLayer(seed uint64, size int64) (RawBlob, error) {
 	if err := w.WriteHeader(tarHeader(fmt.Sprintf("noise/%d", seed), 0o644, size)); err != nil {
 		return RawBlob{}, fmt.Errorf("packing a layer: %w", err)
 	}
-	head := frame.Bytes()
 	// The file is padded to a full record of 512 bytes, and two records of zeros
 	// end the archive.
 	tail := make([]byte, (512-size%512)%512+1024)
-	open := func() io.Reader {
-		return io.MultiReader(bytes.NewReader(head), noise(seed, size), bytes.NewReader(tail))
+	head := int64(frame.Len())
+	content := joined{
+		io.NewSectionReader(bytes.NewReader(frame.Bytes()), 0, head),
+		io.NewSectionReader(newNoise(seed), 0, size),
+		io.NewSectionReader(bytes.NewReader(tail), 0, int64(len(tail))),
 	}
+	layer := RawBlob{Size: head + size + int64(len(tail)), Content: content}
 	digester := digest.Canonical.Digester()
-	n, err := io.Copy(digester.Hash(), open())
-	if err != nil {
+	if _, err := io.Copy(digester.Hash(), layer.Open()); err != nil {
 		return RawBlob{}, fmt.Errorf("packing a layer: %w", err)
 	}
-	return RawBlob{digester.Digest(), n, open}, nil
+	layer.Digest = digester.Digest()
+	return layer, nil
 }
