@@ -14,7 +14,8 @@ import (
 )
 
 // Middleware changes what an upstream does. See [FlipByte], [Gate], [Hang],
-// [Answer].
+// [Answer], [Each], [Cut], [Reset], [Stall], [Truncate], [IgnoreRange],
+// [WrongRange], [Link].
 type Middleware func(http.Handler) http.Handler
 
 // Gateway is an HTTP server on loopback that a test can take down, bring up
@@ -72,9 +73,12 @@ func (g *Gateway) Up() error {
 	if err != nil {
 		return fmt.Errorf("bringing up %s: %w", g.Addr, err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		(*g.handler.Load()).ServeHTTP(w, r)
-	})}
+	server := &http.Server{
+		ConnContext: ConnContext,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			(*g.handler.Load()).ServeHTTP(w, r)
+		}),
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

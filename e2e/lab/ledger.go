@@ -75,6 +75,8 @@ func (r Request) String() string {
 type Ledger struct {
 	mu      sync.Mutex
 	entries []*entry // guarded by mu
+	bodies  int      // GETs of blobs that are being answered; guarded by mu
+	most    int      // of them at once; guarded by mu
 }
 
 type entry struct {
@@ -91,18 +93,44 @@ func (l *Ledger) Record(kind Kind, next http.Handler) http.Handler {
 		if kind == "" {
 			e.request.Kind = KindOf(r.URL.Path)
 		}
-		l.mu.Lock()
-		l.entries = append(l.entries, e)
-		l.mu.Unlock()
+		body := r.Method == http.MethodGet && (e.request.Kind == Blob || e.request.Kind == Signed)
+		l.begin(e, body)
+		if body {
+			defer l.end()
+		}
 		next.ServeHTTP(&recorder{ResponseWriter: w, entry: e}, r)
 	})
+}
+
+func (l *Ledger) begin(e *entry, body bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, e)
+	if body {
+		l.bodies++
+		l.most = max(l.most, l.bodies)
+	}
+}
+
+func (l *Ledger) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bodies--
+}
+
+// Parallel returns how many GETs of blobs were being answered at once, at the
+// most, since the last Reset.
+func (l *Ledger) Parallel() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.most
 }
 
 // Reset forgets all requests.
 func (l *Ledger) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries = nil
+	l.entries, l.most = nil, l.bodies
 }
 
 // Requests returns what was recorded since the last Reset, oldest first.

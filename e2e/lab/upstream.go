@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -49,14 +47,9 @@ type Upstream struct {
 	// Ledger has every request to the gateway, the token server and the blob
 	// host.
 	Ledger
-	// Gateway is what clients and caches talk to.
-	*Gateway
-	// Registry is the stock registry behind it. Push to it directly.
+	hosts
+	// Registry is the stock registry behind the gateway. Push to it directly.
 	Registry *Server
-	// BlobHost is where redirects of blobs lead; nil without.
-	BlobHost *Gateway
-	// Realm is the token server; nil without.
-	Realm *Gateway
 	// Username and Password are of the one user; empty where none is needed.
 	Username, Password string
 
@@ -130,14 +123,10 @@ func (u *Upstream) auth(o UpstreamOptions, env Env) error {
 		if u.Realm, err = NewGateway(tokens, u.record(Token)); err != nil {
 			return err
 		}
-		_, port, err := net.SplitHostPort(u.Realm.Addr)
-		if err != nil {
+		env["REGISTRY_AUTH"] = "token"
+		if env["REGISTRY_AUTH_TOKEN_REALM"], err = realmURL(u.Realm); err != nil {
 			return err
 		}
-		env["REGISTRY_AUTH"] = "token"
-		// A realm has a name in the world outside, and clients refuse one that is
-		// a private address.
-		env["REGISTRY_AUTH_TOKEN_REALM"] = "http://localhost:" + port + "/token"
 		env["REGISTRY_AUTH_TOKEN_SERVICE"] = service
 		env["REGISTRY_AUTH_TOKEN_ISSUER"] = tokenIssuer
 		env["REGISTRY_AUTH_TOKEN_ROOTCERTBUNDLE"] = path
@@ -150,40 +139,14 @@ func (u *Upstream) record(kind Kind) Middleware {
 	return func(next http.Handler) http.Handler { return u.Record(kind, next) }
 }
 
-// Env is the setting of a cache in front of this upstream, registry-module or
-// the stock registry in proxy mode. Where there is a token server, it calls the
-// upstream localhost, as the realm is: caches do not follow a challenge to just
-// any host.
+// Env is the setting of a cache in front of this upstream, with its credentials.
 func (u *Upstream) Env() Env {
-	env := Env{"REGISTRY_PROXY_REMOTEURL": u.URL()}
-	if u.Realm != nil {
-		env["REGISTRY_PROXY_REMOTEURL"] = strings.Replace(u.URL(), "127.0.0.1", "localhost", 1)
-	}
+	env := u.hosts.Env()
 	if u.Username != "" {
 		env["REGISTRY_PROXY_USERNAME"] = u.Username
 		env["REGISTRY_PROXY_PASSWORD"] = u.Password
 	}
 	return env
-}
-
-// Down makes the upstream unreachable, with its token server and blob host.
-func (u *Upstream) Down() error {
-	return u.each((*Gateway).Down)
-}
-
-// Up makes the upstream reachable again, at the same addresses.
-func (u *Upstream) Up() error {
-	return u.each((*Gateway).Up)
-}
-
-func (u *Upstream) each(do func(*Gateway) error) error {
-	var errs []error
-	for _, g := range []*Gateway{u.Gateway, u.BlobHost, u.Realm} {
-		if g != nil {
-			errs = append(errs, do(g))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Stop ends everything that belongs to the upstream.
