@@ -37,9 +37,10 @@ func TestHerd(t *testing.T) {
 	got := up.Counts()
 	t.Logf("%d clients, %d bytes each: %v", clients, img.Size(), got)
 	t.Logf("upstream blob bytes / unique bytes = %.2f", float64(got.BlobBytes)/float64(img.Size()))
-	if got.BlobBytes != img.Size() || got.BlobGET != len(img.Blobs) || got.ManifestGET != 1 {
-		t.Errorf("upstream sent %d blob bytes in %d GETs and %d manifests, want %d, %d, 1\n%v",
-			got.BlobBytes, got.BlobGET, got.ManifestGET, img.Size(), len(img.Blobs), up)
+	// In one GET or, of the layer of 60 MiB, in several for parts of it.
+	if got.BlobBytes != img.Size() || got.ManifestGET != 1 {
+		t.Errorf("upstream sent %d blob bytes and %d manifests, want %d, 1\n%v",
+			got.BlobBytes, got.ManifestGET, img.Size(), up)
 	}
 	usage := must(m.Usage())(t)
 	t.Logf("peak memory %.1f MiB, CPU %v", float64(usage.PeakRSS)/mib, usage.CPU)
@@ -108,8 +109,8 @@ func TestFirstClientLeaves(t *testing.T) {
 	wholeBlob(t, m, img.Repo, layer)
 	got := up.Counts()
 	t.Logf("client left at 30%%: %v", got)
-	if got.BlobGET != 1 || got.BlobBytes != layer.Size {
-		t.Errorf("upstream sent %d bytes in %d GETs, want %d in 1\n%v", got.BlobBytes, got.BlobGET, layer.Size, up)
+	if got.BlobBytes != layer.Size {
+		t.Errorf("upstream sent %d bytes, want %d\n%v", got.BlobBytes, layer.Size, up)
 	}
 	checkStore(t, m)
 }
@@ -160,8 +161,8 @@ func TestSlowFirstClient(t *testing.T) {
 	}
 	got := up.Counts()
 	t.Logf("one slow and %d fast clients: %v", fast, got)
-	if got.BlobGET != 1 || got.BlobBytes != layer.Size {
-		t.Errorf("upstream sent %d bytes in %d GETs, want %d in 1\n%v", got.BlobBytes, got.BlobGET, layer.Size, up)
+	if got.BlobBytes != layer.Size {
+		t.Errorf("upstream sent %d bytes, want %d\n%v", got.BlobBytes, layer.Size, up)
 	}
 }
 
@@ -202,8 +203,8 @@ func TestSharedBlob(t *testing.T) {
 	wholeBlob(t, m, "shared/two", layer)
 	got := up.Counts()
 	t.Logf("from a second repository: %v", got)
-	if got.BlobBytes != 0 || got.Requests > 1 {
-		t.Errorf("upstream sent %d bytes in %d requests, want none and at most a HEAD\n%v", got.BlobBytes, got.Requests, up)
+	if got.BlobBytes != 0 || got.BlobHEAD != 1 || got.Requests != 1 {
+		t.Errorf("upstream sent %d bytes in %d requests, want none and one HEAD\n%v", got.BlobBytes, got.Requests, up)
 	}
 	if a := get(t, blobURL(m, "shared/three", layer.Digest)); a.Status != http.StatusNotFound || a.code(t) != "BLOB_UNKNOWN" {
 		t.Errorf("from a repository that does not have it: status %d, want 404\n%.200s", a.Status, a.Body)

@@ -125,14 +125,7 @@ func TestUpstreamRefuses(t *testing.T) {
 
 // refuse answers with a status and an error body as registries have it.
 func refuse(status int, headers ...string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		for i := 0; i < len(headers); i += 2 {
-			w.Header().Set(headers[i], headers[i+1])
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		fmt.Fprintf(w, `{"errors":[{"code":"X%d","message":"refused"}]}`, status)
-	}
+	return lab.Refuse(status, fmt.Sprintf("X%d", status), headers...)
 }
 
 // TestCachedWhileAway pulls an image, breaks upstream in some way, and pulls

@@ -23,7 +23,7 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 		Bar: &report.Bar{Server: module, Limit: 1},
 	}
 	// A config is too small to show in the ratio.
-	repeated := report.Row{Metric: "blobs downloaded again", Worst: true, Bar: &report.Bar{Server: module, Limit: 0}}
+	repeated := report.Row{Metric: "blob bytes downloaded again", Worst: true, Bar: &report.Bar{Server: module, Limit: 0}}
 	requests := report.Row{Metric: "upstream requests"}
 	cost := report.Row{Metric: "server's CPU, s"}
 	failures := report.Row{Metric: "clients that failed", Worst: true, Bar: &report.Bar{Server: module, Limit: 0}}
@@ -65,7 +65,7 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 			}
 			seconds.Add(s.name, result.Seconds)
 			amplification.Add(s.name, float64(counters.BlobBytes)/float64(counters.UniqueBlobBytes))
-			repeated.Add(s.name, float64(counters.BlobGET-len(img.Layers)-1))
+			repeated.Add(s.name, float64(counters.BlobBytes-counters.UniqueBlobBytes))
 			requests.Add(s.name, float64(counters.Requests))
 			if s.proc != nil {
 				cost.Add(s.name, cpu.Seconds())

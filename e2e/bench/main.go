@@ -33,6 +33,7 @@ import (
 
 	"registry-module/e2e/bench/internal/load"
 	"registry-module/e2e/bench/internal/synth"
+	"registry-module/e2e/lab"
 )
 
 // The hidden commands, by which the program starts itself as another process.
@@ -116,7 +117,10 @@ func serveUpstream(ctx context.Context, args []string) error {
 	s := synth.NewServer()
 	ended := make(chan error, 2)
 	for addr, handler := range map[string]http.Handler{*registry: s, *control: s.Control()} {
-		server := &http.Server{Addr: addr, Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+		server := &http.Server{
+			Addr: addr, Handler: handler, ReadHeaderTimeout: 10 * time.Second,
+			ConnContext: lab.ConnContext,
+		}
 		defer server.Close()
 		go func() { ended <- server.ListenAndServe() }()
 	}

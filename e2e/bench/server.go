@@ -72,7 +72,7 @@ func (b *bench) start(ctx context.Context, name string) (*server, error) {
 		}
 		s.proc, s.url = r.Process, r.URL()
 	case nginx:
-		s.proc, s.url, err = b.startNginx(ctx, dir, nginxCache(b.upstream.Registry))
+		s.proc, s.url, err = lab.StartNginx(ctx, dir, nginxCache(b.upstream.Registry))
 		if err != nil {
 			return nil, err
 		}

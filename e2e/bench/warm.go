@@ -13,6 +13,7 @@ import (
 	"registry-module/e2e/bench/internal/load"
 	"registry-module/e2e/bench/internal/report"
 	"registry-module/e2e/bench/internal/synth"
+	"registry-module/e2e/lab"
 )
 
 // warmBlob: clients download a cached blob again and again. nginx sends the
@@ -178,7 +179,7 @@ func (b *bench) serveFiles(ctx context.Context, img synth.Image) (_ *server, err
 		}
 	}
 	s := &server{name: nginx, dir: dir}
-	s.proc, s.url, err = b.startNginx(ctx, dir, nginxFiles(root, img.MediaType))
+	s.proc, s.url, err = lab.StartNginx(ctx, dir, nginxFiles(root, img.MediaType))
 	return s, err
 }
 

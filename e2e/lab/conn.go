@@ -21,13 +21,18 @@ type conn struct {
 
 type connKey struct{}
 
-// ConnContext is for [http.Server.ConnContext]. Without it, [Link.Connect] and
-// [Reset] have no effect.
+// ConnContext is for [http.Server.ConnContext]. Without it, [Link.Connect] has no
+// effect, and [Reset] is as [Cut].
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, &conn{Conn: c})
+}
+
+// thin makes the send buffer of a connection small.
+func thin(ctx context.Context, c net.Conn) context.Context {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // a connection that is gone has none
 	}
-	return context.WithValue(ctx, connKey{}, &conn{Conn: c})
+	return ConnContext(ctx, c)
 }
 
 // fresh tells, once for each connection, that it is the first request on it.

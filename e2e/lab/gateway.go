@@ -74,7 +74,7 @@ func (g *Gateway) Up() error {
 		return fmt.Errorf("bringing up %s: %w", g.Addr, err)
 	}
 	server := &http.Server{
-		ConnContext: ConnContext,
+		ConnContext: thin,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			(*g.handler.Load()).ServeHTTP(w, r)
 		}),

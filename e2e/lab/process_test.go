@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,9 @@ func TestProcess(t *testing.T) {
 	}
 	if u, err := p.Usage(); err != nil || u.PeakRSS < u.RSS || u.RSS == 0 {
 		t.Errorf("usage %+v, %v", u, err)
+	}
+	if files, err := p.Files(); err != nil || !slices.Contains(files, p.Log()) {
+		t.Errorf("it has %v open, %v, want its log among them", files, err)
 	}
 	if err := p.ResetPeak(); err != nil {
 		t.Error(err)

@@ -1,12 +1,15 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // Server is a registry that runs: registry-module or the stock one.
@@ -21,6 +24,26 @@ type Server struct {
 
 // URL is the server's address as a URL without a path.
 func (s *Server) URL() string { return "http://" + s.Addr }
+
+// Metric reads a metric without labels at the admin listener.
+func (s *Server) Metric(ctx context.Context, name string) (value float64, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Close = true // a connection that is kept is one that is counted
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(text, 64)
+		}
+	}
+	return 0, fmt.Errorf("reading metrics: %s: no %s in it", resp.Status, name)
+}
 
 // Restart stops the server and starts it again: same address, same data, same
 // settings.

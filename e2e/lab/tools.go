@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -68,6 +69,19 @@ func (t Tool) Install(ctx context.Context) (path string, err error) {
 // as it is released (static and stripped), and returns the path of the binary.
 // It takes the go command a second when nothing has changed: call it once.
 func Module(ctx context.Context) (path string, err error) {
+	return buildModule(ctx, "registry-module", []string{"CGO_ENABLED=0"}, "-trimpath", "-ldflags=-s -w")
+}
+
+// RaceModule is as [Module], with the race detector in it, which needs a C
+// compiler. Such a process ends with an error if there was a race.
+func RaceModule(ctx context.Context) (path string, err error) {
+	if _, err := System("gcc", "gcc"); err != nil {
+		return "", err
+	}
+	return buildModule(ctx, "registry-module-race", []string{"CGO_ENABLED=1"}, "-race")
+}
+
+func buildModule(ctx context.Context, name string, env []string, flags ...string) (path string, err error) {
 	dir, err := cacheDir("module")
 	if err != nil {
 		return "", err
@@ -83,11 +97,11 @@ func Module(ctx context.Context) (path string, err error) {
 		return "", err
 	}
 	// A binary that runs cannot be written to, but it can be replaced.
-	path = filepath.Join(dir, "registry-module")
+	path = filepath.Join(dir, name)
 	next := path + ".next"
-	cmd := goCommand(ctx, "build", "-trimpath", "-ldflags=-s -w", "-o", next, "./cmd/registry-module")
+	cmd := goCommand(ctx, slices.Concat([]string{"build"}, flags, []string{"-o", next, "./cmd/registry-module"})...)
 	cmd.Dir = root
-	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	cmd.Env = append(cmd.Env, env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building registry-module: %w\n%s", err, out)
 	}

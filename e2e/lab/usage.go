@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +38,28 @@ func (p *Process) ResetPeak() error {
 		return fmt.Errorf("resetting the peak memory of %s: %w", p.spec.Name, err)
 	}
 	return nil
+}
+
+// Files returns what the process has open, as proc(5) names it: paths, and such as
+// "socket:[1234]".
+func (p *Process) Files() ([]string, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", p.PID())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading what %s has open: %w", p.spec.Name, err)
+	}
+	var files []string
+	for _, e := range entries {
+		file, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading what %s has open: %w", p.spec.Name, err)
+		}
+		files = append(files, file)
+	}
+	return files, nil
 }
 
 func usage(pid int) (Usage, error) {

@@ -3,13 +3,10 @@ package synth
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"path"
-	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,8 +38,17 @@ type Layer struct {
 type Shape struct {
 	// BytesPerSecond limits the bodies of all blobs together; 0 is no limit.
 	BytesPerSecond int64 `json:"bytesPerSecond"`
+	// ConnBytesPerSecond limits the body of each blob, of which a connection has
+	// one at a time; 0 is no limit.
+	ConnBytesPerSecond int64 `json:"connBytesPerSecond"`
 	// Latency passes between a request and its answer.
 	Latency time.Duration `json:"latency"`
+	// Connect passes, beside the latency, before the first answer on a
+	// connection.
+	Connect time.Duration `json:"connect"`
+	// NoRanges tells that the registry answers requests for a range of a blob
+	// with all of it.
+	NoRanges bool `json:"noRanges"`
 }
 
 // Counters are what the registry has been asked for.
@@ -68,21 +74,14 @@ type Server struct {
 	handler http.Handler
 	limit   *rate.Limiter
 
-	mu       sync.Mutex // guards what follows
-	latency  time.Duration
-	contents map[string]content // by path, for example "/v2/a/b/blobs/sha256:..."
-}
-
-// content is what a path gives.
-type content struct {
-	mediaType string
-	digest    digest.Digest
-	bytes     []byte
+	content lab.Content
+	shape   atomic.Pointer[Shape]
 }
 
 // NewServer returns a registry without images, behind a link without limits.
 func NewServer() *Server {
-	s := &Server{limit: rate.NewLimiter(rate.Inf, burst), contents: map[string]content{}}
+	s := &Server{limit: rate.NewLimiter(rate.Inf, burst)}
+	s.shape.Store(new(Shape))
 	s.handler = s.ledger.Record("", http.HandlerFunc(s.serve))
 	return s
 }
@@ -96,61 +95,37 @@ func (s *Server) Add(repo, tag string, seed uint64, sizes []int64) (Image, error
 	}
 	root := noise.Root()
 	img := Image{Repo: repo, Tag: tag, Manifest: root.Digest, MediaType: root.MediaType}
-	contents := map[string]content{}
-	for _, ref := range []string{tag, root.Digest.String()} {
-		contents["/v2/"+repo+"/manifests/"+ref] = content{root.MediaType, root.Digest, root.Bytes}
-	}
 	for i, blob := range noise.Blobs {
 		raw := make([]byte, blob.Size)
 		if _, err := io.ReadFull(blob.Open(), raw); err != nil {
 			return Image{}, fmt.Errorf("making image %s:%s: %w", repo, tag, err)
 		}
-		contents["/v2/"+repo+"/blobs/"+blob.Digest.String()] = content{"application/octet-stream", blob.Digest, raw}
+		noise.Blobs[i].Content = bytes.NewReader(raw)
 		if i < len(sizes) { // the config comes last
 			img.Layers = append(img.Layers, Layer{blob.Digest, blob.Size})
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for p, c := range contents {
-		s.contents[p] = c
-	}
+	s.content.Add(noise)
 	return img, nil
 }
 
 // Clear removes all images.
-func (s *Server) Clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.contents)
-}
+func (s *Server) Clear() { s.content.Clear() }
 
-// SetShape changes the link, for requests under way too.
+// SetShape changes the link; what all blobs together get changes for requests
+// under way too.
 func (s *Server) SetShape(shape Shape) {
 	limit := rate.Inf
 	if shape.BytesPerSecond > 0 {
 		limit = rate.Limit(shape.BytesPerSecond)
 	}
 	s.limit.SetLimit(limit)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.latency = shape.Latency
+	s.shape.Store(&shape)
 }
 
 // Counters returns what was counted since the last Reset.
 func (s *Server) Counters() Counters {
-	c := Counters{Counts: s.ledger.Counts()}
-	seen := map[string]bool{}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.ledger.Requests() {
-		// The same digest in two repositories is one blob.
-		if dgst := path.Base(r.URI); r.Kind == lab.Blob && r.Bytes > 0 && !seen[dgst] {
-			seen[dgst] = true
-			c.UniqueBlobBytes += int64(len(s.contents[r.URI].bytes))
-		}
-	}
-	return c
+	return Counters{Counts: s.ledger.Counts(), UniqueBlobBytes: s.content.Unique(s.ledger.Requests())}
 }
 
 // Reset sets the counters to zero.
@@ -161,32 +136,20 @@ func (s *Server) Reset() { s.ledger.Reset() }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	c, found := s.contents[r.URL.Path]
-	latency := s.latency
-	s.mu.Unlock()
-	if !pause(r.Context(), latency) {
-		return
+	shape := s.shape.Load()
+	blob := lab.KindOf(r.URL.Path) == lab.Blob
+	if blob {
+		w = &linkWriter{w, r.Context(), s.limit}
 	}
-	switch {
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		fail(w, http.StatusMethodNotAllowed, "UNSUPPORTED")
-	case r.URL.Path == "/v2/":
-		_, _ = io.WriteString(w, "{}") // an error: the client is gone
-	case !found && strings.Contains(r.URL.Path, "/manifests/"):
-		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
-	case !found:
-		fail(w, http.StatusNotFound, "BLOB_UNKNOWN")
-	default:
-		h := w.Header()
-		h.Set("Content-Type", c.mediaType)
-		h.Set("Docker-Content-Digest", c.digest.String())
-		h.Set("ETag", `"`+c.digest.String()+`"`)
-		if lab.KindOf(r.URL.Path) == lab.Blob {
-			w = &linkWriter{w, r.Context(), s.limit}
-		}
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(c.bytes))
+	handler := http.Handler(&s.content)
+	if shape.NoRanges {
+		handler = lab.IgnoreRange(lab.Blobs)(handler)
 	}
+	link := lab.Link{Latency: shape.Latency, Connect: shape.Connect}
+	if blob {
+		link.ConnRate = shape.ConnBytesPerSecond
+	}
+	link.Middleware(handler).ServeHTTP(w, r)
 }
 
 // linkWriter sends a body at the pace of the link. It hides the ReadFrom of
@@ -211,29 +174,4 @@ func (w *linkWriter) Write(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// fail answers with an error in the form of the OCI distribution
-// specification.
-func fail(w http.ResponseWriter, status int, code string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{ // an error: the client is gone
-		"errors": []map[string]string{{"code": code, "message": http.StatusText(status)}},
-	})
-}
-
-// pause reports whether d has passed before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -146,25 +146,46 @@ func TestClear(t *testing.T) {
 
 // TestShape measures in the time of a bubble, so the figures are exact.
 func TestShape(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := NewServer()
-		img, err := s.Add("a/b", "1", 7, []int64{10 * burst})
-		if err != nil {
-			t.Fatal(err)
-		}
-		const bytesPerSecond = burst
-		s.SetShape(Shape{BytesPerSecond: bytesPerSecond, Latency: 3 * time.Second})
-		begin := time.Now()
-		w := httptest.NewRecorder()
-		s.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet,
-			"/v2/a/b/blobs/"+img.Layers[0].Digest.String(), nil))
-		if int64(w.Body.Len()) != img.Layers[0].Size {
-			t.Fatalf("got %d bytes, want %d", w.Body.Len(), img.Layers[0].Size)
-		}
-		// The burst is there from the start.
-		want := 3*time.Second + time.Duration((img.Layers[0].Size-burst)*int64(time.Second)/bytesPerSecond)
-		if took := time.Since(begin); (took - want).Abs() > time.Millisecond {
-			t.Errorf("took %v, want %v", took, want)
-		}
-	})
+	const bytesPerSecond = burst
+	for name, c := range map[string]struct {
+		shape Shape
+		ahead int64 // what may leave at once
+	}{
+		"all together":    {Shape{BytesPerSecond: bytesPerSecond, Latency: 3 * time.Second}, burst},
+		"each connection": {Shape{ConnBytesPerSecond: bytesPerSecond, Latency: 3 * time.Second}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := NewServer()
+				img, err := s.Add("a/b", "1", 7, []int64{10 * burst})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.SetShape(c.shape)
+				begin := time.Now()
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet,
+					"/v2/a/b/blobs/"+img.Layers[0].Digest.String(), nil))
+				if int64(w.Body.Len()) != img.Layers[0].Size {
+					t.Fatalf("got %d bytes, want %d", w.Body.Len(), img.Layers[0].Size)
+				}
+				want := 3*time.Second + time.Duration((img.Layers[0].Size-c.ahead)*int64(time.Second)/bytesPerSecond)
+				if took := time.Since(begin); (took - want).Abs() > time.Millisecond {
+					t.Errorf("took %v, want %v", took, want)
+				}
+			})
+		})
+	}
+}
+
+func TestNoRanges(t *testing.T) {
+	r, img := start(t)
+	if err := r.SetShape(t.Context(), Shape{NoRanges: true}); err != nil {
+		t.Fatal(err)
+	}
+	layer := img.Layers[0]
+	resp, body := get(t, http.MethodGet, r.Registry+"/v2/a/b/blobs/"+layer.Digest.String(), http.Header{"Range": {"bytes=1000-"}})
+	if resp.StatusCode != http.StatusOK || int64(len(body)) != layer.Size {
+		t.Errorf("a range: %s with %d bytes, want all of %d", resp.Status, len(body), layer.Size)
+	}
 }
