@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -22,6 +23,17 @@ import (
 
 	"registry-module/e2e/lab"
 )
+
+// full is for campaigns: `make campaign`.
+var full = flag.Bool("full", false, "run the tests of downloads that break off at their full size, which takes many minutes and 20 GB of disk")
+
+// sized returns the first value or, for a test at its full size, the second.
+func sized[T any](small, whole T) T {
+	if *full {
+		return whole
+	}
+	return small
+}
 
 // bin is where the programs are. TestMain sets it once, before any test runs.
 var bin struct{ module, registry, crane, oras string }
@@ -110,6 +122,33 @@ func upstream(t *testing.T, o lab.UpstreamOptions, images ...lab.Image) *lab.Ups
 		t.Fatal(err)
 	}
 	return up
+}
+
+// origin starts an upstream in this process that has the images.
+func origin(t *testing.T, o lab.OriginOptions, images ...lab.Image) *lab.Origin {
+	t.Helper()
+	up := must(lab.StartOrigin(o, images...))(t)
+	t.Cleanup(func() {
+		if err := up.Down(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("requests to the upstream since the last reset:\n%v", &up.Ledger)
+		}
+	})
+	return up
+}
+
+// amplification fails the test if upstream has sent more than most times the
+// bytes that were needed.
+func amplification(t *testing.T, up *lab.Origin, needed int64, most float64) {
+	t.Helper()
+	got := up.Counts()
+	ratio := float64(got.BlobBytes) / float64(needed)
+	t.Logf("upstream bytes / needed bytes = %.4f; at most %d at once; %v", ratio, up.Parallel(), got)
+	if ratio > most || got.BlobBytes < needed {
+		t.Errorf("upstream sent %d bytes of blobs, want %d, at most %.2f times", got.BlobBytes, needed, most)
+	}
 }
 
 // module starts registry-module with the settings.
@@ -287,7 +326,7 @@ func (f fetched) whole(want lab.RawBlob) error {
 }
 
 // wholeBlob fetches a blob and compares it.
-func wholeBlob(t *testing.T, s *lab.Server, repo string, want lab.RawBlob) {
+func wholeBlob(t *testing.T, s interface{ URL() string }, repo string, want lab.RawBlob) {
 	t.Helper()
 	f := must(fetch(t.Context(), blobURL(s, repo, want.Digest)))(t)
 	if err := f.whole(want); err != nil {
@@ -297,6 +336,19 @@ func wholeBlob(t *testing.T, s *lab.Server, repo string, want lab.RawBlob) {
 
 func blobURL(s interface{ URL() string }, repo string, dgst digest.Digest) string {
 	return s.URL() + "/v2/" + repo + "/blobs/" + dgst.String()
+}
+
+// address is a server that the harness has not started itself, by its URL.
+type address string
+
+func (a address) URL() string { return string(a) }
+
+// knowSize pulls the manifest of an image, which tells the sizes of its layers.
+func knowSize(t *testing.T, s interface{ URL() string }, img lab.Image) {
+	t.Helper()
+	if a := get(t, manifestURL(s, img.Repo, img.Tag)); a.Status != http.StatusOK || string(a.Body) != string(img.Root().Bytes) {
+		t.Fatalf("manifest: status %d, %v\n%.300s", a.Status, a.Err, a.Body)
+	}
 }
 
 func manifestURL(s interface{ URL() string }, repo, ref string) string {
