@@ -6,10 +6,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"net/http"
@@ -373,6 +375,20 @@ func stored(s *lab.Server, dgst digest.Digest) bool {
 	return err == nil
 }
 
+// partials lists what is kept of downloads that are not complete.
+func partials(t *testing.T, s *lab.Server) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.Data, "partial"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 // requests fails the test unless the upstream has seen exactly that many.
 func requests(t *testing.T, up *lab.Upstream, what string, want int) {
 	t.Helper()
@@ -386,7 +402,13 @@ func requests(t *testing.T, up *lab.Upstream, what string, want int) {
 // eventually polls until it is so.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	patience := time.NewTimer(30 * time.Second)
+	within(t, 30*time.Second, what, so)
+}
+
+// within does so for a while.
+func within(t *testing.T, d time.Duration, what string, so func() bool) {
+	t.Helper()
+	patience := time.NewTimer(d)
 	defer patience.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
