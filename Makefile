@@ -78,6 +78,22 @@ endif
 e2e: ## Real clients, real engines and the image against the real binary
 	go test -count=1 -timeout 20m -p 1 ./e2e/...
 
+# What follows are e2e tests at the full size of what they promise; `make e2e` runs
+# the same on less.
+CAMPAIGN := go test -count=1 -timeout 60m -v ./e2e -full
+
+.PHONY: chaos
+chaos: install-deps ## 100 clients against all faults of an upstream for 5 minutes, with the race detector
+	$(CAMPAIGN) -run '^TestChaos$$'
+
+.PHONY: big
+big: install-deps ## A blob of 20 GB through a module whose memory does not grow with it
+	$(CAMPAIGN) -run '^TestBigBlob$$'
+
+.PHONY: campaign
+campaign: install-deps ## All that can happen to a download, at full size: cuts, silence, expiry, kills, chaos, 20 GB
+	$(CAMPAIGN) -run '^Test(Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob)'
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
 	for package in $(UNIT); do \

@@ -26,8 +26,8 @@ import (
 	"registry-module/e2e/lab"
 )
 
-// full is for campaigns: `make campaign`.
-var full = flag.Bool("full", false, "run the tests of downloads that break off at their full size, which takes many minutes and 20 GB of disk")
+// full is for `make campaign`.
+var full = flag.Bool("full", false, "run tests at the full size of what they promise, which takes many minutes and 20 GB of disk")
 
 // sized returns the first value or, for a test at its full size, the second.
 func sized[T any](small, whole T) T {
@@ -156,7 +156,13 @@ func amplification(t *testing.T, up *lab.Origin, needed int64, most float64) {
 // module starts registry-module with the settings.
 func module(t *testing.T, settings ...lab.Env) *lab.Server {
 	t.Helper()
-	s := must(lab.StartModule(t.Context(), bin.module, tempDir(t), merge(settings...)))(t)
+	return moduleFrom(t, bin.module, settings...)
+}
+
+// moduleFrom does so with another binary than the one that is released.
+func moduleFrom(t *testing.T, binary string, settings ...lab.Env) *lab.Server {
+	t.Helper()
+	s := must(lab.StartModule(t.Context(), binary, tempDir(t), merge(settings...)))(t)
 	end(t, s)
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -43,7 +44,8 @@ func (b *bench) available(names ...string) []string {
 	})
 }
 
-func (b *bench) start(ctx context.Context, name string) (*server, error) {
+// start starts one, with settings beside those that all have.
+func (b *bench) start(ctx context.Context, name string, settings ...lab.Env) (*server, error) {
 	if name == direct {
 		return &server{name: name, url: b.upstream.Registry}, nil
 	}
@@ -55,6 +57,9 @@ func (b *bench) start(ctx context.Context, name string) (*server, error) {
 		"REGISTRY_PROXY_REMOTEURL":        b.upstream.Registry,
 		"REGISTRY_LOG_LEVEL":              "warn",
 		"REGISTRY_LOG_ACCESSLOG_DISABLED": "true", // as nginx has it
+	}
+	for _, more := range settings {
+		maps.Copy(env, more)
 	}
 	s := &server{name: name, dir: dir}
 	switch name {

@@ -57,8 +57,13 @@ func (p *pace) reserve(n int, rate int64) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.next.Before(now) {
+	// What a timer was late for is made up for, a longer pause is not.
+	const late = 10 * time.Millisecond
+	switch {
+	case p.next.IsZero():
 		p.next = now
+	case p.next.Before(now.Add(-late)):
+		p.next = now.Add(-late)
 	}
 	p.next = p.next.Add(time.Duration(int64(n) * int64(time.Second) / rate))
 	return p.next.Sub(now)

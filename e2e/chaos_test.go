@@ -1,0 +1,298 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"registry-module/e2e/lab"
+)
+
+// TestChaos has many clients, who ask for all and for parts and leave when they
+// like, at a module whose upstream goes wrong in all the ways that package lab
+// knows, for 20 s or, as `make chaos`, for 5 minutes with the race detector in the
+// module. It shows that
+//
+//   - no client ever got a byte that is not the blob's, at that place;
+//   - in the end each blob was downloaded once: what comes twice is at most what
+//     resets have destroyed on its way;
+//   - when all have left, so have goroutines, sockets, files and drafts;
+//   - memory does not grow.
+func TestChaos(t *testing.T) {
+	duration := sized(20*time.Second, 5*time.Minute)
+	c := newChaos(t, sized(150, 1000))
+	binary := bin.module
+	if *full {
+		binary = must(lab.RaceModule(t.Context()))(t)
+	}
+	m := moduleFrom(t, binary, c.up.Env(), lab.Env{
+		"REGISTRY_PROXY_STALLTIMEOUT": "1s",
+		"REGISTRY_LOG_LEVEL":          "error", // there is one of everything else
+	})
+	c.url = m.URL()
+	idle := resourcesOf(t, m)
+
+	ctx, stop := context.WithTimeout(t.Context(), duration)
+	defer stop()
+	memory := make(chan []int64, 1)
+	go func() { memory <- sampleMemory(ctx, m) }()
+	var wg sync.WaitGroup
+	for i := range sized(30, 100) {
+		wg.Go(func() { c.client(ctx, uint64(i)) })
+	}
+	wg.Wait()
+	t.Logf("%v with %d blobs, %d bytes: %s", duration, len(c.blobs), c.size(), &c.tally)
+	for i, err := range c.failures() {
+		if i == 10 {
+			t.Errorf("and others; %d in all", len(c.failures()))
+			break
+		}
+		t.Error(err)
+	}
+	flat(t, <-memory)
+
+	// What is not complete yet is completed, by an upstream that is well again.
+	c.healed.Store(true)
+	c.fetchAll(t)
+	needed, spoiled := c.size(), c.spoiled.Counts().BlobBytes
+	sent := c.up.Counts().BlobBytes - spoiled
+	ratio := float64(sent) / float64(needed)
+	t.Logf("upstream bytes / unique bytes = %.4f, without the %d bytes of answers that nobody can use all of (a wrong range, a range ignored); %v",
+		ratio, spoiled, c.up.Counts())
+	if ratio > 1.02 {
+		t.Errorf("upstream sent %d bytes of blobs, want at most 1.02 times the %d that there are", sent, needed)
+	}
+	checkStore(t, m)
+
+	// Idle connections to upstream, which each side may keep, are closed by it.
+	if err := c.up.Down(); err != nil {
+		t.Error(err)
+	}
+	var now resources
+	eventually(t, "what clients and downloads have used is given back", func() bool {
+		now = resourcesOf(t, m)
+		return now.atMost(idle)
+	})
+	t.Logf("idle before: %v\nidle after: %v", idle, now)
+}
+
+// chaos is an upstream that goes wrong, and the clients of a module before it.
+type chaos struct {
+	url   string // the module's
+	up    *lab.Origin
+	blobs []chaosBlob // the most popular first
+	// spoiled has the requests whose answers are of no use, in whole or in part,
+	// to who has asked for a part.
+	spoiled lab.Ledger
+	healed  atomic.Bool
+	tally   tally
+
+	mu   sync.Mutex
+	errs []error // guarded by mu
+}
+
+type chaosBlob struct {
+	lab.RawBlob
+	img lab.Image
+}
+
+// newChaos makes n blobs of 1 KiB to 40 MiB, in images of ten, and the upstream that
+// has them.
+func newChaos(t *testing.T, n int) *chaos {
+	t.Helper()
+	const perImage = 10
+	c := &chaos{}
+	random := rand.New(rand.NewPCG(1, 2))
+	var images []lab.Image
+	for i := range n / perImage {
+		var sizes []int64
+		for range perImage {
+			// As many of 1 to 2 KiB as of 20 to 40 MiB.
+			sizes = append(sizes, int64(1<<10*math.Pow(40<<10, random.Float64())))
+		}
+		img := noise(t, fmt.Sprintf("chaos/%d", i), sizes...)
+		images = append(images, img)
+		for _, b := range img.Blobs {
+			c.blobs = append(c.blobs, chaosBlob{b, img})
+		}
+	}
+	random.Shuffle(len(c.blobs), func(i, j int) { c.blobs[i], c.blobs[j] = c.blobs[j], c.blobs[i] })
+	c.up = origin(t, lab.OriginOptions{Link: &lab.Link{Rate: 100e6}}, images...)
+	c.up.Use(lab.Each(c.fault))
+	return c
+}
+
+func (c *chaos) size() (size int64) {
+	for _, b := range c.blobs {
+		size += b.Size
+	}
+	return size
+}
+
+// fault chooses what goes wrong with a request to upstream.
+func (c *chaos) fault(r *http.Request) lab.Middleware {
+	if c.healed.Load() || !lab.Blobs(r) || r.Method != http.MethodGet {
+		return nil
+	}
+	// After few bytes as often as after many.
+	after := func() int64 { return int64(256 * math.Pow(16<<10, rand.Float64())) }
+	switch p := rand.IntN(100); {
+	case p < 50:
+		return nil
+	case p < 60:
+		return lab.Cut(lab.Blobs, after)
+	case p < 70:
+		return lab.Reset(lab.Blobs, after)
+	case p < 74:
+		return lab.Stall(lab.Blobs, after)
+	case p < 79:
+		status := []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable}[rand.IntN(3)]
+		return lab.Answer(lab.Blobs, refuse(status))
+	case p < 82:
+		return lab.Answer(lab.Blobs, refuse(http.StatusTooManyRequests, "Retry-After", "1"))
+	case p < 87:
+		return (&lab.Link{ConnRate: 4e6}).Middleware
+	case p < 91:
+		return lab.Truncate(lab.Blobs, after)
+	case p < 95:
+		return c.spoil(r, lab.WrongRange(lab.Blobs))
+	default:
+		return c.spoil(r, lab.IgnoreRange(lab.Blobs))
+	}
+}
+
+// spoil records a request for a part, the answer to which is another one.
+func (c *chaos) spoil(r *http.Request, m lab.Middleware) lab.Middleware {
+	if r.Header.Get("Range") == "" {
+		return nil // there is nothing to spoil
+	}
+	return func(next http.Handler) http.Handler { return c.spoiled.Record("", m(next)) }
+}
+
+func (c *chaos) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+}
+
+func (c *chaos) failures() []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.errs)
+}
+
+// fetchAll fetches each blob, a few at a time, until it is whole.
+func (c *chaos) fetchAll(t *testing.T) {
+	t.Helper()
+	queue := make(chan chaosBlob, len(c.blobs))
+	for _, b := range c.blobs {
+		queue <- b
+	}
+	close(queue)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for b := range queue {
+				url := c.url + "/v2/" + b.img.Repo + "/blobs/" + b.Digest.String()
+				if err := fetchUntilWhole(t.Context(), url, b.RawBlob); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// tally is what clients have seen.
+type tally struct {
+	whole, parts, heads, left, broken, refused atomic.Int64
+	bytes                                      atomic.Int64
+}
+
+func (t *tally) String() string {
+	return fmt.Sprintf("%d blobs and %d parts compared, %d HEAD, %d clients have left, %d answers broke off, %d were refused; %.1f GB compared",
+		t.whole.Load(), t.parts.Load(), t.heads.Load(), t.left.Load(), t.broken.Load(), t.refused.Load(), float64(t.bytes.Load())/1e9)
+}
+
+// resources are what a process must give back.
+type resources struct {
+	goroutines, sockets int
+	// files are open files with content, and drafts that are not open as well.
+	files []string
+}
+
+func resourcesOf(t *testing.T, m *lab.Server) resources {
+	t.Helper()
+	r := resources{
+		goroutines: int(must(m.Metric(t.Context(), "go_goroutines"))(t)),
+		files:      partials(t, m),
+	}
+	for _, f := range must(m.Files())(t) {
+		switch {
+		case strings.HasPrefix(f, "socket:"):
+			r.sockets++
+		case strings.Contains(f, "/partial/"), strings.Contains(f, "/blobs/"):
+			r.files = append(r.files, f)
+		}
+	}
+	return r
+}
+
+// atMost tells whether r is no more than idle, but for the few goroutines and
+// sockets that are there when something has been used once.
+func (r resources) atMost(idle resources) bool {
+	const few = 5
+	return r.goroutines <= idle.goroutines+few && r.sockets <= idle.sockets+few && len(r.files) == 0
+}
+
+func (r resources) String() string {
+	return fmt.Sprintf("%d goroutines, %d sockets, files of content: %v", r.goroutines, r.sockets, r.files)
+}
+
+// sampleMemory returns the resident memory of a server, in bytes, five times a
+// second until ctx ends.
+func sampleMemory(ctx context.Context, m *lab.Server) (samples []int64) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return samples
+		case <-tick.C:
+			if u, err := m.Usage(); err == nil { // one that has ended is seen elsewhere
+				samples = append(samples, u.RSS)
+			}
+		}
+	}
+}
+
+// flat compares the first third of samples with the last, after the time that
+// everything needs to have been used once.
+func flat(t *testing.T, samples []int64) {
+	t.Helper()
+	samples = samples[len(samples)/5:]
+	if len(samples) < 9 {
+		t.Fatalf("%d samples of memory are too few", len(samples))
+	}
+	median := func(s []int64) int64 {
+		s = slices.Clone(s)
+		slices.Sort(s)
+		return s[len(s)/2]
+	}
+	third := len(samples) / 3
+	first, last := median(samples[:third]), median(samples[len(samples)-third:])
+	t.Logf("RSS: median of the first third %.1f MiB, of the last %.1f MiB, most %.1f MiB",
+		float64(first)/mib, float64(last)/mib, float64(slices.Max(samples))/mib)
+	// The index grows with what is stored, and the collector's pace is not even.
+	if most := first + first/5 + 8*mib; last > most {
+		t.Errorf("memory has grown from %d to %d bytes, want at most %d", first, last, most)
+	}
+}
