@@ -85,8 +85,7 @@ func (a asker) do(ctx context.Context, method string, b chaosBlob, path string, 
 		return nil, err // the module has gone
 	}
 	if err != nil {
-		// It breaks off before its first byte, or time is up.
-		a.tally.broken.Add(1)
+		a.broke(ctx)
 		return nil, nil
 	}
 	switch resp.StatusCode {
@@ -99,6 +98,14 @@ func (a asker) do(ctx context.Context, method string, b chaosBlob, path string, 
 	return nil, errors.Join(fmt.Errorf("%s %s %v: %s", method, path, headers, resp.Status), resp.Body.Close())
 }
 
+// broke counts an answer that has ended early, unless it is the client's time that
+// has.
+func (a asker) broke(ctx context.Context) {
+	if ctx.Err() == nil {
+		a.tally.broken.Add(1)
+	}
+}
+
 func (a asker) manifest(ctx context.Context, b chaosBlob) error {
 	resp, err := a.do(ctx, http.MethodGet, b, "/manifests/"+b.img.Tag)
 	if resp == nil {
@@ -107,7 +114,8 @@ func (a asker) manifest(ctx context.Context, b chaosBlob) error {
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil // it broke off, or time is up
+		a.broke(ctx)
+		return nil
 	}
 	if !bytes.Equal(got, b.img.Root().Bytes) {
 		return fmt.Errorf("manifest %s: %w", b.img.Repo, errDiffers)
@@ -143,7 +151,12 @@ func (a asker) get(ctx context.Context, b chaosBlob, first, last int64, ranges s
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != status {
+	switch {
+	case resp.StatusCode == status:
+	case resp.StatusCode == http.StatusOK && resp.ContentLength < 0:
+		// Nobody knows how long it is, and a part cannot be cut from it.
+		first, last, ranges = 0, b.Size-1, ""
+	default:
 		return fmt.Errorf("%s: %s, want %d", ranges, resp.Status, status)
 	}
 	want := last - first + 1
@@ -157,7 +170,7 @@ func (a asker) get(ctx context.Context, b chaosBlob, first, last int64, ranges s
 	case errors.Is(err, errDiffers) || n > want:
 		return fmt.Errorf("%q: %d bytes, of %d: %w", ranges, n, want, errors.Join(err, errDiffers))
 	case err != nil:
-		a.tally.broken.Add(1)
+		a.broke(ctx)
 	case limit < want:
 		a.tally.left.Add(1)
 	case n < want:
