@@ -11,6 +11,7 @@
 // addresses of their own. [NewHandler] gives the same as an http.Handler for
 // other programs; token service and blob host are then paths of it.
 //
-// It is made for tests and demonstrations and holds all content in memory. It
-// imports nothing of this module, and not package testing.
+// It is made for tests and demonstrations and holds all content in memory, but
+// for what [Registry.AddGenerated] makes up. It imports nothing of this module,
+// and not package testing.
 package upstreamtest

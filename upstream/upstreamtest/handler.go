@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -58,13 +59,20 @@ func pick(first bool, a, b Kind) Kind {
 // answer. Where that was all there is to do, it returns false.
 func (r *Registry) begin(w http.ResponseWriter, req *http.Request, parsed Request) (*sender, bool) {
 	r.counts.request(parsed)
-	fault, _ := r.fault(parsed)
+	fault, cut := r.fault(parsed)
 	r.mu.Lock()
-	latency := r.latency
+	latency, rate := r.latency, r.connRate
 	r.mu.Unlock()
+	if fault.Rate > 0 {
+		rate = fault.Rate
+	}
 
 	s := &sender{ResponseWriter: w, reg: r, req: parsed, fault: fault, stop: req.Context().Done()}
-	s.own.set(fault.Rate)
+	s.own.set(rate) // a connection has one answer at a time
+	if fault.CutMax > 0 {
+		s.link = linkOf(req)
+		s.link.breakAfter(cut)
+	}
 	if !s.sleep(latency+fault.Delay) || fault.Drop {
 		panic(http.ErrAbortHandler)
 	}
@@ -176,32 +184,27 @@ func (r *Registry) serveBlob(s *sender, req *http.Request) {
 	redirect := r.redirect
 	r.mu.Unlock()
 	if redirect {
-		s.Header().Set("Location", r.cdnURL(req)+cdnPrefix+dgst.String()+"?signature="+signature(dgst))
+		s.Header().Set("Location", r.cdnURL(req)+cdnPrefix+dgst.String()+"?"+r.signURL(dgst))
 		s.Header().Set("Content-Length", "0")
 		s.WriteHeader(http.StatusTemporaryRedirect)
 		return
 	}
 	s.Header().Set("Docker-Content-Digest", dgst.String())
-	s.content(req, content)
-}
-
-// signature is what a redirect puts into the URL, and what no log or error may
-// show.
-func signature(dgst digest.Digest) string {
-	return "secret" + digest.FromString(dgst.String()).Encoded()[:16]
+	s.content(req, dgst, content)
 }
 
 // content answers with a blob, or with the part of it that was asked for.
-func (s *sender) content(req *http.Request, content []byte) {
+func (s *sender) content(req *http.Request, dgst digest.Digest, c content) {
 	if s.fault.Body != nil {
-		content = s.fault.Body
+		c = bytes.NewReader(s.fault.Body)
 	}
-	if s.fault.IgnoreRange {
-		req = req.Clone(req.Context())
-		req.Header.Del("Range")
+	etag := s.fault.ETag
+	if etag == "" {
+		etag = `"` + dgst.String() + `"`
 	}
+	s.Header().Set("ETag", etag)
 	s.Header().Set("Content-Type", "application/octet-stream")
-	http.ServeContent(s, req, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(s, s.fault.ranged(req, c.Size()), "", time.Time{}, io.NewSectionReader(c, 0, c.Size()))
 }
 
 // serveCDN answers for the blob host: to whoever has a signed URL.
@@ -220,13 +223,17 @@ func (r *Registry) serveCDN(w http.ResponseWriter, req *http.Request) {
 	// Object stores refuse a request that is signed twice. A blob host that is
 	// no host of its own is sent the registry's credentials, rightly.
 	twice := r.net.cdn != nil && req.Header.Get("Authorization") != ""
-	if !ok || req.URL.Query().Get("signature") != signature(dgst) || twice {
+	refusal := r.checkURL(dgst, req.URL.Query())
+	if !ok || twice {
+		refusal = "SignatureDoesNotMatch"
+	}
+	if refusal != "" {
 		s.Header().Set("Content-Type", "application/xml")
 		s.WriteHeader(http.StatusForbidden)
-		s.body([]byte("<Error><Code>SignatureDoesNotMatch</Code><StringToSign>" + signature(dgst) + "</StringToSign></Error>"))
+		s.body([]byte("<Error><Code>" + refusal + "</Code><StringToSign>" + req.URL.RawQuery + "</StringToSign></Error>"))
 		return
 	}
-	s.content(req, content)
+	s.content(req, dgst, content)
 }
 
 // serveTags lists tags as the OCI distribution specification says: n at a time,

@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"bytes"
 	_ "crypto/sha256" // digest algorithms that content may be added under
 	_ "crypto/sha512"
 	"net/http"
@@ -22,11 +23,13 @@ type Registry struct {
 
 	mu       sync.Mutex
 	repos    map[string]*repository
-	blobs    map[digest.Digest][]byte
+	blobs    map[digest.Digest]content
 	auth     Auth
 	tokens   map[string]token // those that were given out and are good
 	latency  time.Duration
+	connRate int64
 	redirect bool
+	urls     urlSigner
 	faults   []*activeFault
 
 	done    chan struct{} // closed by Close; releases what is held
@@ -50,7 +53,7 @@ type manifest struct {
 func NewHandler() *Registry {
 	return &Registry{
 		repos: make(map[string]*repository),
-		blobs: make(map[digest.Digest][]byte),
+		blobs: make(map[digest.Digest]content),
 		done:  make(chan struct{}),
 	}
 }
@@ -64,11 +67,15 @@ func (r *Registry) AddBlob(repo string, content []byte) digest.Digest {
 // AddBlobAs is [Registry.AddBlob] with a digest of another algorithm.
 func (r *Registry) AddBlobAs(alg digest.Algorithm, repo string, content []byte) digest.Digest {
 	dgst := alg.FromBytes(content)
+	r.addBlob(repo, dgst, bytes.NewReader(content))
+	return dgst
+}
+
+func (r *Registry) addBlob(repo string, dgst digest.Digest, c content) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.blobs[dgst] = content
+	r.blobs[dgst] = c
 	r.repo(repo).blobs[dgst] = true
-	return dgst
 }
 
 // AddManifest puts content into repo, under its sha256 digest and, where tag is
@@ -133,8 +140,17 @@ func (r *Registry) SetRate(bytesPerSecond int64) {
 	r.pace.set(bytesPerSecond)
 }
 
+// SetConnectionRate bounds what each connection sends, in bytes per second,
+// where no [Fault] says otherwise. 0 is no bound.
+func (r *Registry) SetConnectionRate(bytesPerSecond int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.connRate = bytesPerSecond
+}
+
 // SetRedirect says whether GET and HEAD of blobs are redirected to the blob
-// host, under a URL that is signed for a single blob.
+// host, under a URL that is signed for a single blob; see
+// [Registry.SetURLLifetime].
 func (r *Registry) SetRedirect(on bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,7 +186,7 @@ func (r *Registry) repo(name string) *repository {
 }
 
 // blob returns the content of dgst if repo has it.
-func (r *Registry) blob(repo string, dgst digest.Digest) ([]byte, bool) {
+func (r *Registry) blob(repo string, dgst digest.Digest) (content, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rp := r.repos[repo]

@@ -23,7 +23,12 @@ import (
 // get asks for path with a client of its own that keeps no connections.
 func get(t *testing.T, reg *upstreamtest.Registry, path string, header ...string) (*http.Response, []byte, error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, reg.URL()+path, nil)
+	return getURL(t, reg.URL()+path, header...)
+}
+
+func getURL(t *testing.T, url string, header ...string) (*http.Response, []byte, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

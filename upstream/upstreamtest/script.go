@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -39,8 +40,24 @@ type Fault struct {
 	Header http.Header
 	// Chunked sends no Content-Length.
 	Chunked bool
+
+	// ETag is that of the content, which by default is a strong one made of the
+	// digest: what If-Range has to be for a part to be sent. An ETag in Header is
+	// only shown.
+	ETag string
+	// IgnoreIfRange sends the part that was asked for whatever If-Range says.
+	IgnoreIfRange bool
 	// IgnoreRange answers a request for a part with the whole.
 	IgnoreRange bool
+	// RangeShift answers with a part that lies so many bytes behind the one that
+	// was asked for, or before it where it is negative.
+	RangeShift int64
+	// RangeMax, if not 0, is how many bytes of the part that was asked for are
+	// sent at most.
+	RangeMax int64
+	// RangeSize, if not 0, is the size of the whole that Content-Range says.
+	RangeSize int64
+
 	// Rate bounds this answer's body, in bytes per second.
 	Rate int64
 	// Gate holds the answer before the byte GateAt of its body, and its headers
@@ -50,6 +67,12 @@ type Fault struct {
 	// Cut closes the connection after CutAt bytes of the body.
 	Cut   bool
 	CutAt int64
+	// CutMax, if not 0, closes each connection when it has carried some number
+	// of bytes of bodies under this fault, drawn for each from CutMin to CutMax.
+	// CutSeed chooses the sequence of these numbers. Of a [NewHandler], which
+	// knows no connections, each answer counts as one.
+	CutMin, CutMax int64
+	CutSeed        uint64
 	// Corrupt alters the byte CorruptAt of the body.
 	Corrupt   bool
 	CorruptAt int64
@@ -103,12 +126,13 @@ func (g *Gate) wait(stop, cancel <-chan struct{}) {
 type activeFault struct {
 	Fault
 	skip, times int
+	cuts        *rand.Rand
 }
 
 // Script adds f to what the registry does. Of the faults that fit a request,
 // the one that was added last is taken. The returned function ends it.
 func (r *Registry) Script(f Fault) (end func()) {
-	a := &activeFault{Fault: f, skip: f.Skip, times: f.Times}
+	a := &activeFault{Fault: f, skip: f.Skip, times: f.Times, cuts: rand.New(rand.NewPCG(f.CutSeed, 0))}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.faults = append(r.faults, a)
@@ -126,9 +150,9 @@ func (r *Registry) Heal() {
 	r.faults = nil
 }
 
-// fault takes the fault for req, the zero Fault where there is none, and
-// whether there is one.
-func (r *Registry) fault(req Request) (Fault, bool) {
+// fault takes the fault for req, the zero Fault where there is none, and draws
+// the number of bytes from CutMin to CutMax.
+func (r *Registry) fault(req Request) (f Fault, cut int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, a := range slices.Backward(r.faults) {
@@ -145,9 +169,9 @@ func (r *Registry) fault(req Request) (Fault, bool) {
 				r.remove(a)
 			}
 		}
-		return a.Fault, true
+		return a.Fault, a.CutMin + a.cuts.Int64N(max(a.CutMax-a.CutMin, 0)+1)
 	}
-	return Fault{}, false
+	return Fault{}, 0
 }
 
 // remove ends a. The caller holds r.mu. The slice is copied, for fault may be

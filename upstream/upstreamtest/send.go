@@ -1,7 +1,10 @@
 package upstreamtest
 
 import (
+	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -44,6 +47,48 @@ func (p *pacer) reserve(n int) time.Duration {
 	return p.next.Sub(now)
 }
 
+// grain is how much is to be written at a time: at low rates little, so that it
+// comes evenly and not in gulps.
+func (p *pacer) grain() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rate <= 0 {
+		return chunk
+	}
+	return int(min(max(p.rate/pacerSteps, 1), chunk))
+}
+
+// pacerSteps is into how many pieces a second is divided at least.
+const pacerSteps = 20
+
+// link is a connection that may break. Only one answer at a time uses it.
+type link struct {
+	breaks bool
+	left   int64 // bytes until then
+}
+
+type linkKey struct{}
+
+// newLink remembers in a context of a connection what is left of it.
+func newLink(ctx context.Context) context.Context {
+	return context.WithValue(ctx, linkKey{}, new(link))
+}
+
+// linkOf returns the connection of req; a new one where it is not known.
+func linkOf(req *http.Request) *link {
+	if l, ok := req.Context().Value(linkKey{}).(*link); ok {
+		return l
+	}
+	return new(link)
+}
+
+// breakAfter makes l break after n bytes if it does not break already.
+func (l *link) breakAfter(n int64) {
+	if !l.breaks {
+		l.breaks, l.left = true, n
+	}
+}
+
 // chunk is how much is written at a time where bytes are counted or spaced out.
 const chunk = 32 << 10
 
@@ -56,6 +101,7 @@ type sender struct {
 	fault Fault
 	stop  <-chan struct{} // the client has gone
 	own   pacer
+	link  *link // nil: it does not break
 	pos   int64 // bytes of the body so far
 	wrote bool
 }
@@ -66,6 +112,9 @@ func (s *sender) WriteHeader(status int) {
 	h := s.Header()
 	if s.fault.Chunked {
 		h.Del("Content-Length")
+	}
+	if cr, _, ok := strings.Cut(h.Get("Content-Range"), "/"); ok && s.fault.RangeSize != 0 {
+		h.Set("Content-Range", fmt.Sprintf("%s/%d", cr, s.fault.RangeSize))
 	}
 	for name, values := range s.fault.Header {
 		h.Del(name)
@@ -87,7 +136,8 @@ func (s *sender) Write(p []byte) (int, error) {
 	}
 	written := 0
 	for len(p) > 0 {
-		part := p[:min(len(p), chunk)]
+		grain := min(s.reg.pace.grain(), s.own.grain())
+		part := p[:min(len(p), grain)]
 		part = part[:s.untilEvent(len(part))]
 		for _, wait := range []time.Duration{s.reg.pace.reserve(len(part)), s.own.reserve(len(part))} {
 			if !s.sleep(wait) {
@@ -102,13 +152,19 @@ func (s *sender) Write(p []byte) (int, error) {
 		n, err := s.ResponseWriter.Write(out)
 		s.reg.counts.sent(s.req.Kind, s.req.Ref, n)
 		s.pos += int64(n)
+		if s.link != nil {
+			s.link.left -= int64(n)
+		}
 		written += n
 		if err != nil {
 			return written, err
 		}
+		if grain < chunk {
+			s.flush()
+		}
 		p = p[len(part):]
 	}
-	if s.fault.Cut && s.pos == s.fault.CutAt {
+	if s.fault.Cut && s.pos == s.fault.CutAt || s.link != nil && s.link.left == 0 {
 		s.cut()
 	}
 	return written, nil
@@ -122,6 +178,12 @@ func (s *sender) untilEvent(n int) int {
 			s.cut()
 		}
 		n = int(min(int64(n), s.fault.CutAt-s.pos))
+	}
+	if s.link != nil {
+		if s.link.left == 0 {
+			s.cut()
+		}
+		n = int(min(int64(n), s.link.left))
 	}
 	if g := s.fault.Gate; g != nil {
 		switch {

@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -173,7 +174,8 @@ func (ep *endpoint) start() error {
 	server := &http.Server{
 		Handler: ep.handler,
 		// Handshakes that fail on purpose are no news.
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog:    log.New(io.Discard, "", 0),
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context { return newLink(ctx) },
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew: // called by the goroutine that accepts
@@ -193,7 +195,6 @@ func (ep *endpoint) start() error {
 }
 
 // stop closes the listener and all connections, and waits for their handlers.
-
 func (ep *endpoint) stop() {
 	ep.mu.Lock()
 	server, serving := ep.server, ep.serving
