@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -87,6 +88,35 @@ func TestChaos(t *testing.T) {
 		return now.atMost(idle)
 	})
 	t.Logf("idle before: %v\nidle after: %v", idle, now)
+}
+
+// TestChaosClients has the clients ask upstream itself, without a module: they are
+// content with it while it is well, and notice one wrong byte.
+func TestChaosClients(t *testing.T) {
+	for name, tt := range map[string]struct {
+		with  []lab.Middleware
+		wrong bool
+	}{
+		"well":           {},
+		"one wrong byte": {[]lab.Middleware{lab.FlipByte(lab.Blobs, 100)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newChaos(t, 10, 10*time.Millisecond)
+			c.url = c.up.URL()
+			c.up.Use(tt.with...)
+			ctx, stop := context.WithTimeout(t.Context(), time.Second/2)
+			defer stop()
+			c.client(ctx, 1)
+			t.Log(&c.tally)
+			errs := c.failures()
+			if tt.wrong != slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, errDiffers) }) {
+				t.Errorf("%d failures: %v", len(errs), errors.Join(errs...))
+			}
+			if n := c.tally.broken.Load(); n > 0 {
+				t.Errorf("%d answers broke off", n)
+			}
+		})
+	}
 }
 
 // chaos is an upstream that goes wrong, and the clients of a module before it.
