@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
@@ -15,23 +14,19 @@ import (
 // The type of the answer is not looked at: registries and object stores call
 // blobs anything, and the digest decides.
 func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
-	offset := part.Offset
 	op := "fetching blob " + clean(repo) + "@" + clean(dgst.String())
-	if offset < 0 {
-		return nil, r.invalid(op, 0, "negative offset %d", offset)
-	}
 	q, err := r.queryBlob(op, http.MethodGet, repo, dgst)
 	if err != nil {
 		return nil, err
 	}
-	if offset > 0 {
-		q.header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	if err := r.setPart(q, part); err != nil {
+		return nil, err
 	}
 	rep, err := r.ask(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := r.openBlob(op, rep, offset)
+	stream, err := r.openBlob(q, rep, part)
 	if err != nil {
 		rep.drain()
 		return nil, err
@@ -46,48 +41,34 @@ func (r *Remote) queryBlob(op, method, repo string, dgst digest.Digest) (*query,
 	return r.query(op, method, repo, "/"+repo+"/blobs/"+dgst.String()), nil
 }
 
-// openBlob makes a stream of an answer to a request for what is from offset on.
-func (r *Remote) openBlob(op string, rep *reply, offset int64) (*cache.BlobStream, error) {
-	switch {
-	case rep.StatusCode == http.StatusOK:
-		if encoded(rep.Header) {
-			break
-		}
-		return &cache.BlobStream{Body: rep.Body, Length: rep.ContentLength, Size: rep.ContentLength}, nil
-	case rep.StatusCode == http.StatusPartialContent && offset > 0:
-		if encoded(rep.Header) {
-			break
-		}
-		size, err := r.checkPart(op, rep, offset)
-		if err != nil {
-			return nil, err
-		}
-		return &cache.BlobStream{Body: rep.Body, Offset: offset, Length: rep.ContentLength, Size: size, Part: true}, nil
-	case rep.StatusCode == http.StatusPartialContent:
-		return nil, r.invalid(op, rep.StatusCode, "the answer is a part, and the whole was asked for")
-	default:
-		return nil, r.refused(op, rep)
+// openBlob makes a stream of the answer to q, which has asked for part.
+func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.BlobStream, error) {
+	asked := q.header.Get("Range") != ""
+	switch status := rep.StatusCode; {
+	case status == http.StatusRequestedRangeNotSatisfiable && asked:
+		return nil, r.unsatisfied(q.op, rep, part)
+	case status != http.StatusOK && status != http.StatusPartialContent:
+		return nil, r.refused(q.op, rep)
+	case encoded(rep.Header):
+		return nil, r.invalid(q.op, status, "the answer is encoded (%q), which we did not ask for",
+			clean(rep.Header.Get("Content-Encoding")))
+	case status == http.StatusPartialContent && !asked:
+		return nil, r.invalid(q.op, status, "the answer is a part, and the whole was asked for")
 	}
-	return nil, r.invalid(op, rep.StatusCode, "the answer is encoded (%q), which we did not ask for",
-		clean(rep.Header.Get("Content-Encoding")))
-}
-
-// checkPart checks that an answer with a part is the one from offset to the
-// end, and returns the size of the whole, -1 where it is not said.
-func (r *Remote) checkPart(op string, rep *reply, offset int64) (int64, error) {
-	header := rep.Header.Get("Content-Range")
-	cr, ok := parseContentRange(header)
-	switch {
-	case !ok:
-		return 0, r.invalid(op, rep.StatusCode, "the answer is a part, and its Content-Range %q does not say which", clean(header))
-	case cr.first != offset:
-		return 0, r.invalid(op, rep.StatusCode, "the answer begins at byte %d, and %d was asked for", cr.first, offset)
-	case cr.size >= 0 && cr.last != cr.size-1:
-		return 0, r.invalid(op, rep.StatusCode, "the answer ends at byte %d of %d, and the rest was asked for", cr.last, cr.size)
-	case rep.ContentLength >= 0 && rep.ContentLength != cr.last-cr.first+1:
-		return 0, r.invalid(op, rep.StatusCode, "the answer is %d bytes long, and its Content-Range says %q", rep.ContentLength, clean(header))
+	stream := &cache.BlobStream{Body: rep.Body, Length: rep.ContentLength, Size: rep.ContentLength, Validator: rep.validator().String()}
+	if rep.StatusCode == http.StatusOK {
+		return stream, nil
 	}
-	return cr.size, nil
+	cr, err := r.checkPart(q, rep, part)
+	if err != nil {
+		return nil, err
+	}
+	stream.Part = true
+	stream.Offset, stream.Length, stream.Size = cr.first, cr.last-cr.first+1, cr.size
+	stream.Body = &exactBody{ReadCloser: rep.Body, left: stream.Length, wrong: func(kind, err error) error {
+		return r.failure(kind, q.op, rep.StatusCode, err)
+	}}
+	return stream, nil
 }
 
 // StatBlob implements [cache.Upstream].

@@ -142,69 +142,6 @@ func TestResolveWithoutHead(t *testing.T) {
 	}
 }
 
-func TestBlob(t *testing.T) {
-	content := bytes.Repeat([]byte("0123456789"), 1000)
-	part := func(header string) ut.Fault {
-		return ut.Fault{Status: 206, Body: content[100:], Header: http.Header{"Content-Range": {header}}}
-	}
-	for name, test := range map[string]struct {
-		fault  ut.Fault
-		offset int64
-		want   cache.BlobStream // without Body
-		kind   error
-		says   string
-	}{
-		"whole":            {want: cache.BlobStream{Size: 10_000}},
-		"chunked":          {fault: ut.Fault{Chunked: true}, want: cache.BlobStream{Size: -1}},
-		"html by name":     {fault: ut.Fault{Header: http.Header{"Content-Type": {"text/html"}}}, want: cache.BlobStream{Size: 10_000}},
-		"part":             {offset: 100, want: cache.BlobStream{Offset: 100, Size: 10_000}},
-		"last byte":        {offset: 9_999, want: cache.BlobStream{Offset: 9_999, Size: 10_000}},
-		"part, chunked":    {fault: ut.Fault{Chunked: true}, offset: 100, want: cache.BlobStream{Offset: 100, Size: 10_000}},
-		"part, no size":    {fault: part("bytes 100-9999/*"), offset: 100, want: cache.BlobStream{Offset: 100, Size: -1}},
-		"offset ignored":   {fault: ut.Fault{IgnoreRange: true}, offset: 100, want: cache.BlobStream{Size: 10_000}},
-		"identity":         {fault: ut.Fault{Header: http.Header{"Content-Encoding": {"identity"}}}, want: cache.BlobStream{Size: 10_000}},
-		"wrong start":      {fault: part("bytes 99-9998/10000"), offset: 100, kind: cache.ErrInvalid, says: "begins at byte 99"},
-		"early end":        {fault: part("bytes 100-9998/10000"), offset: 100, kind: cache.ErrInvalid, says: "ends at byte 9998"},
-		"no range":         {fault: part(""), offset: 100, kind: cache.ErrInvalid, says: "Content-Range"},
-		"bad range":        {fault: part("bytes 100-/10000"), offset: 100, kind: cache.ErrInvalid, says: "Content-Range"},
-		"wrong length":     {fault: part("bytes 100-10099/10100"), offset: 100, kind: cache.ErrInvalid, says: "9900 bytes long"},
-		"part unasked":     {fault: ut.Fault{Status: 206, Body: content}, kind: cache.ErrInvalid, says: "the whole was asked for"},
-		"offset too great": {offset: 10_000, kind: cache.ErrInvalid, says: "HTTP status 416"},
-		"offset negative":  {offset: -1, kind: cache.ErrInvalid, says: "negative"},
-		"gzip":             {fault: ut.Fault{Header: http.Header{"Content-Encoding": {"gzip"}}}, kind: cache.ErrInvalid, says: `"gzip"`},
-		"gzip part": {fault: ut.Fault{Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Range": {"bytes 5-9999/10000"}},
-			Status: 206, Body: content[5:]}, offset: 5, kind: cache.ErrInvalid, says: `"gzip"`},
-		"no content": {fault: ut.Fault{Status: 204}, kind: cache.ErrInvalid, says: "HTTP status 204"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			reg := ut.New(t)
-			dgst := reg.AddBlob("a/b", content)
-			test.fault.Kinds = []ut.Kind{ut.BlobGet}
-			reg.Script(test.fault)
-			r := newRemote(t, upstream.Options{URL: reg.URL()})
-			stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{Offset: test.offset})
-			if test.kind != nil {
-				wantKind(t, err, test.kind)
-				if !strings.Contains(err.Error(), test.says) {
-					t.Errorf("error %q does not say %q", err, test.says)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := readBlob(t, stream)
-			if err != nil || !bytes.Equal(got, content[stream.Offset:]) {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-			if stream.Offset != test.want.Offset || stream.Size != test.want.Size {
-				t.Errorf("from %d of %d, want from %d of %d", stream.Offset, stream.Size, test.want.Offset, test.want.Size)
-			}
-			wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.BlobGet: 1})
-		})
-	}
-}
-
 func TestEmptyAndSHA512Blob(t *testing.T) {
 	reg := ut.New(t)
 	r := newRemote(t, upstream.Options{URL: reg.URL()})

@@ -11,6 +11,9 @@
 //     blobs are redirected to, not over http where https was configured, and
 //     not into errors or logs;
 //   - bytes and media types are handed on as they came;
+//   - a part of a blob begins where it was asked for and has as many bytes as is
+//     said of it, or fails; what a host calls its copy of the blob (its ETag) is
+//     told to no other host;
 //   - an outage is never taken for an answer: that something does not exist is
 //     said only where the remote has said so.
 //

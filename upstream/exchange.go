@@ -25,6 +25,8 @@ type query struct {
 	// url is absolute and of the remote itself.
 	url    *url.URL
 	header http.Header
+	// validator is sent as If-Range to the host that gave it, and to no other.
+	validator validator
 }
 
 // query makes a question for path, which begins with a slash, under /v2.
@@ -96,6 +98,9 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 		header.Set("User-Agent", r.agent)
 		if home && authorization != "" {
 			header.Set("Authorization", authorization)
+		}
+		if q.validator.of(u) {
+			header.Set("If-Range", q.validator.etag)
 		}
 		trip := r.foreign
 		if sameOrigin(u, r.base) {

@@ -94,9 +94,10 @@ func defaultPort(scheme string) string {
 }
 
 // sameOrigin reports whether a and b are the same scheme, host and port.
-func sameOrigin(a, b *url.URL) bool {
-	return a.Scheme == b.Scheme && authority(a) == authority(b)
-}
+func sameOrigin(a, b *url.URL) bool { return origin(a) == origin(b) }
+
+// origin is scheme, host and port of u in one form.
+func origin(u *url.URL) string { return u.Scheme + "://" + authority(u) }
 
 // authority is host and port of u, the port always present.
 func authority(u *url.URL) string {
