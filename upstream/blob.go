@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
 )
@@ -13,6 +14,9 @@ import (
 //
 // The type of the answer is not looked at: registries and object stores call
 // blobs anything, and the digest decides.
+//
+// Where a host refuses that the remote has redirected to, the remote is asked
+// again, once: URLs are signed for a short while, and the next one may be good.
 func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
 	op := "fetching blob " + clean(repo) + "@" + clean(dgst.String())
 	q, err := r.queryBlob(op, http.MethodGet, repo, dgst)
@@ -23,6 +27,11 @@ func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part
 		return nil, err
 	}
 	rep, err := r.ask(ctx, q)
+	if err == nil && rep.foreign && mayHaveExpired(rep.StatusCode) {
+		r.log.WithFields(logrus.Fields{"host": rep.url.Host, "status": rep.StatusCode}).Debug("a host of blobs refuses; asking the remote for another URL")
+		rep.drain()
+		rep, err = r.ask(ctx, q)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +41,16 @@ func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part
 		return nil, err
 	}
 	return stream, nil
+}
+
+// mayHaveExpired reports whether a status is one that hosts answer with to a
+// signed URL whose time is over. They do not agree on one.
+func mayHaveExpired(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
+		return true
+	}
+	return false
 }
 
 func (r *Remote) queryBlob(op, method, repo string, dgst digest.Digest) (*query, error) {

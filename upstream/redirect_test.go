@@ -144,21 +144,70 @@ func TestNotThereAndBack(t *testing.T) {
 	if seen := reg.Authorizations(ut.Tags); len(seen) != 0 {
 		t.Errorf("the registry has seen %q on the way back", seen)
 	}
-	wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.Token: 1, ut.BlobGet: 1, ut.CDNGet: 1, ut.Tags: 1})
+	// A refusal of another host is not believed the first time.
+	wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.Token: 1, ut.BlobGet: 2, ut.CDNGet: 2, ut.Tags: 2})
 }
 
 func TestRedirectedHostFails(t *testing.T) {
-	for status, kind := range map[int]error{
-		403: cache.ErrDenied, 404: cache.ErrNotFound, 503: cache.ErrUnavailable, 429: cache.ErrRateLimited, 400: cache.ErrInvalid,
+	for status, test := range map[int]struct {
+		kind  error
+		asked int
+	}{
+		400: {cache.ErrInvalid, 2}, 401: {cache.ErrDenied, 2}, 403: {cache.ErrDenied, 2}, 404: {cache.ErrNotFound, 2}, 410: {cache.ErrInvalid, 2},
+		405: {cache.ErrInvalid, 1}, 416: {cache.ErrInvalid, 1}, 429: {cache.ErrRateLimited, 1}, 500: {cache.ErrUnavailable, 1}, 503: {cache.ErrUnavailable, 1},
 	} {
 		reg, img := sample(t)
 		reg.SetRedirect(true)
-		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: status, Body: []byte("<Error><StringToSign>secret</StringToSign></Error>")})
+		reg.SetAuth(ut.Auth{Scheme: "Bearer"})
+		end := reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: status, Body: []byte("<Error><StringToSign>secret</StringToSign></Error>")})
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
 		_, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
-		if e := wantKind(t, err, kind); e.Status != status || !strings.Contains(err.Error(), reg.CDNHost()) {
+		if e := wantKind(t, err, test.kind); e.Status != status || !strings.Contains(err.Error(), reg.CDNHost()) {
 			t.Errorf("%d is %v", status, err)
 		}
+		wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.Token: 1, ut.BlobGet: test.asked, ut.CDNGet: test.asked})
+
+		// The same once: what the remote says when it is asked again counts.
+		end()
+		reg.ResetCounts()
+		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: status, Times: 1})
+		stream, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{Offset: 10})
+		if test.asked == 1 {
+			wantKind(t, err, test.kind)
+			continue
+		}
+		if err != nil {
+			t.Errorf("%d, once: %v", status, err)
+			continue
+		}
+		if _, err := readBlob(t, stream); err != nil || stream.Offset != 10 {
+			t.Errorf("%d, once: from %d, %v", status, stream.Offset, err)
+		}
+		wantRequests(t, reg, map[ut.Kind]int{ut.BlobGet: 2, ut.CDNGet: 2})
+	}
+}
+
+func TestRemoteRefusesAtOnce(t *testing.T) {
+	// What the remote says itself is believed, also after another host refused.
+	for _, status := range []int{400, 403, 404, 410} {
+		reg, img := sample(t)
+		reg.SetRedirect(true)
+		r := newRemote(t, upstream.Options{URL: reg.URL()})
+		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Status: status})
+		if _, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{}); err == nil {
+			t.Errorf("%d is no error", status)
+		}
+		wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.BlobGet: 1})
+
+		reg.Heal()
+		reg.ResetCounts()
+		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.CDNGet}, Status: 403})
+		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Status: status, Skip: 1})
+		_, err := r.Blob(t.Context(), "a/b", img.Config, cache.BlobPart{})
+		if err == nil || strings.Contains(err.Error(), reg.CDNHost()) {
+			t.Errorf("%d after a refusal is %v", status, err)
+		}
+		wantRequests(t, reg, map[ut.Kind]int{ut.BlobGet: 2, ut.CDNGet: 1})
 	}
 }
 
