@@ -1,5 +1,6 @@
 // Package durabletest makes file systems fail on purpose, for tests of what is
-// built on package durable.
+// built on package durable: [FS] lets one operation fail, or all from one on, and
+// [Mem] loses power.
 //
 // It is imported by tests only, and imports, of this module, only
 // internal/durable.
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 
 	"registry-module/internal/durable"
@@ -20,22 +22,28 @@ var ErrInjected = errors.New("injected failure")
 // Mode says what a failing operation does beside returning [ErrInjected].
 type Mode int
 
-// The modes come in a pair: an operation that reports a failure may have had its
-// effect or not, and both happen on real disks.
+// An operation that reports a failure may have had its effect or not, and both
+// happen on real disks: Absent and Done come in a pair.
 const (
 	// Absent: nothing has happened.
 	Absent Mode = iota
 	// Done: it has happened all the same. A write has written the first half.
 	Done
+	// Dead: nothing has happened, and nothing does from then on, as for a process
+	// that was killed, or a machine without power.
+	Dead
 )
 
 // FS is a file system of which one operation fails: the one with number At,
-// counted from 0 over everything that changes or syncs. A negative At never
-// comes.
+// counted from 0 over everything that changes or syncs, or opens a file to change
+// it. A negative At never comes.
 type FS struct {
 	durable.FS
 	At   int
 	Mode Mode
+	// Err, if set, is what the operation fails with beside [ErrInjected], for
+	// example syscall.ENOSPC.
+	Err error
 
 	mu       sync.Mutex
 	ops      []string
@@ -57,35 +65,41 @@ func (f *FS) Injected() bool {
 	return f.injected
 }
 
-// do runs one operation, or makes it fail.
-func (f *FS) do(op, name string, run func() error) error {
+// do runs one operation, or makes it fail. Run is told when it is going to.
+func (f *FS) do(op, name string, run func(failing bool) error) error {
 	f.mu.Lock()
 	number := len(f.ops)
 	f.ops = append(f.ops, op+" "+name)
 	f.mu.Unlock()
-	if number != f.At {
-		return run()
+	if number != f.At && (f.Mode != Dead || f.At < 0 || number < f.At) {
+		return run(false)
 	}
 	if f.Mode == Done {
-		if err := run(); err != nil {
+		if err := run(true); err != nil {
 			return err
 		}
 	}
 	f.mu.Lock()
 	f.injected = true
 	f.mu.Unlock()
+	if f.Err != nil {
+		return fmt.Errorf("%s %s: %w: %w", op, name, ErrInjected, f.Err)
+	}
 	return fmt.Errorf("%s %s: %w", op, name, ErrInjected)
 }
 
 // OpenFile implements durable.FS. Opening for reading does not count.
 func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (file durable.File, err error) {
-	open := func() error {
+	open := func(bool) error {
 		file, err = f.FS.OpenFile(name, flag, perm)
 		return err
 	}
-	if flag == 0 { // os.O_RDONLY
-		err = open()
-	} else {
+	switch {
+	case flag == 0: // os.O_RDONLY
+		err = open(false)
+	case flag&os.O_CREATE == 0:
+		err = f.do("open", name, open)
+	default:
 		err = f.do("create", name, open)
 	}
 	if err != nil {
@@ -99,17 +113,17 @@ func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (file durable.Fil
 
 // Mkdir implements durable.FS.
 func (f *FS) Mkdir(name string, perm fs.FileMode) error {
-	return f.do("mkdir", name, func() error { return f.FS.Mkdir(name, perm) })
+	return f.do("mkdir", name, func(bool) error { return f.FS.Mkdir(name, perm) })
 }
 
 // Rename implements durable.FS.
 func (f *FS) Rename(oldname, newname string) error {
-	return f.do("rename", newname, func() error { return f.FS.Rename(oldname, newname) })
+	return f.do("rename", newname, func(bool) error { return f.FS.Rename(oldname, newname) })
 }
 
 // Remove implements durable.FS.
 func (f *FS) Remove(name string) error {
-	return f.do("remove", name, func() error { return f.FS.Remove(name) })
+	return f.do("remove", name, func(bool) error { return f.FS.Remove(name) })
 }
 
 type faultyFile struct {
@@ -127,14 +141,9 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f *faultyFile) write(p []byte, write func([]byte) (int, error)) (n int, err error) {
-	part := p
-	if f.fs.Mode == Done {
-		part = p[:len(p)/2]
-	}
-	number := len(f.fs.Ops())
-	err = f.fs.do("write", f.name, func() error {
-		if number == f.fs.At {
-			p = part
+	err = f.fs.do("write", f.name, func(failing bool) error {
+		if failing {
+			p = p[:len(p)/2]
 		}
 		n, err = write(p)
 		return err
@@ -143,5 +152,5 @@ func (f *faultyFile) write(p []byte, write func([]byte) (int, error)) (n int, er
 }
 
 func (f *faultyFile) Sync() error {
-	return f.fs.do("sync", f.name, f.File.Sync)
+	return f.fs.do("sync", f.name, func(bool) error { return f.File.Sync() })
 }
