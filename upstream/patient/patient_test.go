@@ -1,0 +1,285 @@
+package patient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
+
+	"registry-module/cache"
+	"registry-module/cache/cachetest"
+	"registry-module/upstream/patient"
+)
+
+// limited is an answer that asks to wait.
+func limited(wait time.Duration) error {
+	return &cache.UpstreamError{
+		Kind: cache.ErrRateLimited, Remote: "upstream.test", Op: "fetching manifest a:1", Status: 429, RetryAfter: wait,
+		Err: errors.New("TOOMANYREQUESTS"),
+	}
+}
+
+// resolve asks up anything.
+func resolve(up cache.Upstream) error {
+	_, err := up.Resolve(context.Background(), "a", "v1")
+	return err
+}
+
+// heldFor fails unless err is one of a request that was not made, with so much
+// time left.
+func heldFor(t *testing.T, err error, left time.Duration) {
+	t.Helper()
+	e, ok := errors.AsType[*cache.UpstreamError](err)
+	if !ok || e.Err == nil || !strings.HasPrefix(e.Err.Error(), "not asked, ") {
+		t.Fatalf("got %v, want an error of a request that was not made", err)
+	}
+	if e.RetryAfter != left {
+		t.Errorf("it is to be tried again after %v, want %v", e.RetryAfter, left)
+	}
+}
+
+// TestEveryCallWaits has each call begin a hold, and all of them refused.
+func TestEveryCallWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		remote := new(cachetest.Upstream)
+		blob := remote.AddBlob("a/b", []byte("0123456789"))
+		remote.AddManifest("a/b", "v1", "application/json", []byte("{}"))
+		up := patient.New(remote, patient.Options{})
+		ctx := t.Context()
+		calls := []struct {
+			op, what string
+			call     func() error
+		}{
+			{"manifest", "fetching manifest v1 of a/b", func() error { _, err := up.Manifest(ctx, "a/b", "v1"); return err }},
+			{"resolve", "asking for manifest v1 of a/b", func() error { _, err := up.Resolve(ctx, "a/b", "v1"); return err }},
+			{"blob", "fetching blob " + blob.String() + " of a/b", func() error { _, err := up.Blob(ctx, "a/b", blob, cache.BlobPart{}); return err }},
+			{"stat", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.StatBlob(ctx, "a/b", blob); return err }},
+			{"tags", "listing tags of a/b", func() error { _, _, err := up.Tags(ctx, "a/b", -1, ""); return err }},
+		}
+		for _, first := range calls {
+			remote.Fail(fmt.Errorf("wrapped: %w", limited(time.Minute)))
+			if err := first.call(); err == nil || !strings.HasPrefix(err.Error(), "wrapped: ") {
+				t.Errorf("%s: the remote's own error became %v", first.op, err)
+			}
+			remote.Fail(nil)
+			before := remote.Calls("")
+			time.Sleep(time.Minute - 1500*time.Millisecond) // of the bubble
+			for _, c := range calls {
+				err := c.call()
+				heldFor(t, err, 1500*time.Millisecond)
+				want := c.what + " at upstream.test: rate limited by the remote registry (HTTP status 429): " +
+					"not asked, because the remote wants to be left alone for another 2s"
+				if err.Error() != want || !errors.Is(err, cache.ErrRateLimited) {
+					t.Errorf("got  %v\nwant %s", err, want)
+				}
+			}
+			time.Sleep(1500*time.Millisecond - time.Nanosecond)
+			heldFor(t, first.call(), time.Nanosecond)
+			if n := remote.Calls("") - before; n != 0 {
+				t.Errorf("%s: the remote was asked %d times", first.op, n)
+			}
+			time.Sleep(time.Nanosecond)
+			for _, c := range calls {
+				if err := c.call(); err != nil {
+					t.Errorf("%s: after that time: %v", c.op, err)
+				}
+			}
+			if n := remote.Calls("") - before; n != len(calls) {
+				t.Errorf("%s: after that time the remote was asked %d times", first.op, n)
+			}
+		}
+	})
+}
+
+// TestWhatHolds has answers that ask to wait, and answers that do not.
+func TestWhatHolds(t *testing.T) {
+	const day = 24 * time.Hour
+	answer := func(kind error, status int, wait time.Duration) error {
+		return &cache.UpstreamError{Kind: kind, Remote: "r", Op: "asking", Status: status, RetryAfter: wait}
+	}
+	tests := []struct {
+		name   string
+		answer error
+		want   time.Duration
+	}{
+		{"429", answer(cache.ErrRateLimited, 429, time.Second), time.Second},
+		{"503", answer(cache.ErrUnavailable, 503, 90*time.Second), 90 * time.Second},
+		{"among others", errors.Join(io.EOF, limited(time.Second)), time.Second},
+		{"a day", answer(cache.ErrRateLimited, 429, day), day},
+		{"more than a day", answer(cache.ErrRateLimited, 429, day+1), day},
+		{"for ever", answer(cache.ErrRateLimited, 429, 1<<63-1), day},
+		{"429 without time", answer(cache.ErrRateLimited, 429, 0), 0},
+		{"503 without time", answer(cache.ErrUnavailable, 503, 0), 0},
+		{"in the past", answer(cache.ErrUnavailable, 503, -time.Second), 0},
+		{"403 with time", answer(cache.ErrDenied, 403, time.Second), 0},
+		{"404 with time", answer(cache.ErrNotFound, 404, time.Second), 0},
+		{"another answer with time", answer(cache.ErrInvalid, 418, time.Second), 0},
+		{"no kind", answer(nil, 0, time.Second), 0},
+		{"not an answer", cache.ErrRateLimited, 0},
+		{"nobody waits for it any more", context.Canceled, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				remote := new(cachetest.Upstream)
+				remote.Fail(tt.answer)
+				up := patient.New(remote, patient.Options{})
+				if err := resolve(up); err != tt.answer {
+					t.Errorf("got %v, want %v", err, tt.answer)
+				}
+				err := resolve(up)
+				if tt.want == 0 {
+					if err != tt.answer || remote.Calls("") != 2 {
+						t.Errorf("got %v with %d requests, want the remote to be asked", err, remote.Calls(""))
+					}
+					return
+				}
+				heldFor(t, err, tt.want)
+				var e, want *cache.UpstreamError
+				if !errors.As(err, &e) || !errors.As(tt.answer, &want) || e.Kind != want.Kind || e.Status != want.Status || e.Remote != want.Remote {
+					t.Errorf("got %+v, want as in %+v", e, want)
+				}
+				time.Sleep(tt.want)
+				if err := resolve(up); err != tt.answer || remote.Calls("") != 2 {
+					t.Errorf("after %v: got %v with %d requests", tt.want, err, remote.Calls(""))
+				}
+			})
+		})
+	}
+}
+
+// gated is a remote whose answers wait to be let through.
+type gated struct {
+	cache.Upstream
+	answers chan error
+}
+
+func (g gated) Resolve(context.Context, string, string) (cache.Descriptor, error) {
+	return cache.Descriptor{}, <-g.answers
+}
+
+// TestRequestsUnderWay has answers to requests that were made before the first of
+// them asked to wait.
+func TestRequestsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, hook := test.NewNullLogger()
+		remote := gated{new(cachetest.Upstream), make(chan error)}
+		up := patient.New(remote, patient.Options{Log: log})
+		var wg sync.WaitGroup
+		const requests = 5
+		for range requests {
+			wg.Go(func() { _ = resolve(up) }) // the answers are what matters
+		}
+		synctest.Wait()
+		for i, step := range []struct {
+			answer error
+			want   time.Duration
+		}{
+			{limited(time.Minute), time.Minute},
+			{limited(time.Second), time.Minute},
+			{nil, time.Minute},
+			{&cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "r", Status: 503, RetryAfter: time.Hour}, time.Hour},
+			{errors.New("reset"), time.Hour},
+		} {
+			remote.answers <- step.answer
+			synctest.Wait()
+			err := resolve(up)
+			heldFor(t, err, step.want)
+			if wantKind := step.want == time.Hour; errors.Is(err, cache.ErrUnavailable) != wantKind {
+				t.Errorf("answer %d: got %v", i, err)
+			}
+		}
+		wg.Wait()
+		if n := len(hook.AllEntries()); n != 1 {
+			t.Errorf("%d lines in the log for one time in which nothing is asked", n)
+		}
+	})
+}
+
+func TestLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, hook := test.NewNullLogger()
+		remote := new(cachetest.Upstream)
+		remote.Fail(limited(59*time.Second + 1))
+		up := patient.New(remote, patient.Options{Log: log})
+		for begun := range 3 {
+			for range 4 {
+				if err := resolve(up); err == nil {
+					t.Fatal("no error")
+				}
+			}
+			entries := hook.AllEntries()
+			if len(entries) != begun+1 {
+				t.Fatalf("%d lines in the log, want %d", len(entries), begun+1)
+			}
+			e := entries[begun]
+			if e.Level != logrus.WarnLevel || e.Message != "nothing is asked of upstream.test for 1m0s: it wants to be left alone" ||
+				!errors.Is(e.Data[logrus.ErrorKey].(error), cache.ErrRateLimited) {
+				t.Errorf("got %v %q %v", e.Level, e.Message, e.Data)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := remote.Calls(""); n != 3 {
+			t.Errorf("the remote was asked %d times", n)
+		}
+		remote.Fail(limited(0))
+		if err := resolve(up); err == nil || len(hook.AllEntries()) != 3 {
+			t.Errorf("%v; %d lines in the log, the last of them for an answer that holds nobody", err, len(hook.AllEntries()))
+		}
+	})
+}
+
+func TestClock(t *testing.T) {
+	now := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	remote := new(cachetest.Upstream)
+	remote.Fail(limited(time.Hour))
+	up := patient.New(remote, patient.Options{Now: func() time.Time { return now }})
+	if err := resolve(up); err == nil {
+		t.Fatal("no error")
+	}
+	now = now.Add(20 * time.Minute)
+	heldFor(t, resolve(up), 40*time.Minute)
+	now = now.Add(40 * time.Minute)
+	if _ = resolve(up); remote.Calls("") != 2 {
+		t.Errorf("the remote was asked %d times", remote.Calls(""))
+	}
+}
+
+func TestPassesOn(t *testing.T) {
+	remote := new(cachetest.Upstream)
+	blob := remote.AddBlob("a", []byte("0123456789"))
+	remote.AddManifest("a", "v1", "application/json", []byte("{}"))
+	up := patient.New(remote, patient.Options{})
+	ctx := t.Context()
+	if got, err := up.Manifest(ctx, "a", "v1"); err != nil || string(got.Bytes) != "{}" || got.Digest != digest.FromString("{}") {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if d, err := up.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	s, err := up.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4, Length: 2})
+	if err != nil || s.Offset != 4 || s.Size != 10 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if got, err := io.ReadAll(s.Body); err != nil || string(got) != "45" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if n, err := up.StatBlob(ctx, "a", blob); err != nil || n != 10 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if tags, more, err := up.Tags(ctx, "a", -1, ""); err != nil || more || len(tags) != 1 {
+		t.Errorf("%q, %v, %v", tags, more, err)
+	}
+	if up.Host() != "upstream.test" {
+		t.Errorf("host %q", up.Host())
+	}
+}
