@@ -44,6 +44,21 @@ const (
 	// DefaultMinFree is the share of the file system that is left free, for
 	// what else lives there: on a gateway that is the container engine.
 	DefaultMinFree = "5%"
+	// DefaultConnections is how many connections fetch one large blob. A few fill
+	// a link of long delay or with losses that one does not fill.
+	DefaultConnections = 4
+	// DefaultMaxConnections is how many connections fetch blobs.
+	DefaultMaxConnections = 16
+	// DefaultStallTimeout is how long a connection may bring nothing. Links by
+	// satellite are silent for some seconds, and a lost one is noticed by nobody
+	// else.
+	DefaultStallTimeout = 30 * time.Second
+	// DefaultRetryFor is how long a client waits for a link that is gone: most of
+	// them do so for longer.
+	DefaultRetryFor = 5 * time.Minute
+	// DefaultPartialTTL is how long an unfinished download is kept: a week, as the
+	// stock registry does with uploads.
+	DefaultPartialTTL = 168 * time.Hour
 )
 
 // maxFileSize is the size in bytes up to which a configuration is read:
@@ -90,6 +105,21 @@ type Config struct {
 	// MinFree is how much of the data directory's file system is left free.
 	MinFree Amount
 
+	// Bandwidth is how many bytes a second come from all remotes together at
+	// most; 0 is no limit.
+	Bandwidth int64
+
+	// Prefetch tells to fetch what an image manifest names when it is pulled.
+	Prefetch bool
+
+	// Resume tells to go on with unfinished downloads at start, and not only when
+	// they are asked for.
+	Resume bool
+
+	// PartialTTL is how long an unfinished download is kept that nobody goes on
+	// with; 0 keeps none after a restart.
+	PartialTTL time.Duration
+
 	// Warnings are what is worth a line in the log but not an error, for
 	// example a variable that nothing reads.
 	Warnings []string
@@ -127,6 +157,25 @@ type Remote struct {
 	// AllowedRealms are the hosts of token services that may be sent the
 	// credentials beside those that the remote's own name implies.
 	AllowedRealms []string
+
+	// Connections is how many connections fetch one large blob, from 1 to
+	// MaxConnections.
+	Connections int
+
+	// MaxConnections is how many connections fetch blobs.
+	MaxConnections int
+
+	// Bandwidth is how many bytes a second come from this remote at most; 0 is no
+	// limit.
+	Bandwidth int64
+
+	// StallTimeout is how long a connection may bring no byte before it is given
+	// up. It is above 0.
+	StallTimeout time.Duration
+
+	// RetryFor is for how long without a byte a download that has begun is tried
+	// again while clients wait; 0 is not at all.
+	RetryFor time.Duration
 }
 
 // Secret is text that is not to be printed: formatting shows a placeholder.

@@ -33,9 +33,10 @@ type document struct {
 	Cache cacheSection `yaml:"cache,omitempty"`
 }
 
-// proxySection has the keys of [configuration.Proxy] and ours. Durations and
-// sizes are text here, so that a problem can show what was written, and so that
-// a number without unit is an error and not nanoseconds.
+// proxySection has the keys of [configuration.Proxy] and ours. Durations,
+// sizes and numbers are text here, so that a problem can show what was written,
+// so that a number without unit is an error and not nanoseconds, and so that 0 is
+// not the same as nothing.
 type proxySection struct {
 	RemoteURL         string                    `yaml:"remoteurl"`
 	Username          string                    `yaml:"username"`
@@ -52,14 +53,24 @@ type proxySection struct {
 	Certificate   string `yaml:"certificate,omitempty"`
 	Key           string `yaml:"key,omitempty"`
 	AllowedRealms list   `yaml:"allowedrealms,omitempty"`
+
+	Connections    string `yaml:"connections,omitempty"`
+	MaxConnections string `yaml:"maxconnections,omitempty"`
+	Bandwidth      string `yaml:"bandwidth,omitempty"`
+	StallTimeout   string `yaml:"stalltimeout,omitempty"`
+	RetryFor       string `yaml:"retryfor,omitempty"`
 	// Remotes is read only to say that it is not supported.
 	Remotes any `yaml:"remotes,omitempty"`
 }
 
-// cacheSection limits what is kept.
+// cacheSection says what is kept, and what is fetched that nobody waits for.
 type cacheSection struct {
-	MaxSize string `yaml:"maxsize,omitempty"`
-	MinFree string `yaml:"minfree,omitempty"`
+	MaxSize    string `yaml:"maxsize,omitempty"`
+	MinFree    string `yaml:"minfree,omitempty"`
+	Bandwidth  string `yaml:"bandwidth,omitempty"`
+	Prefetch   bool   `yaml:"prefetch,omitempty"`
+	Resume     bool   `yaml:"resume,omitempty"`
+	PartialTTL string `yaml:"partialttl,omitempty"`
 }
 
 // builtin is the document that stands for an absent file.

@@ -127,6 +127,9 @@ func (l *loader) finishCache(doc *document, c *Config) {
 	if c.MinFree, err = ParseAmount(text); err != nil {
 		l.bad("cache.minfree", text, "%v", err)
 	}
+	c.Bandwidth = l.bandwidth("cache.bandwidth", doc.Cache.Bandwidth)
+	c.Prefetch, c.Resume = doc.Cache.Prefetch, doc.Cache.Resume
+	c.PartialTTL = l.duration("cache.partialttl", doc.Cache.PartialTTL, DefaultPartialTTL)
 }
 
 // rejectUnsupported names what the stock registry has and this program does
@@ -212,6 +215,33 @@ func (l *loader) duration(key, text string, otherwise time.Duration) time.Durati
 		l.bad(key, text, "is not a duration: %s", hint)
 	}
 	return otherwise
+}
+
+// count reads a whole number from 1 to most, as the value of key. Where text is
+// empty it is what otherwise says.
+func (l *loader) count(key, text string, most, otherwise int) int {
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		l.bad(key, text, "is not a whole number from 1 to %d: write for example %d", most, otherwise)
+		return otherwise
+	}
+	return n
+}
+
+// bandwidth reads a number of bytes a second, as the value of key. Where text is
+// empty there is no limit, which is 0.
+func (l *loader) bandwidth(key, text string) int64 {
+	if text == "" {
+		return 0
+	}
+	n, err := ParseBandwidth(text)
+	if err != nil {
+		l.bad(key, text, "%v", err)
+	}
+	return n
 }
 
 func (l *loader) notNegative(key string, d time.Duration) {

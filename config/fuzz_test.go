@@ -23,6 +23,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add("version: 0.1\nlog: {fields: {a: [1, {b: c}]}}", "LOG_FIELDS_A_1_B", "[*x]")
 	f.Add("version: 0.1\nhttp: &a {headers: *a}", "NOTIFICATIONS_ENDPOINTS_0_HEADERS_A_0", "x")
 	f.Add("a: &a [*a]", "CACHE_MINFREE", "-0%")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, connections: 4}", "PROXY_MAXCONNECTIONS", "3")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, bandwidth: 8kbit/s}", "CACHE_BANDWIDTH", "0")
 	f.Add("version: 0.1\nnotifications: {endpoints: [~, {url: 'x@y'}]}", "PROXY_ALLOWEDREALMS_0", "{}")
 	f.Fuzz(func(t *testing.T, text, name, value string) {
 		if name == "PROXY_PASSWORD_FILE" || strings.Contains(text, "passwordfile") {
@@ -46,11 +48,15 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		if c.DataDir == "" || c.Addr == "" || c.AdminAddr == "" || c.MaxSize < 0 || c.Stock.Storage.Type() != "filesystem" {
+		if c.DataDir == "" || c.Addr == "" || c.AdminAddr == "" || c.MaxSize < 0 || c.Bandwidth < 0 || c.PartialTTL < 0 || c.Stock.Storage.Type() != "filesystem" {
 			t.Errorf("incomplete: %+v", c)
 		}
 		if c.HasRemote && (c.Remote.URL.Host == "" || c.Remote.TagTTL < 0 || c.Remote.TTL < 0) {
 			t.Errorf("bad remote: %+v", c.Remote)
+		}
+		if r := c.Remote; c.HasRemote && (r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
+			r.Bandwidth < 0 || r.StallTimeout <= 0 || r.RetryFor < 0) {
+			t.Errorf("bad limits of a remote: %+v", r)
 		}
 	})
 }

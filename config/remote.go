@@ -28,7 +28,14 @@ func (l *loader) finishProxy(doc *document, c *Config) {
 		CertFile:      p.Certificate,
 		KeyFile:       p.Key,
 		AllowedRealms: p.AllowedRealms,
+		Bandwidth:     l.bandwidth("proxy.bandwidth", p.Bandwidth),
+		StallTimeout:  l.duration("proxy.stalltimeout", p.StallTimeout, DefaultStallTimeout),
+		RetryFor:      l.duration("proxy.retryfor", p.RetryFor, DefaultRetryFor),
 	}
+	if r.StallTimeout == 0 {
+		l.bad("proxy.stalltimeout", p.StallTimeout, "is no time at all: write for example %v", DefaultStallTimeout)
+	}
+	l.connections(p, &r)
 	hasPassword := p.Password != "" || p.PasswordFile != ""
 	switch {
 	case p.Username != "" && !hasPassword:
@@ -56,8 +63,26 @@ func (l *loader) finishProxy(doc *document, c *Config) {
 		}
 		return
 	}
-	if p.Username != "" || hasPassword || p.Alias != "" || p.TagTTL != "" || p.CA != "" || p.Certificate != "" {
+	if p.Username != "" || hasPassword || p.Alias != "" || p.TagTTL != "" || p.CA != "" || p.Certificate != "" ||
+		p.Connections != "" || p.MaxConnections != "" || p.Bandwidth != "" || p.StallTimeout != "" || p.RetryFor != "" {
 		l.warn("%s (proxy.remoteurl) is not set, so the other settings of proxy have no effect", variable("proxy.remoteurl"))
+	}
+}
+
+// mostConnections are the most that can be set, for one blob and in all:
+// arbitrary, more than any registry takes kindly.
+const (
+	mostConnections    = 16
+	mostMaxConnections = 256
+)
+
+// connections reads how many connections there are to a remote. Who sets only the
+// lower of the two defaults has not to know of the other.
+func (l *loader) connections(p *proxySection, r *Remote) {
+	r.MaxConnections = l.count("proxy.maxconnections", p.MaxConnections, mostMaxConnections, DefaultMaxConnections)
+	r.Connections = l.count("proxy.connections", p.Connections, mostConnections, min(DefaultConnections, r.MaxConnections))
+	if r.Connections > r.MaxConnections {
+		l.bad("proxy.maxconnections", p.MaxConnections, "is less than proxy.connections, which is %d: write at least that, or set that lower", r.Connections)
 	}
 }
 

@@ -5,6 +5,7 @@
 package deploy
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"strings"
@@ -42,15 +43,26 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := load(t, empty)
-	got := []any{c.DataDir, c.Net, c.Addr, c.AdminAddr, c.Offline, c.MaxSize, c.MinFree,
-		c.Remote.TagTTL, c.Remote.TTL, c.Remote.Alias, c.Stock.Log.Level}
-	want := []any{d.DataDir, d.Net, d.Addr, d.AdminAddr, d.Offline, d.MaxSize, d.MinFree,
-		d.Remote.TagTTL, d.Remote.TTL, d.Remote.Alias, d.Stock.Log.Level}
+	if c.Source == d.Source {
+		t.Fatal("the sample was compared with itself")
+	}
+	got, want := settings(c), settings(d)
+	if len(got) != len(want) {
+		t.Fatalf("the sample has %q where the defaults are %q", got, want)
+	}
 	for i := range want {
 		if got[i] != want[i] {
-			t.Errorf("the sample has %v where the default is %v", got[i], want[i])
+			t.Errorf("the sample has %s where the default is %s", got[i], want[i])
 		}
 	}
+}
+
+// settings has the settings of c with their names, of those of the embedded app
+// only the log level.
+func settings(c *config.Config) []string {
+	own := *c
+	own.Source, own.Stock = "", nil
+	return append(strings.Fields(fmt.Sprintf("%+v", own)), "Stock.Log.Level:"+string(c.Stock.Log.Level))
 }
 
 // TestConfigComments loads the sample with its commented settings, too.
