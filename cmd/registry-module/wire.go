@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	stockauth "github.com/distribution/distribution/v3/registry/auth"
@@ -23,6 +24,8 @@ import (
 	"registry-module/server"
 	"registry-module/upstream"
 	"registry-module/upstream/metered"
+	"registry-module/upstream/patient"
+	"registry-module/upstream/throttled"
 )
 
 // program is the running registry-module: the one place where its parts meet.
@@ -61,9 +64,12 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 
 	opts := cache.Options{
 		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
-		MaxSize: cfg.MaxSize,
-		MinFree: cfg.MinFree.Of,
-		Log:     log,
+		MaxSize:    cfg.MaxSize,
+		MinFree:    cfg.MinFree.Of,
+		PartialTTL: orNever(cfg.PartialTTL),
+		Resume:     cfg.Resume,
+		Prefetch:   cfg.Prefetch,
+		Log:        log,
 	}
 	var namespaces []string
 	if cfg.HasRemote {
@@ -110,6 +116,7 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 		CAFile:        cfg.Remote.CAFile,
 		CertFile:      cfg.Remote.CertFile,
 		KeyFile:       cfg.Remote.KeyFile,
+		StallTimeout:  cfg.Remote.StallTimeout,
 		UserAgent:     "registry-module/" + version,
 		Log:           log,
 	})
@@ -122,14 +129,29 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 		return "", err
 	}
 	opts.TagTTL = cfg.Remote.TagTTL
+	opts.Connections, opts.MaxConnections = cfg.Remote.Connections, cfg.Remote.MaxConnections
+	opts.RetryFor = orNever(cfg.Remote.RetryFor)
 	var up cache.Upstream = remote
 	if cfg.Offline {
 		up = upstream.NewOffline(remote.Host())
 	}
-	if opts.Upstream, err = metered.New(up, p.metrics); err != nil {
+	// From the inside: what is counted has been asked for, and is what the link
+	// carries; who is to wait for long does not even get to it.
+	if up, err = metered.New(up, p.metrics); err != nil {
 		return "", err
 	}
+	up = throttled.New(up, throttled.NewLimiter(cfg.Remote.Bandwidth), throttled.NewLimiter(cfg.Bandwidth))
+	opts.Upstream = patient.New(up, patient.Options{Log: log})
 	return remote.Host(), nil
+}
+
+// orNever is a duration of the configuration, where 0 is never, for options, where
+// 0 is the default.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // namespacesOf are the values of the ns parameter that mean the remote host.
