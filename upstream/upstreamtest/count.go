@@ -109,7 +109,8 @@ func (r *Registry) BlobRequests(dgst digest.Digest) int {
 }
 
 // BlobBytes returns how many bytes of blobs have been sent, by the registry and
-// by its blob host. Where digests are given, only those count.
+// by its blob host. Where digests are given, only those count. What is said where
+// a blob is refused is not of a blob.
 func (r *Registry) BlobBytes(dgsts ...digest.Digest) int64 {
 	r.counts.mu.Lock()
 	defer r.counts.mu.Unlock()

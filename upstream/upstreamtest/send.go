@@ -103,12 +103,13 @@ type sender struct {
 	own   pacer
 	link  *link // nil: it does not break
 	pos   int64 // bytes of the body so far
-	wrote bool
+	// status is 0 before the headers were written.
+	status int
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (s *sender) WriteHeader(status int) {
-	s.wrote = true
+	s.status = status
 	h := s.Header()
 	if s.fault.Chunked {
 		h.Del("Content-Length")
@@ -131,7 +132,7 @@ func (s *sender) WriteHeader(status int) {
 
 // Write implements io.Writer.
 func (s *sender) Write(p []byte) (int, error) {
-	if !s.wrote {
+	if s.status == 0 {
 		s.WriteHeader(http.StatusOK)
 	}
 	written := 0
@@ -149,8 +150,10 @@ func (s *sender) Write(p []byte) (int, error) {
 			out = append([]byte(nil), part...)
 			out[i] ^= 0xff
 		}
+		// Before it is written: who has got it finds it counted.
+		s.count(len(out))
 		n, err := s.ResponseWriter.Write(out)
-		s.reg.counts.sent(s.req.Kind, s.req.Ref, n)
+		s.count(n - len(out))
 		s.pos += int64(n)
 		if s.link != nil {
 			s.link.left -= int64(n)
@@ -168,6 +171,13 @@ func (s *sender) Write(p []byte) (int, error) {
 		s.cut()
 	}
 	return written, nil
+}
+
+// count adds n to what was sent, unless it is what is said instead of content.
+func (s *sender) count(n int) {
+	if s.status < 300 {
+		s.reg.counts.sent(s.req.Kind, s.req.Ref, n)
+	}
 }
 
 // untilEvent does what is due at the current byte and returns how many of the
@@ -199,7 +209,7 @@ func (s *sender) untilEvent(n int) int {
 
 // cut ends the answer and its connection in the middle.
 func (s *sender) cut() {
-	if !s.wrote {
+	if s.status == 0 {
 		s.WriteHeader(http.StatusOK)
 	}
 	s.flush()
