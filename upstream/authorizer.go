@@ -205,7 +205,7 @@ func readChallenge(resp *http.Response) (*transport.Challenge, bool) {
 		return nil, false
 	}
 	c, err := transport.Ping(context.Background(), registry, canned)
-	if err != nil || c.Scheme == "" {
+	if err != nil || c.Scheme == "" || strings.ContainsFunc(c.Scheme, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return nil, false
 	}
 	return c, true

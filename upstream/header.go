@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"math"
 	"mime"
 	"net/http"
 	"strconv"
@@ -52,7 +53,8 @@ func parseContentRange(value string) (contentRange, bool) {
 	if cr.first, ok = parseSize(first); !ok {
 		return contentRange{}, false
 	}
-	if cr.last, ok = parseSize(last); !ok || cr.last < cr.first {
+	// That last is not the greatest number makes the length one too.
+	if cr.last, ok = parseSize(last); !ok || cr.last < cr.first || cr.last == math.MaxInt64 {
 		return contentRange{}, false
 	}
 	if cr.size = -1; size != "*" {
