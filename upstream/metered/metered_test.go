@@ -33,8 +33,8 @@ func TestCounts(t *testing.T) {
 	if d, err := m.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
-	s, err := m.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4})
-	if err != nil || s.Offset != 4 || s.Size != 10 {
+	s, err := m.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4, Length: 6})
+	if err != nil || s.Offset != 4 || s.Length != 6 || s.Size != 10 || !s.Part {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	if got, err := io.ReadAll(s.Body); err != nil || string(got) != "456789" {
