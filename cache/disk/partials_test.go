@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -24,14 +25,14 @@ import (
 const part = cache.PartSize
 
 // partialContent has two parts and a bit, no two bytes of which that are a part
-// apart are the same.
-func partialContent() ([]byte, digest.Digest) {
+// apart are the same. They are not to be modified.
+var partialContent = sync.OnceValues(func() ([]byte, digest.Digest) {
 	content := make([]byte, 2*part+1000)
 	for i := range content {
 		content[i] = byte(i%251 + i/part)
 	}
 	return content, digest.FromBytes(content)
-}
+})
 
 func boot(id string) func() string { return func() string { return id } }
 
