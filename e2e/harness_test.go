@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -379,6 +380,11 @@ func checkStore(t *testing.T, s *lab.Server) int {
 func stored(s *lab.Server, dgst digest.Digest) bool {
 	_, err := os.Stat(filepath.Clean(lab.BlobPath(s.Data, dgst)))
 	return err == nil
+}
+
+// allStored tells whether all blobs of an image do.
+func allStored(s *lab.Server, img lab.Image) bool {
+	return !slices.ContainsFunc(img.Blobs, func(b lab.RawBlob) bool { return !stored(s, b.Digest) })
 }
 
 // partials lists what is kept of downloads that are not complete.

@@ -34,57 +34,74 @@ func TestKills(t *testing.T) {
 			m := module(t, up.Env(), lab.Env{"REGISTRY_HTTP_DRAINTIMEOUT": "100ms"})
 
 			var images []lab.Image
-			unique, kills := int64(0), 0
+			kills := 0
 			for kills < tt.times {
 				img := noise(t, fmt.Sprintf("kills/%d", len(images)), 5*mib, 12*mib, 20*mib, 40*mib, 60*mib)
 				images = append(images, img)
-				unique += img.Size()
 				up.Add(img)
+				kills += endWhilePulling(t, up, m, img, tt.times-kills, tt.stop)
+			}
 
-				// The address stays the same over restarts.
-				pulled := make(chan error, 1)
-				go func() { pulled <- pullUntilWhole(t.Context(), m.URL(), img) }()
-				for done := false; !done; {
-					kill := up.Counts().BlobBytes + rand.Int64N(18*mib)
-					if done = !reached(up, kill, pulled); done || kills == tt.times {
-						continue
-					}
-					if err := tt.stop(m); err != nil {
-						t.Error(err)
-					}
-					kills++
-					if _, _, err := lab.CheckStore(m.Data); err != nil {
-						t.Errorf("after %d ends: %v", kills, err)
-					}
-					if err := m.Restart(t.Context()); err != nil {
-						t.Fatal(err)
-					}
-					honestHeads(t, m, img)
-				}
-				if err := <-pulled; err != nil {
+			// What a client has had the last byte of may not have been on the disk when
+			// the end came. Now it is.
+			unique := int64(0)
+			for _, img := range images {
+				unique += img.Size()
+				if err := pullUntilWhole(t.Context(), m.URL(), img); err != nil {
 					t.Fatal(err)
 				}
 			}
-
+			servesAlone(t, up, m, images...)
 			sent := up.Counts().BlobBytes
 			t.Logf("%d ends in the pulls of %d images: %d bytes needed, %d sent, %.2f MiB more for each end",
 				kills, len(images), unique, sent, float64(sent-unique)/float64(kills)/mib)
 			if most := unique + int64(kills)*perKill; sent > most || sent < unique {
 				t.Errorf("upstream sent %d bytes of blobs, want %d at least and %d at the most", sent, unique, most)
 			}
-			if err := up.Down(); err != nil {
-				t.Fatal(err)
-			}
-			for _, img := range images {
-				if err := pull(t.Context(), m, img); err != nil {
-					t.Errorf("%s without upstream: %v", img.Repo, err)
-				}
-			}
-			checkStore(t, m)
-			if left := partials(t, m); len(left) != 0 {
-				t.Errorf("what is left of downloads that are complete: %v", left)
-			}
 		})
+	}
+}
+
+// endWhilePulling ends a server again and again, up to a number of times, while a
+// client pulls an image from it until it has all. It returns how often.
+func endWhilePulling(t *testing.T, up *lab.Origin, m *lab.Server, img lab.Image, most int, stop func(*lab.Server) error) (times int) {
+	t.Helper()
+	pulled := make(chan error, 1)
+	url := m.URL() // it stays the same
+	go func() { pulled <- pullUntilWhole(t.Context(), url, img) }()
+	for times < most && reached(up, up.Counts().BlobBytes+rand.Int64N(18*mib), pulled) {
+		if err := stop(m); err != nil {
+			t.Error(err)
+		}
+		times++
+		if _, _, err := lab.CheckStore(m.Data); err != nil {
+			t.Errorf("after %d ends: %v", times, err)
+		}
+		if err := m.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		honestHeads(t, m, img)
+	}
+	if err := <-pulled; err != nil {
+		t.Fatal(err)
+	}
+	return times
+}
+
+// servesAlone takes upstream down and expects the module to have images, and
+// nothing else.
+func servesAlone(t *testing.T, up *lab.Origin, m *lab.Server, images ...lab.Image) {
+	t.Helper()
+	if err := up.Down(); err != nil {
+		t.Fatal(err)
+	}
+	// Clients do not wait for the disk.
+	for _, img := range images {
+		eventually(t, img.Repo+" is served without upstream", func() bool { return pull(t.Context(), m, img) == nil })
+	}
+	checkStore(t, m)
+	if left := partials(t, m); len(left) != 0 {
+		t.Errorf("what is left of downloads that are complete: %v", left)
 	}
 }
 
@@ -180,26 +197,13 @@ func TestResumeAfterStart(t *testing.T) {
 	if err := m.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all layers are stored", func() bool {
-		for _, b := range img.Blobs {
-			if !stored(m, b.Digest) {
-				return false
-			}
-		}
-		return true
-	})
+	eventually(t, "all layers are stored", func() bool { return allStored(m, img) })
 	sent := up.Counts().BlobBytes
 	t.Logf("killed after %d bytes of %d; %d more came without a client", kept, img.Size(), sent-kept)
 	if sent > img.Size()+perKill {
 		t.Errorf("upstream sent %d bytes of blobs, want %d and at most %d more", sent, img.Size(), perKill)
 	}
-	if err := up.Down(); err != nil {
-		t.Fatal(err)
-	}
-	if err := pull(t.Context(), m, img); err != nil {
-		t.Errorf("without upstream: %v", err)
-	}
-	checkStore(t, m)
+	servesAlone(t, up, m, img)
 }
 
 // TestKeptUntilAsked shows that without it, what was downloaded waits for a client,

@@ -33,14 +33,7 @@ func TestPrefetch(t *testing.T) {
 	if a := get(t, manifestURL(m, pulled.Repo, pulled.Root().Digest.String())); a.Status != http.StatusOK {
 		t.Fatalf("status %d\n%s", a.Status, a.Body)
 	}
-	eventually(t, "all blobs are stored though no client has asked for them", func() bool {
-		for _, b := range pulled.Blobs {
-			if !stored(m, b.Digest) {
-				return false
-			}
-		}
-		return true
-	})
+	eventually(t, "all blobs are stored though no client has asked for them", func() bool { return allStored(m, pulled) })
 	// What HEAD might have caused would have come before.
 	for _, b := range looked.Blobs {
 		if stored(m, b.Digest) {
