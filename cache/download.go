@@ -43,7 +43,8 @@ type download struct {
 
 	end       int64 // of the blob; maxEnd where it is not known
 	parts     bool  // the remote gives parts
-	whole     bool  // it does not, though it was asked for one
+	wholes    int   // how often in a row it gave the whole instead
+	whole     bool  // that was too often
 	chunk     int64 // what one stream fetches at a time; 0 is all that is missing
 	validator string
 
@@ -75,6 +76,10 @@ type event struct {
 	got    int64
 	err    error
 }
+
+// maxWholes is how often in a row the remote may give the whole instead of a part
+// before it is taken: one of several servers may be of another kind.
+const maxWholes = 2
 
 var (
 	// errWhole means that the remote does not give parts.
@@ -492,9 +497,12 @@ func (d *download) handle(ctx context.Context, e event) error {
 		d.opening--
 		d.shy = false
 		d.validator = cmp.Or(e.opened.Validator, d.validator)
-		if e.opened.Part && !d.parts {
-			d.parts = true
-			d.setSize(d.f.size)
+		if e.opened.Part {
+			d.wholes = 0
+			if !d.parts {
+				d.parts = true
+				d.setSize(d.f.size)
+			}
 		}
 		return nil
 	}
@@ -517,6 +525,9 @@ func (d *download) handle(ctx context.Context, e event) error {
 	case errors.Is(e.err, ErrNoSpace), errors.Is(e.err, errOther):
 		return e.err
 	case errors.Is(e.err, errWhole):
+		if d.wholes++; d.wholes < maxWholes {
+			return d.failed(e)
+		}
 		d.parts, d.whole, d.chunk = false, true, 0
 		d.f.c.log.Infof("%s gives no parts of %s: it comes from its start again", d.f.c.remote(), d.f.dgst)
 		return nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -41,13 +40,6 @@ func headBlob(w http.ResponseWriter, r *http.Request, d cache.Descriptor) {
 // response is not complete and has to be abandoned.
 func serveBlob(x *exchange, r *http.Request, content *cache.Reader, dgst digest.Digest) error {
 	asked := r.Header.Get("Range")
-	if emptySuffix.MatchString(asked) {
-		// net/http would answer it with 206 and a range that ends before it begins.
-		// Any range may be ignored (RFC 9110, section 14.2).
-		r = r.Clone(r.Context())
-		r.Header.Del("Range")
-		asked = ""
-	}
 	switch {
 	case content.Passing(), content.Size() < 0 && asked == "":
 		return passBlob(x, content, dgst)
@@ -65,9 +57,6 @@ func serveBlob(x *exchange, r *http.Request, content *cache.Reader, dgst digest.
 	http.ServeContent(bw, r, "", time.Time{}, content)
 	return bw.err
 }
-
-// emptySuffix matches a Range that asks for the last 0 bytes.
-var emptySuffix = regexp.MustCompile(`[=,]\s*-\s*0+\s*(,|$)`)
 
 // copyBuffer is what is copied at once where the kernel cannot do it.
 const copyBuffer = 32 << 10
