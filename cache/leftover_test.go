@@ -233,17 +233,22 @@ func TestResumeByItself(t *testing.T) {
 
 // What nobody goes on with expires.
 func TestKeptBytesExpire(t *testing.T) {
-	for name, within := range map[string]bool{"at start": false, "while running": true} {
+	for name, running := range map[string]bool{"at start": false, "while running": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, content, dgst := interrupted(t, 3*mib, mib, func(o *cache.Options) { o.PartialTTL = 24 * time.Hour })
-				if !within {
-					s.now = s.now.Add(25 * time.Hour)
+				s, content, dgst := interrupted(t, 3*mib, mib, func(o *cache.Options) { o.PartialTTL, o.Now = 24*time.Hour, time.Now })
+				left, err := s.partials.Resume(t.Context(), dgst)
+				must(t, err)
+				s.partials.Now = time.Now // that of s stands still
+				must(t, left.Keep(left.Note()))
+				_, err = left.Suspend()
+				must(t, err)
+				if running {
+					s.open(t)
 				}
-				s.open(t)
-				if within {
-					s.now = s.now.Add(25 * time.Hour)
-					time.Sleep(2 * time.Hour)
+				time.Sleep(26 * time.Hour)
+				if !running {
+					s.open(t)
 				}
 				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
 					t.Error("other content")
