@@ -153,8 +153,10 @@ func (a asker) get(ctx context.Context, b chaosBlob, first, last int64, ranges s
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == status:
-	case resp.StatusCode == http.StatusOK && resp.ContentLength < 0:
-		// Nobody knows how long it is, and a part cannot be cut from it.
+	case resp.StatusCode == http.StatusOK:
+		// Any range may be ignored (RFC 9110, section 14.2), and is where nobody knows
+		// how long the blob is.
+		a.tally.ignored.Add(1)
 		first, last, ranges = 0, b.Size-1, ""
 	default:
 		return fmt.Errorf("%s: %s, want %d", ranges, resp.Status, status)
