@@ -271,7 +271,7 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 	f := d.f
 	f.size = stream.Size
-	if f.size < 0 && stream.Part { // it need not say how long the whole is
+	if f.size < 0 { // it need not say how long the whole is; a manifest may
 		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
 	}
 	if size := d.known.Size; size > 0 && f.size != size {

@@ -189,6 +189,27 @@ func TestDownloadOfUnknownLengthGoesOn(t *testing.T) {
 	})
 }
 
+// A manifest has told how long the blob is: an answer that ends well, but early, is
+// not taken for all of it because the remote does not say its length.
+func TestUntoldLengthEndsEarly(t *testing.T) {
+	const size = 3 * mib
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := bigSite(t, size)
+		s.up.HideSize = true
+		s.up.Answer = func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
+			if n < 4 {
+				s.Body = io.NopCloser(io.LimitReader(s.Body, 700_001))
+			}
+			return nil
+		}
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantSent(t, size)
+		s.wantStored(t, dgst, content)
+	})
+}
+
 // A remote that gives no parts gives the whole again. It is compared with what is
 // there, and nobody gets a byte twice.
 func TestWholeInsteadOfPart(t *testing.T) {

@@ -39,7 +39,7 @@ func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err 
 	}
 	defer func() { _ = o.stream.Body.Close() }() // it was only read
 	switch size := o.stream.Size; {
-	case f.size >= 0 && size != f.size && !(size < 0 && o.stream.Part):
+	case f.size >= 0 && size >= 0 && size != f.size:
 		return false, 0, f.by.bodyError(f.dgst, otherSize(size, f.size))
 	case o.stream.Offset == 0 && s.span.Start > 0:
 		return false, 0, errWhole
