@@ -48,6 +48,7 @@ type download struct {
 	chunk     int64 // what one stream fetches at a time; 0 is all that is missing
 	validator string
 
+	untold   bool        // the remote has not told the size at first
 	known    partialNote // of what was taken up
 	accepted bool        // the remote serves the blob in f.by
 
@@ -84,9 +85,9 @@ const maxWholes = 2
 var (
 	// errWhole means that the remote does not give parts.
 	errWhole = errors.New("the remote has given the whole blob, and a part was asked for")
-	// errOther means that the remote gives other bytes for a digest than it
-	// gave before: either are wrong.
-	errOther = fmt.Errorf("%w: the remote gives other bytes than before", verify.ErrMismatch)
+	// errOther means that the remote gives another blob of the same length for a
+	// digest than it gave before: one of them is wrong.
+	errOther = fmt.Errorf("%w: the remote gives another blob", verify.ErrMismatch)
 )
 
 // run brings the blob into the draft and verifies it. The reservation is for what
@@ -271,6 +272,7 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 	f := d.f
 	f.size = stream.Size
+	d.untold = f.size < 0 && d.known.Size <= 0
 	if f.size < 0 { // it need not say how long the whole is; a manifest may
 		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
 	}
@@ -484,7 +486,7 @@ func (d *download) launch(ctx context.Context, o opened) {
 	d.claimed.Add(o.span)
 	d.streams++
 	d.opening++
-	s := stream{f: d.f, res: d.res, span: o.span, part: d.part(o.span), end: d.end, events: d.events}
+	s := stream{f: d.f, res: d.res, span: o.span, part: d.part(o.span), end: d.end, untold: d.untold, events: d.events}
 	go func() {
 		began, got, err := s.run(ctx, o)
 		d.events <- event{span: o.span, began: began, got: got, err: err}

@@ -197,6 +197,15 @@ func TestRemoteChangesWhileAway(t *testing.T) {
 		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrInvalid) {
 			t.Errorf("error %v, want ErrInvalid", err)
 		}
+		s.up.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error {
+			*s = cache.BlobStream{Body: io.NopCloser(bytes.NewReader([]byte("<html>"))), Length: -1, Size: -1}
+			return nil
+		}
+		b := s.openBlob(t, "a", dgst)
+		if _, err := io.ReadAll(b); !errors.Is(err, cache.ErrInvalid) {
+			t.Errorf("error %v, want ErrInvalid", err)
+		}
+		must(t, b.Close())
 		s.up.Answer = func(int, cache.BlobPart, *cache.BlobStream) error { return away() }
 		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrUnavailable) {
 			t.Errorf("error %v, want ErrUnavailable", err)
@@ -205,7 +214,10 @@ func TestRemoteChangesWhileAway(t *testing.T) {
 		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
 			t.Error("other content")
 		}
-		s.wantSent(t, len(content))
+		if sent, most := s.up.Sent(), int64(len(content)+10*len("<html>")); sent > most {
+			t.Errorf("the remote has sent %d bytes, want at most %d", sent, most)
+		}
+		s.wantStored(t, dgst, content)
 	})
 }
 

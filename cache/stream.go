@@ -18,6 +18,7 @@ type stream struct {
 	span   extents.Span
 	part   BlobPart // what the remote is asked for to get it
 	end    int64    // of the blob; maxEnd where it is not known
+	untold bool     // the remote does not tell the blob's size
 	events chan<- event
 }
 
@@ -57,7 +58,12 @@ func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err 
 
 // copy puts what comes into the draft.
 func (s *stream) copy(ctx context.Context, from *BlobStream) (got int64, err error) {
-	d := draftWriter{stream: s}
+	d := draftWriter{stream: s, other: errOther}
+	if from.Size < 0 && !s.untold {
+		// It has told the size before: this may be anything, such as the page of a
+		// captive portal, and says nothing about what is there.
+		d.other = verify.ErrMismatch
+	}
 	defer d.close()
 	buf := s.f.c.buffer()
 	defer s.f.c.recycle(buf)
@@ -91,6 +97,7 @@ func (s *stream) copy(ctx context.Context, from *BlobStream) (got int64, err err
 // draftWriter writes to the draft what is not there, and compares what is.
 type draftWriter struct {
 	*stream
+	other  error             // is what differs
 	there  extents.Set       // when the first byte came
 	looked bool              // there is set
 	old    io.ReadSeekCloser // of the draft; nil until something is compared
@@ -161,7 +168,7 @@ func (d *draftWriter) compare(ctx context.Context, p []byte, pos int64) (err err
 		return fmt.Errorf("%w: reading what was written: %w", errStorage, err)
 	}
 	if !bytes.Equal(p, d.buf[:len(p)]) {
-		return fmt.Errorf("%w, from byte %d on", errOther, pos)
+		return fmt.Errorf("%w: other bytes than before, from byte %d on", d.other, pos)
 	}
 	return nil
 }
