@@ -41,7 +41,7 @@ func TestParseJournal(t *testing.T) {
 			journal{empty, "6f3c-boot", []byte{}, nil},
 		},
 		"the longest record counts, of two the later": {
-			testHeader + "0 1 00000001\n0 9 00000009\n0 5 00000005\n0 9 0000000a\n",
+			testHeader + "0 1 00000001\n0 9 00000009\n0 9 0000000a\n0 5 00000005\n",
 			journal{empty, "6f3c-boot", nil, []record{{0, 9, 10}}},
 		},
 		"torn at the end": {

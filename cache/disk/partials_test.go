@@ -55,12 +55,12 @@ func resume(t *testing.T, s *disk.Store, dgst digest.Digest) cache.Partial {
 	return p
 }
 
-// keepParts has an earlier process, under the boot id "a", download all of it and
+// keepParts has an earlier process, under the boot id id, download all of it and
 // be stopped. It returns the two files.
-func keepParts(t *testing.T, dir string) (data, journal string) {
+func keepParts(t *testing.T, dir, id string) (data, journal string) {
 	t.Helper()
 	content, dgst := partialContent()
-	s := openWith(t, dir, nil, "a")
+	s := openWith(t, dir, nil, id)
 	p := resume(t, s, dgst)
 	check(t, p.Keep([]byte("note")))
 	writeAt(t, p, content, 0)
@@ -105,21 +105,24 @@ func alter(t *testing.T, name string, off int64) {
 func TestBytesAreComparedAfterReboot(t *testing.T) {
 	_, dgst := partialContent()
 	all := []extents.Span{{Start: 0, End: 2*part + 1000}}
+	without := []extents.Span{{Start: 0, End: part}, {Start: 2 * part, End: 2*part + 1000}}
 	for name, tt := range map[string]struct {
-		id    string
-		alter int64
-		want  []extents.Span
+		before, now string
+		alter       int64
+		want        []extents.Span
 	}{
-		"same boot":            {"a", part + 5, all},
-		"other boot":           {"b", part + 5, []extents.Span{{Start: 0, End: part}, {Start: 2 * part, End: 2*part + 1000}}},
-		"other boot, last one": {"b", 2*part + 999, []extents.Span{{Start: 0, End: 2 * part}}},
-		"boot not known":       {"", part + 5, []extents.Span{{Start: 0, End: part}, {Start: 2 * part, End: 2*part + 1000}}},
+		"same boot":             {"a", "a", part + 5, all},
+		"other boot":            {"a", "b", part + 5, without},
+		"other boot, last part": {"a", "b", 2*part + 999, []extents.Span{{Start: 0, End: 2 * part}}},
+		"boot not known now":    {"a", "", part + 5, without},
+		"boot not known before": {"", "a", part + 5, without},
+		"boot never known":      {"", "", part + 5, without},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			data, _ := keepParts(t, dir)
+			data, _ := keepParts(t, dir, tt.before)
 			alter(t, data, tt.alter)
-			p := resume(t, openWith(t, dir, nil, tt.id), dgst)
+			p := resume(t, openWith(t, dir, nil, tt.now), dgst)
 			if held := p.Held(); !slices.Equal(held, tt.want) {
 				t.Errorf("held %v, want %v", held, tt.want)
 			}
@@ -133,7 +136,7 @@ func TestBytesAreComparedAfterReboot(t *testing.T) {
 func TestComparedOnce(t *testing.T) {
 	dir := t.TempDir()
 	content, dgst := partialContent()
-	data, journal := keepParts(t, dir)
+	data, journal := keepParts(t, dir, "a")
 	alter(t, data, 5)
 	s := openWith(t, dir, nil, "b")
 	p := resume(t, s, dgst)
@@ -190,7 +193,7 @@ func TestDamagedPartials(t *testing.T) {
 			for _, running := range []bool{false, true} {
 				t.Run(name+", "+when, func(t *testing.T) {
 					dir := t.TempDir()
-					data, journal := keepParts(t, dir)
+					data, journal := keepParts(t, dir, "a")
 					var s *disk.Store
 					if running { // damaged after Open
 						s = openWith(t, dir, nil, id)
@@ -198,6 +201,11 @@ func TestDamagedPartials(t *testing.T) {
 					tt.damage(t, data, journal)
 					if !running {
 						s = openWith(t, dir, nil, id)
+					}
+					for e, err := range s.Partials().All(t.Context()) {
+						if err == nil && !tt.anew && e.Size != extents.Set(tt.want).Len() {
+							t.Errorf("listed %v, want %d bytes", e, extents.Set(tt.want).Len())
+						}
 					}
 					p := resume(t, s, dgst)
 					if held := p.Held(); !slices.Equal(held, tt.want) {
@@ -235,7 +243,7 @@ func listPartial(t *testing.T, fsys durable.FS, dir string) []string {
 // What nobody can use is removed at start, and nothing else.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
-	data, journal := keepParts(t, dir)
+	data, journal := keepParts(t, dir, "a")
 	text, err := os.ReadFile(journal)
 	check(t, err)
 	other := filepath.Join(dir, "partial", "sha256-"+digest.FromString("other").Encoded())
@@ -259,11 +267,34 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// What follows a torn line is not lost with it.
+func TestAfterTornLine(t *testing.T) {
+	dir := t.TempDir()
+	content, dgst := partialContent()
+	_, journal := keepParts(t, dir, "a")
+	text, err := os.ReadFile(journal)
+	check(t, err)
+	check(t, os.Truncate(journal, int64(len(text))-5))
+	s := openWith(t, dir, nil, "a")
+	p := resume(t, s, dgst)
+	if held, want := p.Held(), []extents.Span{{Start: 0, End: 2 * part}}; !slices.Equal(held, want) {
+		t.Errorf("held %v, want %v", held, want)
+	}
+	writeAt(t, p, content[2*part:], 2*part)
+	_, err = p.Suspend()
+	check(t, err)
+	p = resume(t, s, dgst)
+	if held, want := p.Held(), []extents.Span{{Start: 0, End: int64(len(content))}}; !slices.Equal(held, want) {
+		t.Errorf("held %v, want %v", held, want)
+	}
+	check(t, p.Discard())
+}
+
 // The journal says nothing but what it has to.
 func TestJournalFile(t *testing.T) {
 	dir := t.TempDir()
 	_, dgst := partialContent()
-	_, journal := keepParts(t, dir)
+	_, journal := keepParts(t, dir, "a")
 	text, err := os.ReadFile(journal)
 	check(t, err)
 	lines := strings.Split(string(text), "\n")
@@ -299,7 +330,7 @@ func TestResumeFailsForNow(t *testing.T) {
 	for name, journal := range map[string]bool{"data": false, "journal": true} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			keepParts(t, dir)
+			keepParts(t, dir, "a")
 			fsys := &failing{FS: durable.OS{}}
 			s := openWith(t, dir, fsys, "a")
 			fsys.open = func(name string) error {
@@ -331,7 +362,7 @@ func TestResumeFailsForNow(t *testing.T) {
 	}
 	t.Run("cancelled", func(t *testing.T) {
 		dir := t.TempDir()
-		keepParts(t, dir)
+		keepParts(t, dir, "a")
 		s := openWith(t, dir, nil, "b")
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -450,6 +481,40 @@ func TestSyncOfBytesFails(t *testing.T) {
 	}
 }
 
+// A commit that fails may have moved the bytes all the same. Then there is nothing
+// to keep.
+func TestSuspendAfterCommit(t *testing.T) {
+	content, dgst := partialContent()
+	for where, want := range map[string]int64{
+		dgst.Encoded():     0,                   // the directory of the blob, to which it was moved
+		dgst.Encoded()[:2]: int64(len(content)), // the one above it, before that
+	} {
+		dir := t.TempDir()
+		fsys := &failing{FS: durable.OS{}}
+		s := openWith(t, dir, fsys, "a")
+		p := resume(t, s, dgst)
+		check(t, p.Keep(nil))
+		writeAt(t, p, content, 0)
+		fsys.sync = func(name string) error {
+			if filepath.Base(name) == where {
+				return syscall.EIO
+			}
+			return nil
+		}
+		if err := p.Commit(t.Context()); !errors.Is(err, syscall.EIO) {
+			t.Errorf("committing: error %v, want EIO", err)
+		}
+		fsys.sync = nil
+		if kept, err := p.Suspend(); kept != want || err != nil {
+			t.Errorf("suspending: %d, %v, want %d", kept, err, want)
+		}
+		if left := listPartial(t, fsys, dir); (len(left) == 0) != (want == 0) {
+			t.Errorf("left: %q", left)
+		}
+		check(t, s.Close())
+	}
+}
+
 // A file that cannot be closed has lost bytes: nothing of it is kept.
 func TestCloseFails(t *testing.T) {
 	dir := t.TempDir()
@@ -491,7 +556,11 @@ func TestWriteWhileSyncing(t *testing.T) {
 		}
 		done := make(chan error)
 		go func() { done <- p.Sync(t.Context()) }()
-		<-syncing
+		select {
+		case <-syncing:
+		case err := <-done:
+			t.Fatalf("%s is not synced: %v", which, err)
+		}
 		writeAt(t, p, content, 0)
 		r, err := p.Open(t.Context())
 		check(t, err)
