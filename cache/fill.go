@@ -314,8 +314,10 @@ func (f *fill) announce(now time.Time) {
 
 // begin tells readers that the remote has answered.
 func (f *fill) begin() {
-	f.change(func() { f.lastByte = time.Now() })
-	close(f.started)
+	f.mu.Lock()
+	f.lastByte = time.Now()
+	f.mu.Unlock()
+	close(f.started) // who waits for bytes hears of the first ones at once
 }
 
 // end tells that nothing is missing.
