@@ -56,6 +56,14 @@ func (s *site) wantSent(t *testing.T, want int) {
 	}
 }
 
+// wantPull pulls the blob, which is to have that content.
+func (s *site) wantPull(t *testing.T, dgst digest.Digest, content []byte) {
+	t.Helper()
+	if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+		t.Errorf("%d bytes came, or other ones than the %d of the blob", len(got), len(content))
+	}
+}
+
 // wantStored checks that the blob is stored, and nothing else of its download is
 // left.
 func (s *site) wantStored(t *testing.T, dgst digest.Digest, content []byte) {
@@ -159,9 +167,7 @@ func TestDownloadGoesOn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, content, dgst := bigSite(t, size)
 				s.up.Answer = answer
-				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-					t.Error("other content")
-				}
+				s.wantPull(t, dgst, content)
 				s.wantSent(t, size)
 				s.wantStored(t, dgst, content)
 			})
@@ -181,9 +187,7 @@ func TestDownloadOfUnknownLengthGoesOn(t *testing.T) {
 			}
 			return nil
 		}
-		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-			t.Error("other content")
-		}
+		s.wantPull(t, dgst, content)
 		s.wantSent(t, size)
 		s.wantStored(t, dgst, content)
 	})
@@ -202,9 +206,7 @@ func TestUntoldLengthEndsEarly(t *testing.T) {
 			}
 			return nil
 		}
-		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-			t.Error("other content")
-		}
+		s.wantPull(t, dgst, content)
 		s.wantSent(t, size)
 		s.wantStored(t, dgst, content)
 	})
@@ -224,9 +226,7 @@ func TestWholeInsteadOfPart(t *testing.T) {
 				}
 				return nil
 			}
-			if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-				t.Error("other content")
-			}
+			s.wantPull(t, dgst, content)
 			s.wantStored(t, dgst, content)
 		})
 	}
@@ -252,9 +252,7 @@ func TestOtherWholeInsteadOfPart(t *testing.T) {
 			t.Errorf("%d bytes, then %v, want ErrInvalid", len(got), err)
 		}
 		must(t, b.Close())
-		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-			t.Error("the next pull: other content")
-		}
+		s.wantPull(t, dgst, content)
 		s.wantStored(t, dgst, content)
 	})
 }
@@ -300,9 +298,7 @@ func TestDownloadIsGivenUp(t *testing.T) {
 				}
 				must(t, b.Close())
 				s.up.Answer = nil
-				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-					t.Error("the next pull: other content")
-				}
+				s.wantPull(t, dgst, content)
 				s.wantSent(t, size)
 				s.wantStored(t, dgst, content)
 			})
@@ -356,9 +352,7 @@ func TestSeveralStreams(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, content, dgst := bigSite(t, size)
 				s.up.Answer = answer
-				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-					t.Error("other content")
-				}
+				s.wantPull(t, dgst, content)
 				s.wantSent(t, size)
 				s.wantStored(t, dgst, content)
 				if n := len(s.up.Parts()); n < 5 {
@@ -389,9 +383,7 @@ func TestStreamsRunAtTheSameTime(t *testing.T) {
 				return nil
 			}
 			start := time.Now()
-			if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
-				t.Error("other content")
-			}
+			s.wantPull(t, dgst, content)
 			if took := time.Since(start); took < want || took > want+time.Second {
 				t.Errorf("%d connections took %v, want about %v", connections, took, want)
 			}
