@@ -58,14 +58,42 @@ func (s onDisk) stop(t *testing.T) {
 }
 
 // pull reads a blob of repository a.
-func (s onDisk) pull(ctx context.Context, dgst digest.Digest) (content []byte, passing bool, err error) {
+func (s onDisk) pull(ctx context.Context, dgst digest.Digest) ([]byte, error) {
 	b, err := s.cache.Repository("a").OpenBlob(ctx, dgst)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer func() { _ = b.Close() }() // it was only read
-	content, err = io.ReadAll(b)
-	return content, b.Passing(), err
+	return io.ReadAll(b)
+}
+
+// wantRoom pulls a blob of repository a, which is to be stored.
+func (s onDisk) wantRoom(t *testing.T, failed string, dgst digest.Digest, content []byte) {
+	t.Helper()
+	got, err := s.pull(t.Context(), dgst)
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%s fails: the next pull: %d bytes of %d, or other ones, %v", failed, len(got), len(content), err)
+	}
+	synctest.Wait()
+	b, err := s.cache.Repository("a").CachedBlob(t.Context(), dgst)
+	if err != nil {
+		t.Errorf("%s fails: the next pull has stored nothing: %v", failed, err)
+		return
+	}
+	must(t, b.Close())
+}
+
+// wantNoRoom pulls a blob for which there is none.
+func (s onDisk) wantNoRoom(t *testing.T, failed string, dgst digest.Digest) {
+	t.Helper()
+	if _, err := s.pull(t.Context(), dgst); err != nil {
+		t.Errorf("%s fails: a pull without room: %v", failed, err)
+	}
+	synctest.Wait()
+	if b, err := s.store.Open(t.Context(), dgst); err == nil {
+		t.Errorf("%s fails: more is stored than the limit allows", failed)
+		must(t, b.Close())
+	}
 }
 
 // Each operation on the file system fails in turn while a blob is pulled, whose
@@ -120,7 +148,7 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 		}
 		return nil
 	}}
-	dgst, otherDgst := up.AddBlob("a", content), up.AddBlob("a", other)
+	dgst, otherDgst, tooMuch := up.AddBlob("a", content), up.AddBlob("a", other), up.AddBlob("a", []byte("more than fits"))
 	mem := new(durabletest.Mem)
 	faulty := &durabletest.FS{FS: mem, At: at, Mode: mode, Err: err}
 	what := func() string {
@@ -133,18 +161,16 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 
 	s, openErr := openOnDisk(t.Context(), dir, "1", faulty, index, up)
 	if openErr == nil {
-		got, _, err := s.pull(t.Context(), dgst)
+		got, err := s.pull(t.Context(), dgst)
 		if err != nil || !bytes.Equal(got, content) {
 			t.Errorf("%s fails: %d bytes of %d came, or other ones, %v", what(), len(got), len(content), err)
 		}
 		synctest.Wait()
 		if faulty.Injected() && mode != durabletest.Dead {
-			// What was lost to the failure would be missing now.
-			got, passing, err := s.pull(t.Context(), otherDgst)
-			if err != nil || passing || !bytes.Equal(got, other) {
-				t.Errorf("%s fails: the next blob: %d bytes of %d, passed through: %v, %v", what(), len(got), len(other), passing, err)
-			}
-			synctest.Wait()
+			// Both fit exactly: room that was lost to the failure would be missing.
+			s.wantRoom(t, what(), dgst, content)
+			s.wantRoom(t, what(), otherDgst, other)
+			s.wantNoRoom(t, what(), tooMuch)
 		}
 	}
 	s.stop(t)
@@ -162,18 +188,10 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 		dgst    digest.Digest
 		content []byte
 	}{{dgst, content}, {otherDgst, other}} {
-		got, passing, err := s.pull(t.Context(), blob.dgst)
-		if err != nil || !bytes.Equal(got, blob.content) {
-			t.Errorf("%s fails, after a restart: %d bytes of %d came, or other ones, %v", what(), len(got), len(blob.content), err)
-		}
-		synctest.Wait()
-		if stored, err := s.cache.Repository("a").CachedBlob(t.Context(), blob.dgst); err != nil {
-			t.Errorf("%s fails, after a restart: it is not stored, %v (passed through: %v)", what(), err, passing)
-		} else {
-			must(t, stored.Close())
-		}
+		s.wantRoom(t, what()+", and after a restart", blob.dgst, blob.content)
 	}
-	if again := up.Sent() - before; again > faultyLimit {
+	s.wantNoRoom(t, what()+", and after a restart", tooMuch)
+	if again := up.Sent() - before; again > faultyLimit+100 {
 		t.Errorf("%s fails, after a restart: %d bytes came, of %d that there are", what(), again, faultyLimit)
 	}
 	for e, err := range s.store.All(t.Context()) {

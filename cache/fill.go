@@ -184,11 +184,10 @@ var errStorage = fmt.Errorf("%w: the storage fails", ErrNoSpace)
 func (f *fill) store(ctx context.Context, res *reservation) error {
 	// Stopping is no reason to lose what is complete.
 	ctx = context.WithoutCancel(ctx)
-	if err := f.draft.Commit(ctx); err != nil {
+	size := f.held()
+	if err := f.c.commit(ctx, f.draft, res, f.dgst, size); err != nil {
 		return err
 	}
-	size := f.held()
-	f.c.account(ctx, res, f.dgst, size)
 	for linked := make(map[string]bool); ; {
 		next := f.toLink(linked)
 		if next == nil {
@@ -213,12 +212,23 @@ func (f *fill) toLink(linked map[string]bool) *Repository {
 	return nil
 }
 
-// account counts content that was just stored under its reservation, once.
-func (c *Cache) account(ctx context.Context, res *reservation, dgst digest.Digest, size int64) {
+// commit makes a draft of size bytes durable, and counts it, once.
+func (c *Cache) commit(ctx context.Context, d Draft, res *reservation, dgst digest.Digest, size int64) error {
+	err := d.Commit(ctx)
+	if err != nil {
+		// It may be in its place all the same, and not durable. Who asks for it next
+		// finds it, and it takes room.
+		b, openErr := c.opts.Blobs.Open(ctx, dgst)
+		if openErr != nil {
+			return err
+		}
+		err = errors.Join(err, b.Close())
+	}
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
 	res.commit(c.counted(ctx, dgst)) // it is fetched again where its file was lost
 	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
+	return err
 }
 
 // serves tells whether the remote is known to serve the blob in r.

@@ -222,12 +222,11 @@ func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []by
 	_, err = d.WriteAt(content, 0)
 	if err == nil {
 		res.wrote(int64(len(content)))
-		err = d.Commit(ctx)
+		err = c.commit(ctx, d, res, dgst, int64(len(content)))
 	}
 	if err != nil {
 		return errors.Join(err, d.Discard())
 	}
-	c.account(ctx, res, dgst, int64(len(content)))
 	return nil
 }
 
