@@ -41,9 +41,14 @@ func tarOf(files ...file) ([]byte, error) {
 }
 
 func tarHeader(name string, mode, size int64) *tar.Header {
+	const most = 1<<33 - 1 // what 11 octal digits say
+	format := tar.FormatUSTAR
+	if size > most {
+		format = tar.FormatGNU
+	}
 	return &tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: size,
-		ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
+		ModTime: time.Unix(0, 0), Format: format,
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Tool is a program that is built from a Go module of a fixed version.
@@ -82,7 +84,12 @@ func RaceModule(ctx context.Context) (path string, err error) {
 }
 
 func buildModule(ctx context.Context, name string, env []string, flags ...string) (path string, err error) {
-	dir, err := cacheDir("module")
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	// Tests of another tree that run meanwhile must not replace the binary of these.
+	dir, err := cacheDir("module-" + digest.FromString(root).Encoded()[:12])
 	if err != nil {
 		return "", err
 	}
@@ -92,10 +99,6 @@ func buildModule(ctx context.Context, name string, env []string, flags ...string
 	}
 	defer unlock()
 
-	root, err := moduleRoot(ctx)
-	if err != nil {
-		return "", err
-	}
 	// A binary that runs cannot be written to, but it can be replaced.
 	path = filepath.Join(dir, name)
 	next := path + ".next"
