@@ -1,16 +1,12 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"registry-module/e2e/lab"
 )
@@ -120,39 +116,6 @@ func TestStall(t *testing.T) {
 				t.Error("one request to upstream, and that has stalled")
 			}
 		})
-	}
-}
-
-// fetchGap is as fetch, and returns the longest time between two bytes of the body
-// as well.
-func fetchGap(ctx context.Context, url string) (f fetched, gap time.Duration, err error) {
-	req, err := request(ctx, http.MethodGet, url)
-	if err != nil {
-		return f, 0, err
-	}
-	resp, err := client().Do(req)
-	if err != nil {
-		return f, 0, err
-	}
-	defer resp.Body.Close()
-	digester := digest.Canonical.Digester()
-	f.Status = resp.StatusCode
-	buf := make([]byte, 64<<10)
-	for last := time.Now(); ; {
-		n, err := resp.Body.Read(buf)
-		now := time.Now()
-		if n > 0 {
-			gap, last = max(gap, now.Sub(last)), now
-		}
-		f.Size += int64(n)
-		digester.Hash().Write(buf[:n])
-		if err != nil {
-			if err != io.EOF {
-				f.Err = err
-			}
-			f.Digest = digester.Digest()
-			return f, gap, nil
-		}
 	}
 }
 
