@@ -187,8 +187,7 @@ func (d *download) takeUp(ctx context.Context, named int64) {
 	d.partial, f.draft = p, p
 	d.known = readNote(p.Note())
 	d.validator = d.known.Validator
-	f.have = slices.Clone(p.Held())
-	f.shown = slices.Clone(p.Held())
+	f.change(func() { f.have = slices.Clone(p.Held()) }) // somebody may wait for the whole already
 	if size := d.known.Size; size > 0 && (named > 0 && named != size || len(f.have) > 0 && f.have[len(f.have)-1].End > size) {
 		d.forget()
 		return
@@ -202,7 +201,8 @@ func (d *download) takeUp(ctx context.Context, named int64) {
 // forget discards what was taken up.
 func (d *download) forget() {
 	d.discard()
-	d.f.draft, d.f.have, d.f.shown = nil, nil, nil
+	d.f.change(func() { d.f.have = nil })
+	d.f.draft = nil
 	d.partial, d.res, d.known, d.validator = nil, nil, partialNote{}, ""
 }
 
