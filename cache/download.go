@@ -561,7 +561,7 @@ func (d *download) failed(e event) error {
 // next one. It returns how many bytes that are.
 func (d *download) putAside(cause error) (kept int64) {
 	f := d.f
-	if d.partial == nil || f.c.opts.PartialTTL < 0 || !worthKeeping(cause) {
+	if d.partial == nil || f.c.opts.PartialTTL < 0 || !d.worthKeeping(cause) {
 		d.discard()
 		return 0
 	}
@@ -585,9 +585,12 @@ func (d *download) putAside(cause error) (kept int64) {
 }
 
 // worthKeeping tells whether bytes that came before cause are of use after it.
-func worthKeeping(cause error) bool {
-	return !errors.Is(cause, ErrNotFound) && !errors.Is(cause, ErrNoSpace) &&
-		!errors.Is(cause, errWrong) && !errors.Is(cause, errOther)
+func (d *download) worthKeeping(cause error) bool {
+	if errors.Is(cause, ErrNotFound) {
+		// What the remote has never served in this repository, it may in others.
+		return !d.accepted && !d.known.vouchedFor(d.f.c.remote(), d.f.by.key)
+	}
+	return !errors.Is(cause, ErrNoSpace) && !errors.Is(cause, errWrong) && !errors.Is(cause, errOther)
 }
 
 // errWrong means that the blob is complete and wrong.

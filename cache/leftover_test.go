@@ -92,7 +92,7 @@ func TestManyStreamsGoOnAfterRestart(t *testing.T) {
 }
 
 // Another repository does not get what is kept of a blob before the remote has
-// vouched for it.
+// vouched for it, and that the remote has no such blob there costs no byte here.
 func TestKeptBytesArePrivate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, content, dgst := interrupted(t, 3*mib, 2*mib)
@@ -102,6 +102,7 @@ func TestKeptBytesArePrivate(t *testing.T) {
 		}
 		synctest.Wait()
 		s.wantPull(t, dgst, content)
+		s.wantSent(t, len(content))
 	})
 }
 
@@ -138,6 +139,10 @@ func TestCompleteButNotStored(t *testing.T) {
 				t.Errorf("the blob was asked for %d times more", n-blobs)
 			}
 			s.wantCalls(t, "stat", stats)
+			synctest.Wait()
+			if n, want := s.leftovers(t), map[string]int{"absent": 1}[repo]; n != want {
+				t.Errorf("%d unfinished downloads are kept, want %d", n, want)
+			}
 		})
 	}
 }
