@@ -148,11 +148,11 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	}
 	span, _ := d.next()
 	stream, err := d.knock(ctx, span)
-	if errors.Is(err, ErrInvalid) && d.known.Size < 0 {
-		// Nobody knows how long it is: what is kept may be all of it, and there is
-		// nothing behind.
+	if unusablePart(err) && d.part(span) != (BlobPart{}) {
+		// It has another copy by now, or less than what is kept, or it does not know
+		// how: there is still the whole.
 		d.forget()
-		span, _ = d.next()
+		d.chunk, span = 0, extents.Span{End: d.end}
 		if err = f.c.fit(ctx, &d.res, named); err == nil {
 			stream, err = d.knock(ctx, span)
 		}
@@ -265,6 +265,14 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// unusablePart tells whether err is that the remote has understood a request for a
+// part, and not given the one that was asked for.
+func unusablePart(err error) bool {
+	const partialContent, rangeNotSatisfiable = 206, 416 // of HTTP
+	up, ok := errors.AsType[*UpstreamError](err)
+	return ok && errors.Is(err, ErrInvalid) && (up.Status == partialContent || up.Status == rangeNotSatisfiable)
 }
 
 // accept takes the remote's first answer as the truth about the blob's size,
