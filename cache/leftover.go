@@ -90,6 +90,16 @@ func (c *Cache) dropOldest(ctx context.Context) bool {
 	return oldest != nil && c.dropLeft(ctx, func(l *leftover) bool { return l == oldest }) > 0
 }
 
+// leftSize is how many bytes all unfinished downloads have that nobody works on.
+func (c *Cache) leftSize() (n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.left {
+		n += l.res.size
+	}
+	return n
+}
+
 // dropLeft removes the unfinished downloads that match, and returns how many.
 func (c *Cache) dropLeft(ctx context.Context, match func(*leftover) bool) (dropped int) {
 	c.mu.Lock()
@@ -127,14 +137,15 @@ func (c *Cache) watchLeft() {
 }
 
 // fit makes a reservation at least n bytes large, making one where there is none.
-// Where there is no room, unfinished downloads that nobody works on make some.
+// Where there is no room, unfinished downloads that nobody works on make some, if
+// they can make enough.
 func (c *Cache) fit(ctx context.Context, res **reservation, n int64) error {
 	if *res == nil {
 		*res = &reservation{s: c.space}
 	}
 	for {
 		err := (*res).grow(ctx, max(n-(*res).size, 0))
-		if !errors.Is(err, ErrNoSpace) || !c.dropOldest(ctx) {
+		if full, ok := errors.AsType[*noSpace](err); !ok || full.needed > full.left+c.leftSize() || !c.dropOldest(ctx) {
 			return err
 		}
 	}

@@ -331,6 +331,30 @@ func TestKeptBytesCount(t *testing.T) {
 	})
 }
 
+// What would have no room without them either costs no unfinished download.
+func TestKeptBytesAreNotDroppedInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interrupted(t, 3*mib, 2*mib, func(o *cache.Options) { o.MaxSize = 4 * mib })
+		s.open(t)
+		large := randomBytes(5 * mib)
+		b := s.openBlob(t, "a", s.up.AddBlob("a", large))
+		if got := readAll(t, b); !bytes.Equal(got, large) {
+			t.Error("other content")
+		}
+		synctest.Wait()
+		if n := s.leftovers(t); n != 1 {
+			t.Errorf("%d unfinished downloads, want 1", n)
+		}
+		before := s.up.Sent()
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		if sent := s.up.Sent() - before; sent != mib {
+			t.Errorf("%d bytes were sent, want what was missing", sent)
+		}
+	})
+}
+
 func (s *site) leftovers(t *testing.T) (n int) {
 	t.Helper()
 	for _, err := range s.opts.Partials.All(t.Context()) {

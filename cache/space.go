@@ -50,17 +50,30 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 		return err
 	}
 	if left := s.max - s.used - s.reserved; s.max > 0 && n > left {
-		return fmt.Errorf("%w: %d bytes needed, %d left of the limit of %d", ErrNoSpace, n, max(left, 0), s.max)
+		return &noSpace{n, left, fmt.Sprintf("left of the limit of %d", s.max)}
 	}
 	// What is reserved and not written is still counted as free by the
 	// storage.
 	if left := free - (s.reserved - s.written) - s.minFree(total); n > left {
-		return fmt.Errorf("%w: %d bytes needed, %d free beside the reserve", ErrNoSpace, n, max(left, 0))
+		return &noSpace{n, left, "free beside the reserve"}
 	}
 	s.reserved += n
 	r.size += n
 	return nil
 }
+
+// noSpace is ErrNoSpace with what is needed and what is left, which is negative
+// where there is less than what was promised.
+type noSpace struct {
+	needed, left int64
+	of           string // says what is left of what
+}
+
+func (e *noSpace) Error() string {
+	return fmt.Sprintf("%v: %d bytes needed, %d %s", ErrNoSpace, e.needed, max(e.left, 0), e.of)
+}
+
+func (e *noSpace) Unwrap() error { return ErrNoSpace }
 
 // wrote tells that n bytes of the reservation are on disk.
 func (r *reservation) wrote(n int64) {
