@@ -132,8 +132,8 @@ type Partial interface {
 	Sync(ctx context.Context) error
 
 	// Suspend ends the draft and leaves what it holds to a later Resume. It
-	// returns how many bytes those are; 0 where it is not kept, and is
-	// discarded.
+	// returns how many bytes those are; 0 where it is not kept, or has nothing
+	// to go on from, and is discarded.
 	Suspend() (kept int64, err error)
 }
 

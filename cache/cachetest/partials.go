@@ -205,7 +205,7 @@ func (d *memPartial) Sync(context.Context) error { return d.store.fail("sync") }
 func (d *memPartial) Suspend() (int64, error) {
 	err := d.store.fail("suspend")
 	kept, ok := d.remember(true)
-	if err != nil || !ok {
+	if err != nil || !ok || kept.held.Len() == 0 {
 		return 0, d.end(err)
 	}
 	d.of.mu.Lock()

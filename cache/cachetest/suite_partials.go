@@ -46,6 +46,21 @@ func TestPartials(t *testing.T, fresh func(t *testing.T) (cache.Blobs, cache.Par
 		must(t, d.Discard())
 	})
 
+	t.Run("kept without bytes", func(t *testing.T) {
+		_, ps, _ := fresh(t)
+		dgst, content := sample(digest.SHA256, 2*part)
+		d := resume(t, ps, dgst)
+		must(t, d.Keep([]byte("note")))
+		writeAll(t, d, content[100:200], 100) // nothing that can be found again
+		if kept, err := d.Suspend(); kept != 0 || err != nil {
+			t.Errorf("suspending: %d, %v, want nothing kept", kept, err)
+		}
+		wantEntries(t, ps)
+		d = resume(t, ps, dgst)
+		wantNew(t, d)
+		must(t, d.Discard())
+	})
+
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 		t.Run("suspend and commit "+string(alg), func(t *testing.T) {
 			blobs, ps, restart := fresh(t)

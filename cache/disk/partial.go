@@ -256,6 +256,9 @@ func (p *partial) Suspend() (kept int64, err error) {
 	if err = p.log.write(appendRecords(nil, rest...)); err == nil {
 		p.kept += grown
 	}
+	if p.kept == 0 { // there is nothing to go on from
+		return 0, errors.Join(err, p.discard())
+	}
 	// The end of the file tells of writes that have failed late.
 	if closeErr := p.draft.file.Close(); closeErr != nil {
 		return 0, errors.Join(err, closeErr, p.discard())
