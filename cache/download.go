@@ -137,11 +137,11 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	if err := f.c.fit(ctx, &d.res, named); err != nil {
 		return nil, err
 	}
-	if size := d.known.Size; size > 0 && f.have.EndAt(0) >= size {
-		d.setSize(size)
-		return nil, d.confirm(ctx)
+	size := cmp.Or(max(d.known.Size, named, 0), -1) // for a start: the remote decides
+	d.setSize(size)
+	if size > 0 && f.have.EndAt(0) == size {
+		return nil, d.confirm(ctx, size)
 	}
-	d.setSize(cmp.Or(max(d.known.Size, named, 0), -1)) // for a start: the remote decides
 	release, err := f.acquire(ctx, named)
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (d *download) takeUp(ctx context.Context, named int64) {
 	d.known = readNote(p.Note())
 	d.validator = d.known.Validator
 	f.change(func() { f.have = slices.Clone(p.Held()) }) // somebody may wait for the whole already
-	if size := d.known.Size; size > 0 && (named > 0 && named != size || len(f.have) > 0 && f.have[len(f.have)-1].End > size) {
+	if size := cmp.Or(max(d.known.Size, 0), named); size > 0 && (named > 0 && named != size || f.have.End() > size) {
 		d.forget()
 		return
 	}
@@ -206,11 +206,11 @@ func (d *download) forget() {
 	d.partial, d.res, d.known, d.validator = nil, nil, partialNote{}, ""
 }
 
-// confirm makes sure that the remote serves the blob, of which no byte is
-// missing, in the repository.
-func (d *download) confirm(ctx context.Context) error {
+// confirm makes sure that the remote serves the blob, of which none of size bytes
+// is missing, in the repository.
+func (d *download) confirm(ctx context.Context, size int64) error {
 	f := d.f
-	f.size = d.known.Size
+	f.size = size
 	if !d.known.vouchedFor(f.c.remote(), f.by.key) {
 		if _, err := f.c.opts.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
 			return err
@@ -286,6 +286,9 @@ func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 	}
 	if size := d.known.Size; size > 0 && f.size != size {
 		return f.by.bodyError(f.dgst, otherSize(f.size, size))
+	}
+	if held := f.have.End(); f.size >= 0 && f.size < held {
+		return f.by.bodyError(f.dgst, fmt.Errorf("%w: the remote says that it has %d bytes, and %d are there", verify.ErrMismatch, f.size, held))
 	}
 	d.setSize(f.size)
 	d.parts, d.validator = stream.Part, stream.Validator
@@ -526,7 +529,7 @@ func (d *download) handle(ctx context.Context, e event) error {
 	}
 	switch {
 	case e.err == nil:
-		if d.end == maxEnd { // it has ended well, so the end is known
+		if e.span.End == maxEnd { // it has ended well, so the end is known
 			d.end = d.f.held()
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"registry-module/cache"
+	"registry-module/internal/extents"
 )
 
 // stopAfter makes the remote give n bytes of each blob and then nothing until the
@@ -244,6 +245,65 @@ func TestUnusableParts(t *testing.T) {
 					t.Error("other content")
 				}
 				s.wantSent(t, len(content))
+				s.wantStored(t, dgst, content)
+			})
+		})
+	}
+}
+
+// Of a download of unknown length is known where it ends when the remote has said
+// so, and not when something in between was fetched, or comes from somebody else.
+func TestKeptBytesOfUnknownLength(t *testing.T) {
+	const size = 3 * mib
+	for name, tt := range map[string]struct {
+		named  bool // a manifest has told the size in the meantime
+		held   []extents.Span
+		answer func(n int, part cache.BlobPart, s *cache.BlobStream) error
+		want   error // of the first pull
+		sent   int
+	}{
+		"a gap":             {held: []extents.Span{{Start: 0, End: mib}, {Start: 2 * mib, End: 2*mib + cache.PartSize}}, sent: size - mib - cache.PartSize},
+		"complete, as told": {named: true, held: []extents.Span{{Start: 0, End: size}}},
+		"more than told":    {named: true, held: []extents.Span{{Start: 0, End: size + 1}}, sent: size},
+		"a login page": {held: []extents.Span{{Start: 0, End: mib}}, sent: size - mib,
+			answer: func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
+				if n == 1 {
+					*s = cache.BlobStream{Body: io.NopCloser(bytes.NewReader([]byte("<html>"))), Length: 6, Size: 6}
+				}
+				return nil
+			}, want: cache.ErrInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t)
+				var content []byte
+				var dgst digest.Digest
+				if tt.named {
+					s, content, dgst = bigSite(t, size)
+				} else {
+					content = randomBytes(size)
+					dgst = s.up.AddBlob("a", content)
+				}
+				s.up.HideSize, s.up.Answer = true, tt.answer
+				p, err := s.partials.Resume(t.Context(), dgst)
+				must(t, err)
+				must(t, p.Keep([]byte(`{"size":-1,"remote":"upstream.test","repositories":["a"]}`)))
+				for _, span := range tt.held {
+					_, err = p.WriteAt(append(bytes.Clone(content), 0)[span.Start:span.End], span.Start)
+					must(t, err)
+				}
+				_, err = p.Suspend()
+				must(t, err)
+				s.reopen(t)
+				if tt.want != nil {
+					if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, tt.want) {
+						t.Errorf("error %v, want %v", err, tt.want)
+					}
+				}
+				if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+					t.Error("other content")
+				}
+				s.wantSent(t, tt.sent)
 				s.wantStored(t, dgst, content)
 			})
 		})

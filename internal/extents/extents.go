@@ -63,6 +63,14 @@ func (s Set) Len() int64 {
 	return n
 }
 
+// End is where the last span ends, 0 where there is none.
+func (s Set) End() int64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return s[len(s)-1].End
+}
+
 // EndAt returns the end of the span that pos is in, or pos where it is in none.
 func (s Set) EndAt(pos int64) int64 {
 	i, _ := slices.BinarySearchFunc(s, pos, func(a Span, pos int64) int { return cmp.Compare(a.End, pos+1) })

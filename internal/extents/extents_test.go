@@ -50,10 +50,11 @@ func check(t *testing.T, set extents.Set, want []bool) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("%v: gaps say %v, want %v", set, got, want)
 	}
-	var n int64
+	var n, last int64
 	for i, there := range want {
 		if there {
 			n++
+			last = int64(i + 1)
 		}
 		end := i
 		for there && end < len(want) && want[end] {
@@ -62,6 +63,9 @@ func check(t *testing.T, set extents.Set, want []bool) {
 		if got := set.EndAt(int64(i)); got != int64(end) {
 			t.Fatalf("%v: EndAt(%d) = %d, want %d", set, i, got, end)
 		}
+	}
+	if set.End() != last {
+		t.Fatalf("%v: ends at %d, want %d", set, set.End(), last)
 	}
 	if set.Len() != n {
 		t.Fatalf("%v: Len() = %d, want %d", set, set.Len(), n)
