@@ -20,8 +20,6 @@ func (f *fill) hash(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errStorage, err)
 	}
 	defer func() { _ = src.Close() }() // it was only read
-	buf := f.c.buffer()
-	defer f.c.recycle(buf)
 	for {
 		ready, end, err := f.contiguous(ctx, sum.Size())
 		if err != nil {
@@ -30,17 +28,27 @@ func (f *fill) hash(ctx context.Context) error {
 		if end {
 			break
 		}
-		for ready > 0 {
-			n, err := io.ReadFull(src, (*buf)[:min(ready, int64(len(*buf)))])
-			if err != nil {
-				return fmt.Errorf("%w: reading what was written: %w", errStorage, err)
-			}
-			_, _ = sum.Write((*buf)[:n]) // never fails
-			ready -= int64(n)
+		if err := f.add(sum, src, ready); err != nil {
+			return err
 		}
 	}
 	if err := sum.Verify(f.size); err != nil {
 		return fmt.Errorf("%w: %w", errWrong, f.by.bodyError(f.dgst, err))
+	}
+	return nil
+}
+
+// add hashes the next n bytes of src. It has a buffer for no longer than that:
+// downloads wait for most of their time, and there may be many.
+func (f *fill) add(sum io.Writer, src io.Reader, n int64) error {
+	buf := f.c.buffer()
+	defer f.c.recycle(buf)
+	copied, err := io.CopyBuffer(sum, io.LimitReader(src, n), *buf)
+	if err == nil && copied < n {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("%w: reading what was written: %w", errStorage, err)
 	}
 	return nil
 }
