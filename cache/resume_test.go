@@ -175,7 +175,22 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
-// The same where the remote does not say how long the blob is.
+// An answer that breaks off with its last byte has brought all that was asked for.
+func TestErrorWithTheLastByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := bigSite(t, mib, func(o *cache.Options) { o.RetryFor = -1 })
+		s.up.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error {
+			s.Body = io.NopCloser(iotest.DataErrReader(io.MultiReader(s.Body, iotest.ErrReader(errReset))))
+			return nil
+		}
+		if got := readAll(t, s.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// A remote that does not say how long the blob is makes no difference.
 func TestDownloadOfUnknownLengthGoesOn(t *testing.T) {
 	const size = 3 * mib
 	synctest.Test(t, func(t *testing.T) {

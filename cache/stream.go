@@ -79,11 +79,11 @@ func (s *stream) copy(ctx context.Context, from *BlobStream) (got int64, err err
 			pos += int64(n)
 		}
 		switch {
-		case readErr == nil:
+		case readErr == nil, pos == s.span.End: // an error behind the last byte is none
 			continue
 		case readErr != io.EOF:
 			return got, readErr
-		case pos == s.span.End, s.end == maxEnd, from.Length >= 0 && pos == from.Offset+from.Length && pos > s.span.Start:
+		case s.end == maxEnd, from.Length >= 0 && pos == from.Offset+from.Length && pos > s.span.Start:
 			return got, nil
 		}
 		return got, fmt.Errorf("%w: the answer ends at byte %d, and should at %d", io.ErrUnexpectedEOF, pos, s.span.End)
