@@ -261,6 +261,12 @@ func (f *fill) class(size int64) slots.Class {
 	default:
 		return slots.Ahead
 	}
+	return classOf(size)
+}
+
+// classOf is how urgent a blob of so many bytes is to a client that waits for it; 0
+// where the size is not known.
+func classOf(size int64) slots.Class {
 	if size > 0 && size <= wholeFirst {
 		return slots.Small
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"registry-module/internal/slots"
 	"registry-module/internal/verify"
 )
 
@@ -52,7 +51,7 @@ type passage struct {
 
 // begin asks for the blob.
 func (p *passage) begin() (err error) {
-	if p.release, err = p.r.c.slots.Acquire(p.ctx, slots.First); err != nil {
+	if p.release, err = p.r.c.slots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
 		return err
 	}
 	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})

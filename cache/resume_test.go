@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"testing"
@@ -476,6 +477,29 @@ func TestPassageGoesOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Small blobs do not wait for large ones that pass through either.
+func TestSmallPassageDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, large := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.MaxConnections = 10_000, 2 })
+		config := randomBytes(20_000)
+		small := s.up.AddBlob("a", config)
+		s.up.AddManifest("a", "v2", v1.MediaTypeImageManifest, image(len(config), digest.FromString("c"), small))
+		_, err := s.Repository("a").Tag(t.Context(), "v2")
+		must(t, err)
+		for range 2 { // which nobody reads
+			b := s.openBlob(t, "a", large)
+			defer b.Close()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		b, err := s.Repository("a").OpenBlob(ctx, small)
+		must(t, err)
+		if got := readAll(t, b); !bytes.Equal(got, config) {
+			t.Error("other content")
+		}
+	})
 }
 
 // A passage is given up as a download is.
