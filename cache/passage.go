@@ -32,13 +32,16 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 }
 
 // passage is the content of a blob as the remote gives it. Where the remote breaks
-// off, it goes on from there. It holds one of the connections for blobs.
+// off, it goes on from there. It holds one of the connections for blobs, unless its
+// reader takes nothing for idleReader: a client that has paused is not to keep
+// others from theirs.
 type passage struct {
 	ctx  context.Context // of the one reader
 	r    *Repository
 	dgst digest.Digest
 
 	release   func()
+	paused    *time.Timer   // runs between reads, then releases
 	body      io.ReadCloser // nil: to be opened
 	size      int64         // of the blob, -1 where the remote does not say
 	validator string
@@ -48,6 +51,10 @@ type passage struct {
 	last  time.Time
 	retry retry
 }
+
+// idleReader is how long the reader of a passage keeps its connection for blobs
+// without reading. Its connection to the remote stays.
+const idleReader = 10 * time.Second
 
 // begin asks for the blob.
 func (p *passage) begin() (err error) {
@@ -60,11 +67,14 @@ func (p *passage) begin() (err error) {
 		return err
 	}
 	p.body, p.size, p.validator, p.last = s.Body, s.Size, s.Validator, time.Now()
+	p.paused = time.AfterFunc(idleReader, p.release)
 	return nil
 }
 
 // Read implements io.Reader.
 func (p *passage) Read(b []byte) (int, error) {
+	p.paused.Stop()
+	defer p.paused.Reset(idleReader)
 	for {
 		if p.body == nil {
 			if err := p.reopen(); err != nil {
@@ -139,6 +149,7 @@ func (p *passage) reopen() error {
 
 // Close implements io.Closer.
 func (p *passage) Close() error {
+	p.paused.Stop()
 	p.release()
 	if p.body == nil {
 		return nil

@@ -502,6 +502,33 @@ func TestSmallPassageDoesNotWait(t *testing.T) {
 	})
 }
 
+// Clients that have paused in what passes through hold up nobody for long.
+func TestPausedPassagesHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.MaxConnections = 10_000, 2 })
+		p := make([]byte, 1000)
+		var paused []*cache.Reader
+		for range 2 {
+			b := s.openBlob(t, "a", dgst)
+			_, err := io.ReadFull(b, p)
+			must(t, err)
+			paused = append(paused, b)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 11*time.Second)
+		defer cancel()
+		b, err := s.Repository("a").OpenBlob(ctx, dgst)
+		must(t, err)
+		if got := readAll(t, b); !bytes.Equal(got, content) {
+			t.Error("other content")
+		}
+		for _, b := range paused { // and get the rest
+			if got := readAll(t, b); !bytes.Equal(got, content[len(p):]) {
+				t.Error("other content after the pause")
+			}
+		}
+	})
+}
+
 // A passage is given up as a download is.
 func TestPassageIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
