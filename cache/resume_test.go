@@ -22,7 +22,16 @@ var errReset = errors.New("connection reset")
 
 // cutAfter makes an answer break off after n bytes.
 func cutAfter(s *cache.BlobStream, n int64) {
-	s.Body = io.NopCloser(io.MultiReader(io.LimitReader(s.Body, n), iotest.ErrReader(errReset)))
+	s.Body = io.NopCloser(io.MultiReader(io.LimitReader(s.Body, n), breaking{}))
+}
+
+// breaking is a connection that breaks when everybody has got what came before:
+// otherwise a download may be over before its reader is there.
+type breaking struct{}
+
+func (breaking) Read([]byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	return 0, errReset
 }
 
 // away is the error of a remote that cannot be reached.
