@@ -91,6 +91,9 @@ func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (b Blob
 	if !absent(err) {
 		return nil, false, err
 	}
+	if f := r.c.running(dgst); f != nil && f.serves(r) {
+		return nil, false, errBeingStored // its link may be there, and its entry not yet
+	}
 	// The index may have lost what the layout knows.
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefLayer, dgst.String()}); err != nil {
 		return nil, false, err
@@ -138,6 +141,9 @@ func (r *Repository) check(ctx context.Context, dgst digest.Digest, b Blob) (*Re
 // errDamaged is the answer for stored content that turned out wrong and was
 // removed. It counts as absent.
 var errDamaged error = absentError("the stored content is damaged")
+
+// errBeingStored is the answer for content of which a fill still has to be asked.
+var errBeingStored error = absentError("the content is being stored")
 
 // absentError is an error that satisfies [absent].
 type absentError string
@@ -263,12 +269,17 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	}
 	if err == nil {
 		var src io.ReadSeekCloser
-		if src, err = f.draft.Open(ctx); err == nil {
+		src, err = f.draft.Open(ctx)
+		switch {
+		case f.isEnding(): // and what was opened may be another fill's draft
+			if err == nil {
+				_ = src.Close() // nothing was read
+			}
+			_, err = f.whole(ctx) // why
+		case err == nil:
 			return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r}, nil
-		}
-		err = fmt.Errorf("%w: %w", errStorage, err)
-		if cause := f.cause(); cause != nil { // it has failed meanwhile
-			err = cause
+		default:
+			err = fmt.Errorf("%w: %w", errStorage, err)
 		}
 	}
 	if errors.Is(err, ErrNoSpace) {

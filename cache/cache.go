@@ -91,9 +91,11 @@ type Cache struct {
 	// away is since when, and for how long, the remote is not asked about what
 	// is stored, since it has just failed to answer.
 	away atomic.Pointer[absence]
-	// asking bounds the requests that run, and slots the streams of blobs.
-	asking chan struct{}
-	slots  *slots.Slots
+	// asking bounds the requests that run, fillSlots the fills that have begun, and
+	// streamSlots the streams of blobs.
+	asking      chan struct{}
+	fillSlots   *slots.Slots
+	streamSlots *slots.Slots
 	// buffers are of streamBuffer bytes, for streams that come and go.
 	buffers sync.Pool
 	// prefetch is what is to be fetched before somebody asks for it.
@@ -137,13 +139,14 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{
-		opts:      opts,
-		log:       opts.Log,
-		manifests: manifests,
-		fills:     make(map[digest.Digest]*fill),
-		left:      make(map[digest.Digest]*leftover),
-		asking:    make(chan struct{}, maxAsking),
-		slots:     slots.New(slots.Limits{Max: opts.MaxConnections}),
+		opts:        opts,
+		log:         opts.Log,
+		manifests:   manifests,
+		fills:       make(map[digest.Digest]*fill),
+		left:        make(map[digest.Digest]*leftover),
+		asking:      make(chan struct{}, maxAsking),
+		fillSlots:   slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
+		streamSlots: slots.New(slots.Limits{Max: opts.MaxConnections}),
 	}
 	c.buffers.New = func() any {
 		buf := make([]byte, streamBuffer)

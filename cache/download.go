@@ -48,8 +48,9 @@ type download struct {
 	chunk     int64 // what one stream fetches at a time; 0 is all that is missing
 	validator string
 
-	untold   bool        // the remote has not told the size at first
+	left     *leftover   // what was taken up; nil where nothing was
 	known    partialNote // of what was taken up
+	untold   bool        // the remote has not told the size at first
 	accepted bool        // the remote serves the blob in f.by
 
 	claimed extents.Set // what streams are fetching
@@ -126,100 +127,6 @@ type opened struct {
 	release func()
 }
 
-// prepare takes up what is kept of the blob, reserves room and asks the remote.
-// There is no stream where nothing is missing.
-func (d *download) prepare(ctx context.Context) (first *opened, err error) {
-	f := d.f
-	named := f.by.namedSize(ctx, f.dgst)
-	d.takeUp(ctx, named)
-	// A manifest tells the size before the remote does: what has no room is not
-	// even asked for.
-	if err := f.c.fit(ctx, &d.res, named); err != nil {
-		return nil, err
-	}
-	size := cmp.Or(max(d.known.Size, named, 0), -1) // for a start: the remote decides
-	d.setSize(size)
-	if size > 0 && f.have.EndAt(0) == size {
-		return nil, d.confirm(ctx, size)
-	}
-	release, err := f.acquire(ctx, named)
-	if err != nil {
-		return nil, err
-	}
-	span, _ := d.next()
-	stream, err := d.knock(ctx, span)
-	if unusablePart(err) && d.part(span) != (BlobPart{}) {
-		// It has another copy by now, or less than what is kept, or it does not know
-		// how: there is still the whole.
-		d.forget()
-		d.chunk, span = 0, extents.Span{End: d.end}
-		if err = f.c.fit(ctx, &d.res, named); err == nil {
-			stream, err = d.knock(ctx, span)
-		}
-	}
-	if err != nil {
-		release()
-		return nil, err
-	}
-	if err := d.accept(ctx, stream); err != nil {
-		release()
-		return nil, errors.Join(err, stream.Body.Close())
-	}
-	if !stream.Part {
-		span = extents.Span{End: d.end}
-	}
-	return &opened{stream, span, release}, nil
-}
-
-// takeUp goes on with what is kept of the blob, unless it is of another size than
-// a manifest says.
-func (d *download) takeUp(ctx context.Context, named int64) {
-	f := d.f
-	if d.res = f.c.takeLeft(f.dgst); d.res == nil {
-		return
-	}
-	p, err := f.c.opts.Partials.Resume(ctx, f.dgst)
-	if err != nil {
-		f.c.log.WithError(err).Warnf("what is kept of %s cannot be read; its download starts anew", f.dgst)
-		d.forget()
-		return
-	}
-	d.partial, f.draft = p, p
-	d.known = readNote(p.Note())
-	d.validator = d.known.Validator
-	f.change(func() { f.have = slices.Clone(p.Held()) }) // somebody may wait for the whole already
-	if size := cmp.Or(max(d.known.Size, 0), named); size > 0 && (named > 0 && named != size || f.have.End() > size) {
-		d.forget()
-		return
-	}
-	if n := f.have.Len(); n > 0 {
-		f.c.log.Infof("download of %s goes on: %d bytes are there", f.dgst, n)
-	}
-	d.res.hold(f.have.Len()) // less than what was kept, where something was lost
-}
-
-// forget discards what was taken up.
-func (d *download) forget() {
-	d.discard()
-	d.f.change(func() { d.f.have = nil })
-	d.f.draft = nil
-	d.partial, d.res, d.known, d.validator = nil, nil, partialNote{}, ""
-}
-
-// confirm makes sure that the remote serves the blob, of which none of size bytes
-// is missing, in the repository.
-func (d *download) confirm(ctx context.Context, size int64) error {
-	f := d.f
-	f.size = size
-	if !d.known.vouchedFor(f.c.remote(), f.by.key) {
-		if _, err := f.c.opts.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
-			return err
-		}
-	}
-	d.accepted = true
-	return nil
-}
-
 func (d *download) setSize(size int64) {
 	d.end, d.chunk = size, 0
 	if size < 0 {
@@ -244,92 +151,12 @@ func (d *download) part(span extents.Span) BlobPart {
 	return part
 }
 
-// knock asks the remote for the first span. An answer of 5xx, or to come back in a
-// moment, is no reason to disappoint a client at once; but it waits for a status.
-func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, error) {
-	const tries = 3
-	const patience = 2 * time.Second // for one try
-	var r retry
-	for try := 1; ; try++ {
-		stream, err := d.f.c.opts.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
-		if up, ok := errors.AsType[*UpstreamError](err); !ok || up.Status < 500 && up.RetryAfter == 0 || try == tries {
-			return stream, err
-		}
-		wait := r.wait(err)
-		if wait > patience {
-			return nil, err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// unusablePart tells whether err is that the remote has understood a request for a
-// part, and not given the one that was asked for.
-func unusablePart(err error) bool {
-	const partialContent, rangeNotSatisfiable = 206, 416 // of HTTP
-	up, ok := errors.AsType[*UpstreamError](err)
-	return ok && errors.Is(err, ErrInvalid) && (up.Status == partialContent || up.Status == rangeNotSatisfiable)
-}
-
-// accept takes the remote's first answer as the truth about the blob's size,
-// makes room for it, and prepares the draft.
-func (d *download) accept(ctx context.Context, stream *BlobStream) error {
-	f := d.f
-	f.size = stream.Size
-	d.untold = f.size < 0 && d.known.Size <= 0
-	if f.size < 0 { // it need not say how long the whole is; a manifest may
-		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
-	}
-	if size := d.known.Size; size > 0 && f.size != size {
-		return f.by.bodyError(f.dgst, otherSize(f.size, size))
-	}
-	if held := f.have.End(); f.size >= 0 && f.size < held {
-		return f.by.bodyError(f.dgst, fmt.Errorf("%w: the remote says that it has %d bytes, and %d are there", verify.ErrMismatch, f.size, held))
-	}
-	d.setSize(f.size)
-	d.parts, d.validator = stream.Part, stream.Validator
-	if !stream.Part {
-		d.chunk = 0 // until it turns out that the remote gives parts
-	}
-	if err := f.c.fit(ctx, &d.res, f.size); err != nil {
-		return err
-	}
-	d.accepted = true
-	if err := d.create(ctx); err != nil {
-		return fmt.Errorf("%w: %w", errStorage, err)
-	}
-	return nil
-}
-
 // otherSize is the error for a blob whose size the remote has changed.
 func otherSize(now, before int64) error {
 	if now < 0 {
 		return fmt.Errorf("%w: the remote does not say how long it is, and said %d bytes before", verify.ErrMismatch, before)
 	}
 	return fmt.Errorf("%w: the remote says that it has %d bytes, and said %d before", verify.ErrMismatch, now, before)
-}
-
-// create makes the draft, if there is none, and has it kept if it is worth it.
-func (d *download) create(ctx context.Context) (err error) {
-	f := d.f
-	if f.draft == nil {
-		if f.size >= 0 && f.size <= PartSize {
-			f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst)
-			return err
-		}
-		if d.partial, err = f.c.opts.Partials.Resume(ctx, f.dgst); err != nil {
-			return err
-		}
-		f.draft = d.partial
-	}
-	if err := d.partial.Keep(d.note()); err != nil {
-		f.c.log.WithError(err).Warnf("the download of %s starts anew if it is interrupted", f.dgst)
-	}
-	return nil
 }
 
 // supervise starts streams and follows them until the blob is complete and
@@ -427,7 +254,11 @@ func (d *download) more(ctx context.Context) {
 		if d.chunk == 0 || d.streams >= limit || d.shy && d.opening > 0 {
 			return
 		}
-		release, ok := d.f.c.slots.Try(slots.Extra)
+		class := slots.Extra
+		if d.f.class(d.f.size) == slots.Ahead {
+			class = slots.Ahead // what nobody waits for has a limit of its own
+		}
+		release, ok := d.f.c.streamSlots.Try(class)
 		if !ok {
 			return
 		}
@@ -524,10 +355,11 @@ func (d *download) handle(ctx context.Context, e event) error {
 		d.opening--
 	}
 	d.claimed.Remove(e.span)
-	if e.got >= PartSize {
-		d.retry.progress()
-	}
+	d.retry.progress(e.got)
 	switch {
+	case e.err == nil && e.got < e.span.Len() && e.got < PartSize && e.span.End < maxEnd:
+		e.err = fmt.Errorf("the remote has given %d bytes, and %d were asked for", e.got, e.span.Len())
+		return d.failed(e) // not at once again, or it will take for ever
 	case e.err == nil:
 		if e.span.End == maxEnd { // it has ended well, so the end is known
 			d.end = d.f.held()
@@ -590,16 +422,23 @@ func (d *download) putAside(cause error) (kept int64) {
 		d.res.release()
 		return 0
 	}
+	left := &leftover{res: d.res, used: f.c.opts.Now(), note: readNote(note)}
+	if d.left != nil && kept <= d.left.kept {
+		left.used = d.left.used // nothing has come since
+	}
 	d.res.hold(kept)
-	f.c.leave(f.dgst, d.res, note)
+	left.kept = kept
+	f.c.leave(f.dgst, left)
 	return kept
 }
 
 // worthKeeping tells whether bytes that came before cause are of use after it.
 func (d *download) worthKeeping(cause error) bool {
 	if errors.Is(cause, ErrNotFound) {
-		// What the remote has never served in this repository, it may in others.
-		return !d.accepted && !d.known.vouchedFor(d.f.c.remote(), d.f.by.key)
+		// In the middle of a blob it may pass. What the remote has never served in
+		// this repository, it may in others. But what it does not begin to give any
+		// more, though it did, is gone.
+		return d.accepted || !d.known.vouchedFor(d.f.c.remote(), d.f.by.key)
 	}
 	return !errors.Is(cause, ErrNoSpace) && !errors.Is(cause, errWrong) && !errors.Is(cause, errOther)
 }

@@ -59,6 +59,7 @@ type fill struct {
 	waiting  bool // later is going to announce the rest
 	complete bool // nothing is missing
 	verified bool
+	ending   bool // err is about to be set, and the draft is not this fill's any more
 	err      error
 	// wants are the places that readers wait for.
 	wants map[*want]struct{}
@@ -139,13 +140,14 @@ func (f *fill) drop() {
 func (f *fill) run() {
 	ctx := f.c.ctx
 	d := &download{f: f}
-	err := d.run(ctx)
+	err := f.enter(ctx, d.run)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ErrClosed
 		}
 		// First, so that who tries again goes on with what is kept, and does not
 		// meet this fill.
+		f.change(func() { f.ending = true })
 		kept := d.putAside(err)
 		f.drop()
 		f.logFailure(err, kept)
@@ -158,6 +160,16 @@ func (f *fill) run() {
 		d.discard()
 	}
 	f.drop()
+}
+
+// enter runs a download when it is its turn.
+func (f *fill) enter(ctx context.Context, run func(context.Context) error) error {
+	release, err := f.acquire(ctx, f.c.fillSlots, f.by.namedSize(ctx, f.dgst))
+	if err != nil {
+		return err
+	}
+	defer release()
+	return run(ctx)
 }
 
 func (f *fill) logFailure(err error, kept int64) {
@@ -273,11 +285,12 @@ func classOf(size int64) slots.Class {
 	return slots.First
 }
 
-// acquire waits for a connection to the remote.
-func (f *fill) acquire(ctx context.Context, size int64) (release func(), err error) {
+// acquire waits for one of the slots, as urgently as the blob is wanted. Size is the
+// blob's, 0 where it is not known.
+func (f *fill) acquire(ctx context.Context, from *slots.Slots, size int64) (release func(), err error) {
 	class := f.class(size)
 	if class != slots.Ahead {
-		return f.c.slots.Acquire(ctx, class)
+		return from.Acquire(ctx, class)
 	}
 	patient, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -290,11 +303,11 @@ func (f *fill) acquire(ctx context.Context, size int64) (release func(), err err
 		case <-patient.Done():
 		}
 	}()
-	release, err = f.c.slots.Acquire(patient, class)
+	release, err = from.Acquire(patient, class)
 	cancel()
 	<-hurried
 	if err != nil && ctx.Err() == nil {
-		return f.c.slots.Acquire(ctx, f.class(size))
+		return from.Acquire(ctx, f.class(size))
 	}
 	return release, err
 }
@@ -350,6 +363,13 @@ func (f *fill) fail(err error) {
 	default:
 		close(f.started)
 	}
+}
+
+// isEnding tells whether the fill is failing.
+func (f *fill) isEnding() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ending
 }
 
 // cause is why the fill has failed, nil while it has not.

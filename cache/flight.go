@@ -13,6 +13,9 @@ const (
 	// maxAsking bounds what goes on at the same time, whoever has asked for it
 	// and left.
 	maxAsking = 128
+	// maxFilling bounds the fills that have begun: each has files, and its room. A
+	// quarter more are for small blobs.
+	maxFilling = 64
 )
 
 // begin notes that the cache works on something that Close waits for. It returns

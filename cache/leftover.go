@@ -17,7 +17,8 @@ import (
 // [Partials] and counted.
 type leftover struct {
 	res  *reservation
-	used time.Time
+	kept int64     // bytes
+	used time.Time // when the last of them came
 	note partialNote
 }
 
@@ -30,23 +31,20 @@ func (c *Cache) remote() string {
 }
 
 // leave notes that a download was put aside.
-func (c *Cache) leave(dgst digest.Digest, res *reservation, note []byte) {
+func (c *Cache) leave(dgst digest.Digest, l *leftover) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.left[dgst] = &leftover{res, c.opts.Now(), readNote(note)}
+	c.left[dgst] = l
 }
 
-// takeLeft returns the reservation of what is kept of dgst, for a download that
-// goes on; nil where nothing is kept.
-func (c *Cache) takeLeft(dgst digest.Digest) *reservation {
+// takeLeft returns what is kept of dgst, for a download that goes on; nil where
+// nothing is kept.
+func (c *Cache) takeLeft(dgst digest.Digest) *leftover {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.left[dgst]
-	if l == nil {
-		return nil
-	}
 	delete(c.left, dgst)
-	return l.res
+	return l
 }
 
 // findLeft takes the unfinished downloads of earlier processes into account, and
@@ -60,7 +58,7 @@ func (c *Cache) findLeft(ctx context.Context) error {
 			c.log.WithError(err).Warn("an unfinished download cannot be read and is left out")
 			continue
 		}
-		c.left[e.Digest] = &leftover{c.space.adopt(e.Size), e.Used, readNote(e.Note)}
+		c.left[e.Digest] = &leftover{c.space.adopt(e.Size), e.Size, e.Used, readNote(e.Note)}
 	}
 	c.expireLeft(ctx)
 	return nil
@@ -208,28 +206,34 @@ func (n partialNote) vouchedFor(remote, key string) bool {
 	return n.Remote == remote && slices.Contains(n.Repositories, key)
 }
 
+// resumeWait is the longest that resumeLeft waits between two tries: nobody waits
+// for it, and each of them is a line in the log.
+const resumeWait = 5 * time.Minute
+
 // resumeLeft goes on with the unfinished downloads of earlier processes, one
 // after the other, and waits for the remote where it is away.
 func (c *Cache) resumeLeft() {
 	c.mu.Lock()
 	todo := slices.Collect(maps.Keys(c.left))
 	c.mu.Unlock()
-	var r retry
+	waits := newBackOff(resumeWait)
 	for {
 		var away error
 		todo = slices.DeleteFunc(todo, func(dgst digest.Digest) bool {
+			if away != nil {
+				return false // it has to come back first
+			}
 			err := c.resume(dgst)
 			if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrRateLimited) {
 				away = err
-				return false
 			}
-			return true
+			return away == nil
 		})
 		if len(todo) == 0 || c.ctx.Err() != nil {
 			return
 		}
 		select {
-		case <-time.After(r.wait(away)):
+		case <-time.After(max(waits.NextBackOff(), retryAfter(away))):
 		case <-c.ctx.Done():
 			return
 		}

@@ -310,6 +310,68 @@ func TestKeptBytesOfUnknownLength(t *testing.T) {
 	}
 }
 
+// A remote that gives parts of a blob of another size than before has another blob,
+// or had: one of them has the digest, and what is kept does not keep the other from
+// being pulled.
+func TestSizeHasChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		content := randomBytes(3 * mib)
+		dgst := s.up.AddBlob("a", content)
+		p, err := s.partials.Resume(t.Context(), dgst)
+		must(t, err)
+		must(t, p.Keep([]byte(`{"size":4000000,"remote":"upstream.test","repositories":["a"]}`)))
+		_, err = p.WriteAt(make([]byte, mib), 0)
+		must(t, err)
+		_, err = p.Suspend()
+		must(t, err)
+		s.reopen(t)
+		s.wantPull(t, dgst, content)
+		s.wantStored(t, dgst, content)
+	})
+}
+
+// To try in vain does not make what is kept younger.
+func TestKeptBytesAgeInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := interruptedNow(t, 3*mib, mib)
+		s.open(t)
+		s.up.Fail(away())
+		time.Sleep(23 * time.Hour)
+		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrUnavailable) {
+			t.Errorf("error %v, want ErrUnavailable", err)
+		}
+		time.Sleep(3 * time.Hour)
+		if n := s.leftovers(t); n != 0 {
+			t.Errorf("%d unfinished downloads, want none", n)
+		}
+		s.up.Fail(nil)
+		s.wantPull(t, dgst, content)
+	})
+}
+
+// Many that ask for many blobs do not make more downloads begin than can have files
+// and room.
+func TestFillsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, func(o *cache.Options) { o.MaxConnections = 200 })
+		s.stopAfter(1000)
+		const blobs = 150
+		for range blobs {
+			dgst := s.up.AddBlob("a", randomBytes(200_000))
+			go func() {
+				if b, err := s.Repository("a").OpenBlob(t.Context(), dgst); err == nil {
+					_ = b.Close() // it has begun
+				}
+			}()
+		}
+		synctest.Wait()
+		if n := s.blobs.Drafts(); n != 64 {
+			t.Errorf("%d downloads have begun, want 64", n)
+		}
+	})
+}
+
 // Where it is asked for, the cache goes on by itself, and waits for the remote.
 func TestResumeByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -330,18 +392,26 @@ func TestResumeByItself(t *testing.T) {
 	})
 }
 
+// interruptedNow is interrupted on the clock of the bubble, with unfinished
+// downloads that expire after a day.
+func interruptedNow(t *testing.T, size, part int) (s *site, content []byte, dgst digest.Digest) {
+	t.Helper()
+	s, content, dgst = interrupted(t, size, part, func(o *cache.Options) { o.PartialTTL, o.Now = 24*time.Hour, time.Now })
+	left, err := s.partials.Resume(t.Context(), dgst)
+	must(t, err)
+	s.partials.Now = time.Now // that of s stands still
+	must(t, left.Keep(left.Note()))
+	_, err = left.Suspend()
+	must(t, err)
+	return s, content, dgst
+}
+
 // What nobody goes on with expires.
 func TestKeptBytesExpire(t *testing.T) {
 	for name, running := range map[string]bool{"at start": false, "while running": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, content, dgst := interrupted(t, 3*mib, mib, func(o *cache.Options) { o.PartialTTL, o.Now = 24*time.Hour, time.Now })
-				left, err := s.partials.Resume(t.Context(), dgst)
-				must(t, err)
-				s.partials.Now = time.Now // that of s stands still
-				must(t, left.Keep(left.Note()))
-				_, err = left.Suspend()
-				must(t, err)
+				s, content, dgst := interruptedNow(t, 3*mib, mib)
 				if running {
 					s.open(t)
 				}

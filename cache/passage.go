@@ -58,7 +58,7 @@ const idleReader = 10 * time.Second
 
 // begin asks for the blob.
 func (p *passage) begin() (err error) {
-	if p.release, err = p.r.c.slots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
+	if p.release, err = p.r.c.streamSlots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
 		return err
 	}
 	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})
@@ -99,9 +99,7 @@ func (p *passage) Read(b []byte) (int, error) {
 		}
 		_ = p.body.Close() // it is broken
 		p.body = nil
-		if p.fresh >= PartSize {
-			p.retry.progress()
-		}
+		p.retry.progress(p.fresh)
 		if err := p.wait(err); err != nil {
 			return 0, err
 		}

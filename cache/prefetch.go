@@ -63,7 +63,7 @@ func (r *Repository) Prefetch(m Manifest) {
 // run works until the cache is closed.
 func (p *prefetcher) run() {
 	ctx := p.c.ctx
-	slots := make(chan struct{}, prefetchFills)
+	running := make(chan struct{}, prefetchFills)
 	for {
 		select {
 		case job := <-p.queue:
@@ -73,12 +73,12 @@ func (p *prefetcher) run() {
 			}
 			for blob := range doc.blobs() {
 				select {
-				case slots <- struct{}{}:
+				case running <- struct{}{}:
 				case <-ctx.Done():
 					return
 				}
 				p.c.wg.Go(func() {
-					defer func() { <-slots }()
+					defer func() { <-running }()
 					if !p.fetch(ctx, job.r, blob) {
 						p.done.Remove(manifestKey{job.r.key, job.m.Digest}) // the next pull tries again
 					}

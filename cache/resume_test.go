@@ -133,6 +133,15 @@ func TestDownloadGoesOn(t *testing.T) {
 			}
 			return nil
 		},
+		"gone for a moment": func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
+			switch n {
+			case 1:
+				cutAfter(s, mib)
+			case 2, 3, 4, 5:
+				return refusal(cache.ErrNotFound, 404, 0)
+			}
+			return nil
+		},
 		"a login page in between": func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
 			switch n {
 			case 1:
@@ -296,8 +305,8 @@ func TestDownloadIsGivenUp(t *testing.T) {
 		"away":                       {away(), cache.ErrUnavailable, time.Minute},
 		"limited for long":           {refusal(cache.ErrRateLimited, 429, time.Hour), cache.ErrRateLimited, time.Second},
 		"limited without saying how": {refusal(cache.ErrRateLimited, 429, 0), cache.ErrRateLimited, time.Minute},
-		"denied":                     {refusal(cache.ErrDenied, 403, 0), cache.ErrDenied, 10 * time.Second},
-		"wrong":                      {refusal(cache.ErrInvalid, 416, 0), cache.ErrInvalid, 10 * time.Second},
+		"denied":                     {refusal(cache.ErrDenied, 403, 0), cache.ErrDenied, 30 * time.Second},
+		"wrong":                      {refusal(cache.ErrInvalid, 416, 0), cache.ErrInvalid, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -331,7 +340,8 @@ func TestDownloadIsGivenUp(t *testing.T) {
 	}
 }
 
-// What the remote says that it does not have is not kept.
+// What the remote says that it does not have is given up, and no more than tried
+// once more: in the middle of a blob, that can be a mistake.
 func TestDownloadOfWhatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _, dgst := bigSite(t, 3*mib)
@@ -347,7 +357,16 @@ func TestDownloadOfWhatIsGone(t *testing.T) {
 			t.Errorf("error %v, want ErrNotFound", err)
 		}
 		must(t, b.Close())
+		if n := s.leftovers(t); n != 1 {
+			t.Errorf("%d unfinished downloads, want 1", n)
+		}
+		if _, err := s.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("error %v, want ErrNotFound", err)
+		}
 		synctest.Wait()
+		if n := s.leftovers(t); n != 0 {
+			t.Errorf("%d unfinished downloads, want none", n)
+		}
 		if n := s.blobs.Drafts(); n != 0 {
 			t.Errorf("%d drafts are left", n)
 		}

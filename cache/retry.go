@@ -8,22 +8,28 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// maxRefusals is how often in a row the remote may refuse to go on with a blob
-// that it has begun to give: URLs and tokens run out, portals and proxies step in
-// between, and that passes.
-const maxRefusals = 4
+// refusedFor is for how long the remote may refuse to go on with a blob that it has
+// begun to give: URLs and tokens run out, portals and proxies step in between, and
+// that passes.
+const refusedFor = 30 * time.Second
 
 // retry decides whether a download that has broken off is tried again, and when.
 // The zero value is ready.
 type retry struct {
-	backoff  *backoff.ExponentialBackOff
-	refusals int
+	backoff *backoff.ExponentialBackOff
+	// refused is when it was refused first, since something else was said.
+	refused time.Time
 }
 
-// progress notes that a fair amount of bytes has come.
-func (r *retry) progress() {
-	r.refusals = 0
-	r.backoff = nil
+// progress notes that bytes have come: a fair amount makes the next try follow at
+// once.
+func (r *retry) progress(n int64) {
+	if n > 0 {
+		r.refused = time.Time{}
+	}
+	if n >= PartSize {
+		r.backoff = nil
+	}
 }
 
 // again returns how long to wait before the next try after err, or an error where
@@ -34,10 +40,17 @@ func (r *retry) again(err error, idle, budget time.Duration) (time.Duration, err
 		return 0, err
 	}
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrInvalid) {
-		if r.refusals++; r.refusals >= maxRefusals {
-			return 0, fmt.Errorf("given up after %d refusals in a row: %w", r.refusals, err)
+		if r.refused.IsZero() {
+			r.refused = time.Now()
 		}
-	} else if r.backoff == nil && retryAfter(err) == 0 {
+		wait := r.wait(err)
+		if refused := time.Since(r.refused) + wait; refused > min(refusedFor, budget) {
+			return 0, fmt.Errorf("given up after refusals: %w", err)
+		}
+		return wait, nil
+	}
+	r.refused = time.Time{}
+	if r.backoff == nil && retryAfter(err) == 0 && !errors.Is(err, ErrRateLimited) {
 		r.wait(err) // the next time it will not be at once
 		return 0, nil
 	}
@@ -48,17 +61,25 @@ func (r *retry) again(err error, idle, budget time.Duration) (time.Duration, err
 	return wait, nil
 }
 
+// maxWait is the longest that is waited between two tries.
+const maxWait = 30 * time.Second
+
 // wait returns how long to wait after err: longer each time, or as long as the
 // remote says.
 func (r *retry) wait(err error) time.Duration {
 	if r.backoff == nil {
-		r.backoff = backoff.NewExponentialBackOff()
-		r.backoff.InitialInterval = 250 * time.Millisecond
-		r.backoff.Multiplier = 2
-		r.backoff.MaxInterval = 30 * time.Second
-		r.backoff.Reset()
+		r.backoff = newBackOff(maxWait)
 	}
 	return max(r.backoff.NextBackOff(), retryAfter(err))
+}
+
+// newBackOff returns waits that begin with a quarter of a second and double up to
+// most, with jitter.
+func newBackOff(most time.Duration) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.Multiplier, b.MaxInterval = 250*time.Millisecond, 2, most
+	b.Reset()
+	return b
 }
 
 // retryAfter is how long the remote wants to be left alone, 0 where it does not

@@ -28,7 +28,7 @@ type stream struct {
 func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err error) {
 	f := s.f
 	if o.release == nil {
-		if o.release, err = f.acquire(ctx, f.size); err != nil {
+		if o.release, err = f.acquire(ctx, f.c.streamSlots, f.size); err != nil {
 			return false, 0, err
 		}
 	}

@@ -121,8 +121,7 @@ func (s *Slots) Acquire(ctx context.Context, class Class) (release func(), err e
 	return nil, ctx.Err()
 }
 
-// Try takes a slot if there is one and nobody of the same or a more urgent class
-// waits. It does not wait. See [Slots.Acquire] for release, which is nil where ok
+// Try takes a slot if there is one that nobody waits for. It does not wait. See [Slots.Acquire] for release, which is nil where ok
 // is false.
 func (s *Slots) Try(class Class) (release func(), ok bool) {
 	class = min(class, Extra)
@@ -132,27 +131,6 @@ func (s *Slots) Try(class Class) (release func(), ok bool) {
 		return nil, false
 	}
 	return s.take(class), true
-}
-
-// Wanted tells whether somebody of a more urgent class waits who would get a slot
-// of this class if it were given back. Who holds one of class Ahead or Extra for
-// long asks between two pieces of its work, and makes room: a slot goes on to who
-// waits for it while it is released, so that others who ask after that are told
-// that theirs is not wanted.
-func (s *Slots) Wanted(class Class) bool {
-	class = min(class, Extra)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	inUse, ahead := s.inUse-1, s.ahead
-	if class == Ahead {
-		ahead--
-	}
-	for c := range class {
-		if s.waiters[c].Len() > 0 {
-			return s.fits(c, inUse, ahead)
-		}
-	}
-	return false
 }
 
 // InUse returns how many slots are out.
@@ -181,15 +159,11 @@ func (s *Slots) fits(class Class, inUse, ahead int) bool {
 	return inUse < s.max
 }
 
-// free tells whether there is a slot for who comes now. Like all that follow, it
-// is called with s.mu held.
+// free tells whether there is a slot for who comes now. More urgent ones that wait
+// do so because there is none, or, of class Ahead, because they have their half, and
+// then the others are not theirs. Like all that follow, it is called with s.mu held.
 func (s *Slots) free(class Class) bool {
-	for c := range class + 1 {
-		if s.waiters[c].Len() > 0 {
-			return false
-		}
-	}
-	return s.fits(class, s.inUse, s.ahead)
+	return s.waiters[class].Len() == 0 && s.fits(class, s.inUse, s.ahead)
 }
 
 // count takes a slot for class.
@@ -214,14 +188,10 @@ func (s *Slots) putBack(class Class) {
 	s.serve()
 }
 
-// serve gives free slots to those who wait. It passes over nobody: while one of a
-// class waits, those of the less urgent classes do.
+// serve gives free slots to those who wait, the more urgent first.
 func (s *Slots) serve() {
 	for c := range Class(classes) {
-		for front := s.waiters[c].Front(); front != nil; front = s.waiters[c].Front() {
-			if !s.fits(c, s.inUse, s.ahead) {
-				return
-			}
+		for front := s.waiters[c].Front(); front != nil && s.fits(c, s.inUse, s.ahead); front = s.waiters[c].Front() {
 			w := s.waiters[c].Remove(front).(*waiter)
 			s.waiting--
 			s.count(c)

@@ -7,8 +7,8 @@
 // changes nothing else about what passes, and knows nothing of repositories: a
 // limit is one of the address or the account.
 //
-// It trusts the decorated Upstream with how long it asks to wait, up to a day. It
-// imports, of this module, only cache.
+// It trusts the decorated Upstream with how long it asks to wait, up to an hour, or
+// five minutes where it is down. It imports, of this module, only cache.
 package patient
 
 import (
@@ -24,9 +24,13 @@ import (
 	"registry-module/cache"
 )
 
-// maxHold bounds for how long one answer can keep us from asking: longer is a
-// mistake of the remote's, or of what stands between.
-const maxHold = 24 * time.Hour
+// One answer keeps us from asking for no longer than this: what comes after it can
+// only be found out by asking, and what limits us need not be the remote, but may
+// stand between.
+const (
+	maxLimited = time.Hour       // where we have asked for too much
+	maxDown    = 5 * time.Minute // where the remote is down
+)
 
 // Options are optional; the zero value works.
 type Options struct {
@@ -97,7 +101,11 @@ func (p *Upstream) heed(err error) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wait, left := min(e.RetryAfter, maxHold), p.left()
+	most := maxDown
+	if errors.Is(e.Kind, cache.ErrRateLimited) {
+		most = maxLimited
+	}
+	wait, left := min(e.RetryAfter, most), p.left()
 	if wait <= left {
 		return err // of a request that was under way
 	}

@@ -102,7 +102,7 @@ func TestEveryCallWaits(t *testing.T) {
 
 // TestWhatHolds has answers that ask to wait, and answers that do not.
 func TestWhatHolds(t *testing.T) {
-	const day = 24 * time.Hour
+	const hour, minutes = time.Hour, 5 * time.Minute // the most
 	answer := func(kind error, status int, wait time.Duration) error {
 		return &cache.UpstreamError{Kind: kind, Remote: "r", Op: "asking", Status: status, RetryAfter: wait}
 	}
@@ -114,9 +114,11 @@ func TestWhatHolds(t *testing.T) {
 		{"429", answer(cache.ErrRateLimited, 429, time.Second), time.Second},
 		{"503", answer(cache.ErrUnavailable, 503, 90*time.Second), 90 * time.Second},
 		{"among others", errors.Join(io.EOF, limited(time.Second)), time.Second},
-		{"a day", answer(cache.ErrRateLimited, 429, day), day},
-		{"more than a day", answer(cache.ErrRateLimited, 429, day+1), day},
-		{"for ever", answer(cache.ErrRateLimited, 429, 1<<63-1), day},
+		{"429, an hour", answer(cache.ErrRateLimited, 429, hour), hour},
+		{"429, more than an hour", answer(cache.ErrRateLimited, 429, hour+1), hour},
+		{"429, for ever", answer(cache.ErrRateLimited, 429, 1<<63-1), hour},
+		{"503, five minutes", answer(cache.ErrUnavailable, 503, minutes), minutes},
+		{"503, more", answer(cache.ErrUnavailable, 503, hour), minutes},
 		{"429 without time", answer(cache.ErrRateLimited, 429, 0), 0},
 		{"503 without time", answer(cache.ErrUnavailable, 503, 0), 0},
 		{"in the past", answer(cache.ErrUnavailable, 503, -time.Second), 0},
@@ -187,14 +189,14 @@ func TestRequestsUnderWay(t *testing.T) {
 			{limited(time.Minute), time.Minute},
 			{limited(time.Second), time.Minute},
 			{nil, time.Minute},
-			{&cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "r", Status: 503, RetryAfter: time.Hour}, time.Hour},
-			{errors.New("reset"), time.Hour},
+			{&cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "r", Status: 503, RetryAfter: 2 * time.Minute}, 2 * time.Minute},
+			{errors.New("reset"), 2 * time.Minute},
 		} {
 			remote.answers <- step.answer
 			synctest.Wait()
 			err := resolve(up)
 			heldFor(t, err, step.want)
-			if wantKind := step.want == time.Hour; errors.Is(err, cache.ErrUnavailable) != wantKind {
+			if wantKind := step.want == 2*time.Minute; errors.Is(err, cache.ErrUnavailable) != wantKind {
 				t.Errorf("answer %d: got %v", i, err)
 			}
 		}

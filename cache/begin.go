@@ -1,0 +1,203 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"registry-module/internal/extents"
+)
+
+// prepare takes up what is kept of the blob, reserves room and asks the remote.
+// There is no stream where nothing is missing.
+func (d *download) prepare(ctx context.Context) (first *opened, err error) {
+	f := d.f
+	named := f.by.namedSize(ctx, f.dgst)
+	if err := d.takeUp(ctx, named); err != nil {
+		return nil, err
+	}
+	// A manifest tells the size before the remote does: what has no room is not
+	// even asked for.
+	if err := f.c.fit(ctx, &d.res, named); err != nil {
+		return nil, err
+	}
+	size := cmp.Or(max(d.known.Size, named, 0), -1) // for a start: the remote decides
+	d.setSize(size)
+	if size > 0 && f.have.EndAt(0) == size {
+		return nil, d.confirm(ctx, size)
+	}
+	release, err := f.acquire(ctx, f.c.streamSlots, named)
+	if err != nil {
+		return nil, err
+	}
+	span, _ := d.next()
+	stream, err := d.ask(ctx, span)
+	if unusablePart(err) && d.part(span) != (BlobPart{}) {
+		// It has another copy by now, or less than what is kept, or it does not know
+		// how: there is still the whole.
+		d.forget()
+		d.chunk, span = 0, extents.Span{End: d.end}
+		if err = f.c.fit(ctx, &d.res, named); err == nil {
+			stream, err = d.ask(ctx, span)
+		}
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	if !stream.Part {
+		span = extents.Span{End: d.end}
+	}
+	return &opened{stream, span, release}, nil
+}
+
+// takeUp goes on with what is kept of the blob, unless it is of another size than
+// a manifest says.
+func (d *download) takeUp(ctx context.Context, named int64) error {
+	f := d.f
+	left := f.c.takeLeft(f.dgst)
+	if left == nil {
+		return nil
+	}
+	p, err := f.c.opts.Partials.Resume(ctx, f.dgst)
+	if err != nil {
+		f.c.leave(f.dgst, left) // it may be readable later
+		return fmt.Errorf("%w: %w", errStorage, err)
+	}
+	d.left, d.res, d.partial, f.draft = left, left.res, p, p
+	d.known = readNote(p.Note())
+	d.validator = d.known.Validator
+	f.change(func() { f.have = slices.Clone(p.Held()) }) // somebody may wait for the whole already
+	if size := cmp.Or(max(d.known.Size, 0), named); size > 0 && (named > 0 && named != size || f.have.End() > size) {
+		d.forget()
+		return nil
+	}
+	if n := f.have.Len(); n > 0 {
+		f.c.log.Infof("download of %s goes on: %d bytes are there", f.dgst, n)
+	}
+	d.res.hold(f.have.Len()) // less than what was kept, where something was lost
+	return nil
+}
+
+// forget discards what was taken up.
+func (d *download) forget() {
+	d.discard()
+	d.f.change(func() { d.f.have = nil })
+	d.f.draft = nil
+	d.left, d.partial, d.res, d.known, d.validator = nil, nil, nil, partialNote{}, ""
+}
+
+// confirm makes sure that the remote serves the blob, of which none of size bytes
+// is missing, in the repository.
+func (d *download) confirm(ctx context.Context, size int64) error {
+	f := d.f
+	f.size = size
+	if !d.known.vouchedFor(f.c.remote(), f.by.key) {
+		if _, err := f.c.opts.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
+			return err
+		}
+	}
+	d.accepted = true
+	return nil
+}
+
+// ask asks the remote for the first span, and accepts its answer.
+func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, error) {
+	stream, err := d.knock(ctx, span)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.accept(ctx, stream); err != nil {
+		return nil, errors.Join(err, stream.Body.Close())
+	}
+	return stream, nil
+}
+
+// knock asks the remote for the first span. An answer of 5xx, or to come back in a
+// moment, is no reason to disappoint a client at once; but it waits for a status.
+func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, error) {
+	const tries = 3
+	const patience = 2 * time.Second // for one try
+	var r retry
+	for try := 1; ; try++ {
+		stream, err := d.f.c.opts.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
+		if up, ok := errors.AsType[*UpstreamError](err); !ok || up.Status < 500 && up.RetryAfter == 0 || try == tries {
+			return stream, err
+		}
+		wait := r.wait(err)
+		if wait > patience {
+			return nil, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Statuses of HTTP (RFC 9110, section 15).
+const partialContent, rangeNotSatisfiable = 206, 416
+
+// unusablePart tells whether err is that the remote has understood a request for a
+// part, and not given the one that was asked for.
+func unusablePart(err error) bool {
+	up, ok := errors.AsType[*UpstreamError](err)
+	return ok && errors.Is(err, ErrInvalid) && (up.Status == partialContent || up.Status == rangeNotSatisfiable)
+}
+
+// accept takes the remote's first answer as the truth about the blob's size,
+// makes room for it, and prepares the draft.
+func (d *download) accept(ctx context.Context, stream *BlobStream) error {
+	f := d.f
+	f.size = stream.Size
+	d.untold = f.size < 0 && d.known.Size <= 0
+	if f.size < 0 { // it need not say how long the whole is; a manifest may
+		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
+	}
+	if before := max(d.known.Size, f.have.End()); d.known.Size > 0 && f.size != before || f.size >= 0 && f.size < before {
+		err := &UpstreamError{
+			Kind: ErrInvalid, Remote: f.c.remote(),
+			Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: otherSize(f.size, before),
+		}
+		if stream.Part {
+			err.Status = partialContent
+		}
+		return err
+	}
+	d.setSize(f.size)
+	d.parts, d.validator = stream.Part, stream.Validator
+	if !stream.Part {
+		d.chunk = 0 // until it turns out that the remote gives parts
+	}
+	if err := f.c.fit(ctx, &d.res, f.size); err != nil {
+		return err
+	}
+	d.accepted = true
+	if err := d.create(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errStorage, err)
+	}
+	return nil
+}
+
+// create makes the draft, if there is none, and has it kept if it is worth it.
+func (d *download) create(ctx context.Context) (err error) {
+	f := d.f
+	if f.draft == nil {
+		if f.size >= 0 && f.size <= PartSize {
+			f.draft, err = f.c.opts.Blobs.Create(ctx, f.dgst)
+			return err
+		}
+		if d.partial, err = f.c.opts.Partials.Resume(ctx, f.dgst); err != nil {
+			return err
+		}
+		f.draft = d.partial
+	}
+	if err := d.partial.Keep(d.note()); err != nil {
+		f.c.log.WithError(err).Warnf("the download of %s starts anew if it is interrupted", f.dgst)
+	}
+	return nil
+}
