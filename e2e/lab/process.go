@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -212,13 +213,21 @@ func (p *Process) Tail(lines int) string {
 	return fmt.Sprintf("--- last lines of %s ---\n%s", p.log, strings.Join(all[max(0, len(all)-lines):], "\n"))
 }
 
+// ports counts the ports that FreeAddr has tried, from a random one on: what it has
+// returned may not be listened on for a while, and must not be returned twice.
+var ports = func() *atomic.Uint32 {
+	n := new(atomic.Uint32)
+	n.Store(rand.Uint32() >> 1)
+	return n
+}()
+
 // FreeAddr returns a loopback address with a port that nothing listens on, out
 // of the range that the kernel gives to outgoing connections, so that it stays
 // free for a process that listens later, and again after its restart.
 func FreeAddr() (string, error) {
 	const low, high = 12000, 32000
 	for range 200 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+int(ports.Add(1)%(high-low))))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue
