@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 )
 
 // Middleware changes what an upstream does. See [FlipByte], [Gate], [Hang],
@@ -69,7 +71,7 @@ func (g *Gateway) Up() error {
 	if g.server != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", g.Addr)
+	l, err := listen(g.Addr)
 	if err != nil {
 		return fmt.Errorf("bringing up %s: %w", g.Addr, err)
 	}
@@ -86,6 +88,18 @@ func (g *Gateway) Up() error {
 	}()
 	g.server, g.ended = server, ended
 	return nil
+}
+
+// listen listens at an address that nobody else uses. For a moment it may be taken
+// all the same: a process that is being started has our files until it runs its
+// program, those that we have closed meanwhile, too.
+func listen(addr string) (net.Listener, error) {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+	}
 }
 
 // Down closes the listener and cuts all connections: what asks next is

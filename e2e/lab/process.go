@@ -226,6 +226,10 @@ var ports = func() *atomic.Uint32 {
 // free for a process that listens later, and again after its restart.
 func FreeAddr() (string, error) {
 	const low, high = 12000, 32000
+	// A process that is being started has our files until it runs its program: its
+	// copy of the listener would keep the port taken.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for range 200 {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+int(ports.Add(1)%(high-low))))
 		l, err := net.Listen("tcp", addr)
