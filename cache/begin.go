@@ -35,7 +35,7 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	}
 	span, _ := d.next()
 	stream, err := d.ask(ctx, span)
-	if unusablePart(err) && d.part(span) != (BlobPart{}) {
+	if errors.Is(err, ErrNoPart) && d.part(span) != (BlobPart{}) {
 		// It has another copy by now, or less than what is kept, or it does not know
 		// how: there is still the whole.
 		d.forget()
@@ -124,7 +124,8 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 	var r retry
 	for try := 1; ; try++ {
 		stream, err := d.f.c.opts.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
-		if up, ok := errors.AsType[*UpstreamError](err); !ok || up.Status < 500 && up.RetryAfter == 0 || try == tries {
+		up, ok := errors.AsType[*UpstreamError](err)
+		if again := ok && (up.RetryAfter > 0 || up.Status != 0 && errors.Is(err, ErrUnavailable)); !again || try == tries {
 			return stream, err
 		}
 		wait := r.wait(err)
@@ -139,16 +140,6 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 	}
 }
 
-// Statuses of HTTP (RFC 9110, section 15).
-const partialContent, rangeNotSatisfiable = 206, 416
-
-// unusablePart tells whether err is that the remote has understood a request for a
-// part, and not given the one that was asked for.
-func unusablePart(err error) bool {
-	up, ok := errors.AsType[*UpstreamError](err)
-	return ok && errors.Is(err, ErrInvalid) && (up.Status == partialContent || up.Status == rangeNotSatisfiable)
-}
-
 // accept takes the remote's first answer as the truth about the blob's size,
 // makes room for it, and prepares the draft.
 func (d *download) accept(ctx context.Context, stream *BlobStream) error {
@@ -159,14 +150,11 @@ func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
 	}
 	if before := max(d.known.Size, f.have.End()); d.known.Size > 0 && f.size != before || f.size >= 0 && f.size < before {
-		err := &UpstreamError{
-			Kind: ErrInvalid, Remote: f.c.remote(),
-			Op: fmt.Sprintf("fetching blob %s of %s", f.dgst, f.by.name), Err: otherSize(f.size, before),
-		}
+		err := otherSize(f.size, before)
 		if stream.Part {
-			err.Status = partialContent
+			err = fmt.Errorf("%w: %w", ErrNoPart, err) // it means it
 		}
-		return err
+		return f.by.bodyError(f.dgst, err)
 	}
 	d.setSize(f.size)
 	d.parts, d.validator = stream.Part, stream.Validator

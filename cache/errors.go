@@ -28,6 +28,11 @@ var (
 	// of it was stored.
 	ErrInvalid = errors.New("invalid answer from the remote registry")
 
+	// ErrNoPart means that the remote has understood that a part of a blob was
+	// asked for, and gives none that can be used: it has another copy by now, or
+	// none of those bytes. It is the cause of an ErrInvalid.
+	ErrNoPart = errors.New("no such part")
+
 	// ErrNoSpace means that content was not stored for want of room.
 	ErrNoSpace = errors.New("no space in the cache")
 

@@ -39,6 +39,11 @@ func away() error {
 	return &cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "fetching", Err: errReset}
 }
 
+// noPart is an answer to a request for a part.
+func noPart() error {
+	return &cache.UpstreamError{Kind: cache.ErrInvalid, Remote: "upstream.test", Op: "fetching", Status: 416, Err: cache.ErrNoPart}
+}
+
 // refusal is an answer with a status.
 func refusal(kind error, status int, retryAfter time.Duration) error {
 	return &cache.UpstreamError{Kind: kind, Remote: "upstream.test", Op: "fetching", Status: status, RetryAfter: retryAfter}
@@ -306,7 +311,7 @@ func TestDownloadIsGivenUp(t *testing.T) {
 		"limited for long":           {refusal(cache.ErrRateLimited, 429, time.Hour), cache.ErrRateLimited, time.Second},
 		"limited without saying how": {refusal(cache.ErrRateLimited, 429, 0), cache.ErrRateLimited, time.Minute},
 		"denied":                     {refusal(cache.ErrDenied, 403, 0), cache.ErrDenied, 30 * time.Second},
-		"wrong":                      {refusal(cache.ErrInvalid, 416, 0), cache.ErrInvalid, 30 * time.Second},
+		"wrong":                      {noPart(), cache.ErrInvalid, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

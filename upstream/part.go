@@ -35,7 +35,7 @@ func (r *Remote) setPart(q *query, part cache.BlobPart) error {
 // for (RFC 9110 section 15.3.7: servers may).
 func (r *Remote) checkPart(q *query, rep *reply, part cache.BlobPart) (contentRange, error) {
 	invalid := func(format string, args ...any) (contentRange, error) {
-		return contentRange{}, r.invalid(q.op, rep.StatusCode, format, args...)
+		return contentRange{}, r.noPart(q.op, rep, format, args...)
 	}
 	if isMultipart(rep.Header) {
 		return invalid("the answer has several parts, and one was asked for")
@@ -62,9 +62,14 @@ func (r *Remote) checkPart(q *query, rep *reply, part cache.BlobPart) (contentRa
 func (r *Remote) unsatisfied(op string, rep *reply, part cache.BlobPart) error {
 	size, ok := parseUnsatisfied(rep.Header.Get("Content-Range"))
 	if !ok {
-		return r.invalid(op, rep.StatusCode, "byte %d was asked for, and the remote says that there is none", part.Offset)
+		return r.noPart(op, rep, "byte %d was asked for, and the remote says that there is none", part.Offset)
 	}
-	return r.invalid(op, rep.StatusCode, "byte %d was asked for, and the remote says that the blob has %d bytes", part.Offset, size)
+	return r.noPart(op, rep, "byte %d was asked for, and the remote says that the blob has %d bytes", part.Offset, size)
+}
+
+// noPart is an answer with a part that cannot be used, or with none.
+func (r *Remote) noPart(op string, rep *reply, format string, args ...any) error {
+	return r.invalid(op, rep.StatusCode, "%w: %w", cache.ErrNoPart, fmt.Errorf(format, args...))
 }
 
 // isMultipart reports whether the body is not one part but a list of them.

@@ -122,9 +122,9 @@ func TestBadBlobs(t *testing.T) {
 		"longer than it says":  {answer("bytes 100-9998/10000", digits[100:]), from100, "9900 bytes long"},
 		"shorter than it says": {answer("bytes 100-10099/10100", digits[100:]), from100, "9900 bytes long"},
 		"multipart":            {multipart, from100, "several parts"},
-		"offset too great":     {ut.Fault{}, cache.BlobPart{Offset: 10_000}, "HTTP status 416): byte 10000 was asked for, and the remote says that the blob has 10000 bytes"},
+		"offset too great":     {ut.Fault{}, cache.BlobPart{Offset: 10_000}, "HTTP status 416): no such part: byte 10000 was asked for, and the remote says that the blob has 10000 bytes"},
 		"offset far too great": {ut.Fault{}, cache.BlobPart{Offset: math.MaxInt64}, "has 10000 bytes"},
-		"416, no size":         {ut.Fault{Status: 416}, from100, "HTTP status 416): byte 100 was asked for, and the remote says that there is none"},
+		"416, no size":         {ut.Fault{Status: 416}, from100, "HTTP status 416): no such part: byte 100 was asked for, and the remote says that there is none"},
 		"416 unasked":          {ut.Fault{Status: 416}, cache.BlobPart{}, "scripted fault"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -137,6 +137,9 @@ func TestBadBlobs(t *testing.T) {
 			wantKind(t, err, cache.ErrInvalid)
 			if !strings.Contains(err.Error(), test.says) {
 				t.Errorf("error %q does not say %q", err, test.says)
+			}
+			if no := test.part != (cache.BlobPart{}) && test.says != `"gzip"`; errors.Is(err, cache.ErrNoPart) != no {
+				t.Errorf("error %v: is cache.ErrNoPart: %v, want %v", err, !no, no)
 			}
 			wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.BlobGet: 1})
 		})
