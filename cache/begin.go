@@ -157,7 +157,7 @@ func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 		return f.by.bodyError(f.dgst, err)
 	}
 	d.setSize(f.size)
-	d.parts, d.validator = stream.Part, stream.Validator
+	d.parts, d.validator = stream.Part, cmp.Or(stream.Validator, d.validator)
 	if !stream.Part {
 		d.chunk = 0 // until it turns out that the remote gives parts
 	}

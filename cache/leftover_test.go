@@ -69,6 +69,42 @@ func TestDownloadGoesOnAfterRestart(t *testing.T) {
 	})
 }
 
+// What stands for the remote's copy is sent with each request for a part, after a
+// restart, too, and stays where an answer does not repeat it.
+func TestValidatorIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, content, dgst := bigSite(t, 5*mib)
+		s.up.Answer = func(n int, _ cache.BlobPart, st *cache.BlobStream) error {
+			switch n {
+			case 1:
+				st.Validator = "host etag"
+				cutAfter(st, mib)
+			case 3:
+				cutAfter(st, mib)
+			case 2:
+				st.Body = &silent{io.LimitReader(st.Body, mib)}
+			}
+			return nil
+		}
+		b := s.openBlob(t, "a", dgst)
+		if _, err := io.ReadFull(b, make([]byte, 2*mib)); err != nil {
+			t.Fatal(err)
+		}
+		s.reopen(t)
+		must(t, b.Close())
+		s.wantPull(t, dgst, content)
+		s.wantSent(t, len(content))
+		for i, part := range s.up.Parts() {
+			if want := map[bool]string{true: "host etag"}[i > 0]; part.Validator != want {
+				t.Errorf("request %d is for %+v, want the validator %q", i+1, part, want)
+			}
+		}
+		if n := len(s.up.Parts()); n != 4 {
+			t.Errorf("%d requests, want 4", n)
+		}
+	})
+}
+
 // The same with a large blob, of which there are several spans.
 func TestManyStreamsGoOnAfterRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
