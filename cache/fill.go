@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -401,34 +402,50 @@ func (f *fill) change(set func()) {
 	f.announce(time.Now())
 }
 
-// available waits until bytes at pos can be given out, and returns how many. At
-// the end of a verified blob it returns io.EOF, after a failure its cause. N is
-// how many the caller is going to read: what it has to wait for is fetched out of
-// turn, if the remote gives parts.
-func (f *fill) available(ctx context.Context, pos, n int64) (int64, error) {
-	w := &want{pos, n}
-	for waited := false; ; waited = true {
-		ready, progress, err := f.look(w)
-		if !waited && progress != nil {
-			defer f.got(w)
-		}
-		if progress == nil {
-			return ready, err
+// await waits until done, which is called with f.mu held after each announcement,
+// returns true.
+func (f *fill) await(ctx context.Context, done func() bool) error {
+	for {
+		f.mu.Lock()
+		ok, progress := done(), f.progress
+		f.mu.Unlock()
+		if ok {
+			return nil
 		}
 		select {
 		case <-progress:
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-// look tells how many bytes can be given out at a place, or why none ever can.
-// Where it is neither, the place is wanted.
-func (f *fill) look(w *want) (ready int64, progress <-chan struct{}, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	end := f.shown.EndAt(w.pos)
+// available waits until bytes at pos can be given out, and returns how many. At
+// the end of a verified blob it returns io.EOF, after a failure its cause. N is
+// how many the caller is going to read: what it has to wait for is fetched out of
+// turn, if the remote gives parts.
+func (f *fill) available(ctx context.Context, pos, n int64) (ready int64, err error) {
+	var waits *want
+	ended := f.await(ctx, func() bool {
+		if ready, err = f.look(pos); ready > 0 || err != nil {
+			return true
+		}
+		if waits == nil {
+			waits = &want{pos, n}
+			f.want(waits)
+		}
+		return false
+	})
+	if waits != nil {
+		f.got(waits)
+	}
+	return ready, cmp.Or(ended, err)
+}
+
+// look tells how many bytes can be given out at a place, or why none ever can; 0
+// and no error where it is not known yet. The caller holds f.mu.
+func (f *fill) look(pos int64) (ready int64, err error) {
+	end := f.shown.EndAt(pos)
 	if !f.verified { // the end is held back
 		last := f.size - 1
 		if f.size < 0 {
@@ -437,21 +454,23 @@ func (f *fill) look(w *want) (ready int64, progress <-chan struct{}, err error) 
 		end = min(end, last)
 	}
 	switch {
-	case end > w.pos:
-		return end - w.pos, nil, nil
+	case end > pos:
+		return end - pos, nil
 	case f.err != nil:
-		return 0, nil, f.err
+		return 0, f.err
 	case f.verified:
-		return 0, nil, io.EOF
+		return 0, io.EOF
 	}
-	if _, old := f.wants[w]; !old {
-		f.wants[w] = struct{}{}
-		select {
-		case f.wanted <- struct{}{}:
-		default: // it knows that there is something new
-		}
+	return 0, nil
+}
+
+// want tells the download that a place is wanted. The caller holds f.mu.
+func (f *fill) want(w *want) {
+	f.wants[w] = struct{}{}
+	select {
+	case f.wanted <- struct{}{}:
+	default: // it knows that there is something new
 	}
-	return 0, f.progress, nil
 }
 
 // got takes back that a place is wanted.
@@ -462,21 +481,13 @@ func (f *fill) got(w *want) {
 }
 
 // whole waits until the blob is verified and returns its size.
-func (f *fill) whole(ctx context.Context) (int64, error) {
-	for {
-		f.mu.Lock()
-		size, verified, err, progress := f.have.Len(), f.verified, f.err, f.progress
-		f.mu.Unlock()
-		switch {
-		case verified:
-			return size, nil
-		case err != nil:
-			return 0, err
-		}
-		select {
-		case <-progress:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
+func (f *fill) whole(ctx context.Context) (size int64, err error) {
+	ended := f.await(ctx, func() bool {
+		size, err = f.have.Len(), f.err
+		return f.verified || f.err != nil
+	})
+	if err = cmp.Or(ended, err); err != nil {
+		return 0, err
 	}
+	return size, nil
 }

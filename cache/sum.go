@@ -56,18 +56,10 @@ func (f *fill) add(sum io.Writer, src io.Reader, n int64) error {
 // contiguous waits until bytes from pos on are there, and returns how many are
 // without a gap; end tells that pos is the end of the complete blob.
 func (f *fill) contiguous(ctx context.Context, pos int64) (ready int64, end bool, err error) {
-	for {
-		f.mu.Lock()
-		ready := f.shown.EndAt(pos) - pos
-		complete, progress := f.complete, f.progress
-		f.mu.Unlock()
-		if ready > 0 || complete {
-			return ready, ready == 0, nil
-		}
-		select {
-		case <-progress:
-		case <-ctx.Done():
-			return 0, false, ctx.Err()
-		}
-	}
+	err = f.await(ctx, func() bool {
+		ready = f.shown.EndAt(pos) - pos
+		end = ready == 0 && f.complete
+		return ready > 0 || end
+	})
+	return ready, end, err
 }
