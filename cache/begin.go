@@ -15,21 +15,20 @@ import (
 // There is no stream where nothing is missing.
 func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	f := d.f
-	named := f.by.namedSize(ctx, f.dgst)
-	if err := d.takeUp(ctx, named); err != nil {
+	if err := d.takeUp(ctx); err != nil {
 		return nil, err
 	}
 	// A manifest tells the size before the remote does: what has no room is not
 	// even asked for.
-	if err := f.c.fit(ctx, &d.res, named); err != nil {
+	if err := f.c.fit(ctx, &d.res, d.named); err != nil {
 		return nil, err
 	}
-	size := cmp.Or(max(d.known.Size, named, 0), -1) // for a start: the remote decides
+	size := cmp.Or(max(d.known.Size, d.named, 0), -1) // for a start: the remote decides
 	d.setSize(size)
 	if size > 0 && f.have.EndAt(0) == size {
 		return nil, d.confirm(ctx, size)
 	}
-	release, err := f.acquire(ctx, f.c.streamSlots, named)
+	release, err := f.acquire(ctx, f.c.streamSlots, d.named)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +39,7 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 		// how: there is still the whole.
 		d.forget()
 		d.chunk, span = 0, extents.Span{End: d.end}
-		if err = f.c.fit(ctx, &d.res, named); err == nil {
+		if err = f.c.fit(ctx, &d.res, d.named); err == nil {
 			stream, err = d.ask(ctx, span)
 		}
 	}
@@ -56,7 +55,7 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 
 // takeUp goes on with what is kept of the blob, unless it is of another size than
 // a manifest says.
-func (d *download) takeUp(ctx context.Context, named int64) error {
+func (d *download) takeUp(ctx context.Context) error {
 	f := d.f
 	left := f.c.takeLeft(f.dgst)
 	if left == nil {
@@ -71,7 +70,7 @@ func (d *download) takeUp(ctx context.Context, named int64) error {
 	d.known = readNote(p.Note())
 	d.validator = d.known.Validator
 	f.change(func() { f.have = slices.Clone(p.Held()) }) // somebody may wait for the whole already
-	if size := cmp.Or(max(d.known.Size, 0), named); size > 0 && (named > 0 && named != size || f.have.End() > size) {
+	if size := cmp.Or(max(d.known.Size, 0), d.named); size > 0 && (d.named > 0 && d.named != size || f.have.End() > size) {
 		d.forget()
 		return nil
 	}
@@ -132,10 +131,8 @@ func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, e
 		if wait > patience {
 			return nil, err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -147,7 +144,7 @@ func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 	f.size = stream.Size
 	d.untold = f.size < 0 && d.known.Size <= 0
 	if f.size < 0 { // it need not say how long the whole is; a manifest may
-		f.size = cmp.Or(max(d.known.Size, f.by.namedSize(ctx, f.dgst), 0), -1)
+		f.size = cmp.Or(max(d.known.Size, d.named, 0), -1)
 	}
 	if before := max(d.known.Size, f.have.End()); d.known.Size > 0 && f.size != before || f.size >= 0 && f.size < before {
 		err := otherSize(f.size, before)

@@ -187,7 +187,6 @@ func (o Options) withDefaults() Options {
 		o.MinFree = func(int64) int64 { return 0 }
 	}
 	o.Connections = cmp.Or(max(o.Connections, 0), 4)
-	o.MaxConnections = cmp.Or(max(o.MaxConnections, 0), 16)
 	o.RetryFor = cmp.Or(o.RetryFor, 5*time.Minute)
 	o.PartialTTL = cmp.Or(o.PartialTTL, 7*24*time.Hour)
 	return o

@@ -35,8 +35,9 @@ const (
 // streams, what is done when they break, and whether the whole is right. One
 // goroutine, run's, decides; each stream has one of its own, and so has the sum.
 type download struct {
-	f   *fill
-	res *reservation
+	f     *fill
+	named int64 // the blob's size by a manifest of f.by; 0 where none tells
+	res   *reservation
 	// partial is f.draft where that can be kept, nil where it is too small to
 	// be worth it.
 	partial Partial
@@ -90,6 +91,16 @@ var (
 	// digest than it gave before: one of them is wrong.
 	errOther = fmt.Errorf("%w: the remote gives another blob", verify.ErrMismatch)
 )
+
+// enter runs the download when it is its turn.
+func (d *download) enter(ctx context.Context) error {
+	release, err := d.f.acquire(ctx, d.f.c.fillSlots, d.named)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return d.run(ctx)
+}
 
 // run brings the blob into the draft and verifies it. The reservation is for what
 // the draft holds, after an error, too.
@@ -159,6 +170,11 @@ func otherSize(now, before int64) error {
 	return fmt.Errorf("%w: the remote says that it has %d bytes, and said %d before", verify.ErrMismatch, now, before)
 }
 
+// otherOffset is the error for an answer that begins elsewhere than was asked for.
+func otherOffset(got, asked int64) error {
+	return fmt.Errorf("%w: the answer begins at byte %d, and %d was asked for", verify.ErrMismatch, got, asked)
+}
+
 // supervise starts streams and follows them until the blob is complete and
 // verified.
 func (d *download) supervise(ctx context.Context) error {
@@ -167,7 +183,7 @@ func (d *download) supervise(ctx context.Context) error {
 	var dirty int64
 	for {
 		d.more(ctx)
-		if d.streams == 0 && d.pause == nil && d.missing() == nil {
+		if d.streams == 0 && d.pause == nil { // or more would have started one
 			d.f.end()
 			break
 		}
@@ -222,15 +238,6 @@ func (d *download) wait() {
 func (d *download) sync(ctx context.Context) {
 	d.synced = make(chan error, 1)
 	go func() { d.synced <- d.partial.Sync(ctx) }()
-}
-
-// missing returns the first span that neither is there nor on its way; nil where
-// there is none.
-func (d *download) missing() *extents.Span {
-	if span, ok := d.next(); ok {
-		return &span
-	}
-	return nil
 }
 
 // more starts streams, as many as there is something to fetch for.

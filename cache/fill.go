@@ -140,8 +140,8 @@ func (f *fill) drop() {
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
 	ctx := f.c.ctx
-	d := &download{f: f}
-	err := f.enter(ctx, d.run)
+	d := &download{f: f, named: f.by.namedSize(ctx, f.dgst)}
+	err := d.enter(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ErrClosed
@@ -161,16 +161,6 @@ func (f *fill) run() {
 		d.discard()
 	}
 	f.drop()
-}
-
-// enter runs a download when it is its turn.
-func (f *fill) enter(ctx context.Context, run func(context.Context) error) error {
-	release, err := f.acquire(ctx, f.c.fillSlots, f.by.namedSize(ctx, f.dgst))
-	if err != nil {
-		return err
-	}
-	defer release()
-	return run(ctx)
 }
 
 func (f *fill) logFailure(err error, kept int64) {

@@ -232,9 +232,7 @@ func (c *Cache) resumeLeft() {
 		if len(todo) == 0 || c.ctx.Err() != nil {
 			return
 		}
-		select {
-		case <-time.After(max(waits.NextBackOff(), retryAfter(away))):
-		case <-c.ctx.Done():
+		if sleep(c.ctx, max(waits.NextBackOff(), retryAfter(away))) != nil {
 			return
 		}
 	}

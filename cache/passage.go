@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"time"
 
@@ -115,12 +114,7 @@ func (p *passage) wait(err error) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-time.After(wait):
-		return nil
-	case <-p.ctx.Done():
-		return p.ctx.Err()
-	}
+	return sleep(p.ctx, wait)
 }
 
 // reopen asks for the rest of the blob.
@@ -135,7 +129,7 @@ func (p *passage) reopen() error {
 	case s.Offset == 0:
 		_, err = io.CopyN(io.Discard, s.Body, p.pos) // what was read must not be read again
 	case s.Offset != p.pos:
-		err = fmt.Errorf("%w: the answer begins at byte %d, and %d was asked for", verify.ErrMismatch, s.Offset, p.pos)
+		err = otherOffset(s.Offset, p.pos)
 	}
 	if err != nil {
 		_ = s.Body.Close() // it is of no use

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -80,6 +81,16 @@ func newBackOff(most time.Duration) *backoff.ExponentialBackOff {
 	b.InitialInterval, b.Multiplier, b.MaxInterval = 250*time.Millisecond, 2, most
 	b.Reset()
 	return b
+}
+
+// sleep waits, or returns the error of ctx where that ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // retryAfter is how long the remote wants to be left alone, 0 where it does not

@@ -45,8 +45,7 @@ func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err 
 	case o.stream.Offset == 0 && s.span.Start > 0:
 		return false, 0, errWhole
 	case o.stream.Offset != s.span.Start:
-		return false, 0, f.by.bodyError(f.dgst, fmt.Errorf("%w: the answer begins at byte %d, and %d was asked for",
-			verify.ErrMismatch, o.stream.Offset, s.span.Start))
+		return false, 0, f.by.bodyError(f.dgst, otherOffset(o.stream.Offset, s.span.Start))
 	}
 	s.events <- event{opened: o.stream}
 	got, err = s.copy(ctx, o.stream)
