@@ -56,6 +56,9 @@ const (
 	// DefaultRetryFor is how long a client waits for a link that is gone: most of
 	// them do so for longer.
 	DefaultRetryFor = 5 * time.Minute
+	// DefaultBindingTTL is how long a repository stays bound to the remote that it
+	// was found at: a month, so that a name that nobody uses any more gets free.
+	DefaultBindingTTL = 720 * time.Hour
 	// DefaultPartialTTL is how long an unfinished download is kept: a week, as the
 	// stock registry does with uploads.
 	DefaultPartialTTL = 168 * time.Hour
@@ -90,14 +93,18 @@ type Config struct {
 	// AdminAddr is the TCP address for health, metrics and the dashboard.
 	AdminAddr string
 
-	// Remote is the remote registry. It is meaningless unless HasRemote.
-	Remote Remote
-	// HasRemote tells that a remote is configured. Without one, the program
-	// serves what its data directory holds.
-	HasRemote bool
+	// Remotes are the remote registries, in the order of their numbers. No two
+	// have the same host, alias or namespace. Without one, the program serves
+	// what its data directory holds.
+	Remotes []Remote
 
-	// Offline tells never to contact the remote.
+	// Offline tells never to contact a remote.
 	Offline bool
+
+	// BindingTTL is how long a repository that was found at one of several
+	// default remotes is looked for there and nowhere else, after that remote has
+	// last confirmed it; 0 is for ever.
+	BindingTTL time.Duration
 
 	// MaxSize is how many bytes of content are kept at most; 0 is no limit.
 	MaxSize int64
@@ -131,13 +138,35 @@ type Remote struct {
 	// else.
 	URL *url.URL
 
-	// Username and Password are both set or both empty.
-	Username string
-	Password Secret
+	// Number is that in the names of its variables: 1 for the remote of
+	// REGISTRY_PROXY_REMOTEURL, 2 for that of REGISTRY_PROXY_REMOTEURL_2.
+	Number int
+
+	// Credentials are for the remote and its token service.
+	Credentials Credentials
 
 	// Alias is a path component that names the remote beside its host, or
 	// empty.
 	Alias string
+
+	// Default tells that the remote is asked for names that say nothing of a
+	// remote, in the order of Config.Remotes.
+	Default bool
+
+	// Namespaces are other registries that the remote serves under their hosts,
+	// as another registry-module does: what clients ask for in the namespace
+	// quay.io is its repository quay.io/<name>. They are hosts, with or without
+	// port.
+	Namespaces []string
+
+	// Allow and Deny are patterns for names of the remote's repositories. Only
+	// those that match one of Allow are served, all where it is empty, and never
+	// those that match one of Deny.
+	Allow, Deny []string
+
+	// DeniedIsAbsent tells that the remote answers 401 or 403 for repositories
+	// that do not exist, so that the next default remote may be asked.
+	DeniedIsAbsent bool
 
 	// TagTTL is how long a tag is answered without asking the remote; 0 asks
 	// each time.
@@ -153,6 +182,15 @@ type Remote struct {
 	// CertFile and KeyFile are the PEM client certificate for this remote and
 	// its key. Both are set or both are empty.
 	CertFile, KeyFile string
+
+	// Insecure tells not to verify the remote's certificate.
+	Insecure bool
+
+	// HTTPProxy is the proxy that requests go through; nil is what the
+	// environment says (HTTPS_PROXY and the like). It may have a password.
+	HTTPProxy *url.URL
+	// NoHTTPProxy tells to use none, whatever the environment says.
+	NoHTTPProxy bool
 
 	// AllowedRealms are the hosts of token services that may be sent the
 	// credentials beside those that the remote's own name implies.
@@ -176,6 +214,28 @@ type Remote struct {
 	// RetryFor is for how long without a byte a download that has begun is tried
 	// again while clients wait; 0 is not at all.
 	RetryFor time.Duration
+}
+
+// Credentials say where those for a remote come from. At most one kind is set:
+// username and password, an identity token, a Docker configuration, or a
+// command.
+type Credentials struct {
+	// Username goes with Password, or with what PasswordFile holds.
+	Username     string
+	Password     Secret
+	PasswordFile string
+	// IdentityToken is what the remote's token service exchanges for access
+	// tokens (OAuth 2.0 refresh token), or is in IdentityTokenFile.
+	IdentityToken     Secret
+	IdentityTokenFile string
+	// DockerConfig is the path of a Docker config.json, whose auths, credHelpers
+	// and credsStore are used.
+	DockerConfig string
+	// Command prints credentials, as proxy.exec.command of the stock registry.
+	Command string
+	// CommandLifetime is how long what Command has printed is used: for good
+	// where it is nil, not at all where it is 0.
+	CommandLifetime *time.Duration
 }
 
 // Secret is text that is not to be printed: formatting shows a placeholder.

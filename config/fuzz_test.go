@@ -51,10 +51,10 @@ func FuzzLoad(f *testing.F) {
 		if c.DataDir == "" || c.Addr == "" || c.AdminAddr == "" || c.MaxSize < 0 || c.Bandwidth < 0 || c.PartialTTL < 0 || c.Stock.Storage.Type() != "filesystem" {
 			t.Errorf("incomplete: %+v", c)
 		}
-		if c.HasRemote && (c.Remote.URL.Host == "" || c.Remote.TagTTL < 0 || c.Remote.TTL < 0) {
-			t.Errorf("bad remote: %+v", c.Remote)
+		if len(c.Remotes) > 0 && (c.Remotes[0].URL.Host == "" || c.Remotes[0].TagTTL < 0 || c.Remotes[0].TTL < 0) {
+			t.Errorf("bad remote: %+v", c.Remotes[0])
 		}
-		if r := c.Remote; c.HasRemote && (r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
+		if r := c.Remotes[0]; len(c.Remotes) > 0 && (r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
 			r.Bandwidth < 0 || r.StallTimeout <= 0 || r.RetryFor < 0) {
 			t.Errorf("bad limits of a remote: %+v", r)
 		}

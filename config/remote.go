@@ -19,8 +19,9 @@ func (l *loader) finishProxy(doc *document, c *Config) {
 	p := &doc.Proxy
 	c.Offline = p.Offline
 	r := Remote{
-		Username:      p.Username,
-		Password:      l.password(p),
+		Number:        1,
+		Default:       true,
+		Credentials:   Credentials{Username: p.Username, Password: l.password(p)},
 		Alias:         p.Alias,
 		TagTTL:        l.duration("proxy.tagttl", p.TagTTL, DefaultTagTTL),
 		TTL:           l.duration("proxy.ttl", p.TTL, 0),
@@ -59,7 +60,7 @@ func (l *loader) finishProxy(doc *document, c *Config) {
 		if u, ok := l.remoteURL(p.RemoteURL); ok {
 			r.URL = u
 			l.warnPlain(p, u)
-			c.Remote, c.HasRemote = r, true
+			c.Remotes = append(c.Remotes, r)
 		}
 		return
 	}

@@ -133,12 +133,12 @@ func TestStockProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := mustLoad(t, string(text))
-	r := c.Remote
+	r := c.Remotes[0]
 	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "health (file, tcp)") || !strings.Contains(c.Warnings[1], "proxy.ttl") {
 		t.Errorf("warnings: %q", c.Warnings)
 	}
-	if !c.HasRemote || r.URL.String() != "https://registry-1.docker.io" ||
-		r.Username != "robot" || string(r.Password) != "1234" || r.TTL.Hours() != 168 || c.DataDir != "/data" || c.Addr != "0.0.0.0:5000" {
+	if len(c.Remotes) == 0 || r.URL.String() != "https://registry-1.docker.io" ||
+		r.Credentials.Username != "robot" || string(r.Credentials.Password) != "1234" || r.TTL.Hours() != 168 || c.DataDir != "/data" || c.Addr != "0.0.0.0:5000" {
 		t.Errorf("got %+v", c)
 	}
 }

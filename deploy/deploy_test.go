@@ -33,10 +33,10 @@ func load(t *testing.T, path string) *config.Config {
 // TestConfig also checks that the sample shows the defaults, as it says.
 func TestConfig(t *testing.T) {
 	c := load(t, "config.yml")
-	if !c.HasRemote || c.Remote.URL.String() != "https://registry-1.docker.io" {
-		t.Errorf("the remote is %v", c.Remote.URL)
+	if len(c.Remotes) == 0 || c.Remotes[0].URL.String() != "https://registry-1.docker.io" {
+		t.Errorf("the remote is %v", c.Remotes[0].URL)
 	}
-	t.Setenv("REGISTRY_PROXY_REMOTEURL", c.Remote.URL.String())
+	t.Setenv("REGISTRY_PROXY_REMOTEURL", c.Remotes[0].URL.String())
 	// A file without settings, so that none is looked for.
 	empty := t.TempDir() + "/config.yml"
 	if err := os.WriteFile(empty, []byte("version: 0.1"), 0o600); err != nil {
@@ -138,7 +138,7 @@ func TestCompose(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	c := load(t, "")
-	if !c.HasRemote || c.MaxSize == 0 {
+	if len(c.Remotes) == 0 || c.MaxSize == 0 {
 		t.Errorf("the environment gives %+v", c)
 	}
 	published := strings.Join(s.Ports, " ")

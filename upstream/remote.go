@@ -41,6 +41,14 @@ type Options struct {
 	// may be replaced.
 	CertFile, KeyFile string
 
+	// Insecure makes any certificate of the registry and its token service do.
+	Insecure bool
+
+	// Name is what the registry is told in the Via header that we call ourselves,
+	// behind those that the request came through, so that loops are noticed; see
+	// package via. Default: there is no such header.
+	Name string
+
 	// Proxy gives the proxy for a request. Default: [http.ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
 

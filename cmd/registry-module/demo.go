@@ -112,10 +112,11 @@ func demo(ctx context.Context, out, progress io.Writer, opts demoOptions) (err e
 // REGISTRY_PROXY_REMOTEURL=http://<remote> and the data directory.
 func demoConfig(dir, remote string) *config.Config {
 	return &config.Config{
-		Stock:     &configuration.Configuration{Log: configuration.Log{AccessLog: configuration.AccessLog{Disabled: true}}},
-		DataDir:   dir,
-		HasRemote: true,
-		Remote:    config.Remote{URL: &url.URL{Scheme: "http", Host: remote}, TagTTL: config.DefaultTagTTL},
+		Stock:   &configuration.Configuration{Log: configuration.Log{AccessLog: configuration.AccessLog{Disabled: true}}},
+		DataDir: dir,
+		Remotes: []config.Remote{{
+			URL: &url.URL{Scheme: "http", Host: remote}, Number: 1, Default: true, TagTTL: config.DefaultTagTTL,
+		}},
 	}
 }
 

@@ -125,8 +125,7 @@ func testConfig(t *testing.T, dir, host string) *config.Config {
 		AdminAddr: freeAddr(t),
 	}
 	if host != "" {
-		cfg.HasRemote = true
-		cfg.Remote = config.Remote{URL: &url.URL{Scheme: "http", Host: host}, TagTTL: time.Hour}
+		cfg.Remotes = []config.Remote{{URL: &url.URL{Scheme: "http", Host: host}, Default: true, TagTTL: time.Hour}}
 	}
 	return cfg
 }
@@ -229,7 +228,7 @@ func TestServe(t *testing.T) {
 	}
 	stop()
 
-	stop = serving(t, testConfigAt(t, cfg, func(c *config.Config) { c.HasRemote = false }))
+	stop = serving(t, testConfigAt(t, cfg, func(c *config.Config) { c.Remotes = nil }))
 	if err := pull(); err != nil {
 		t.Errorf("without a remote: %v", err)
 	}
@@ -239,7 +238,7 @@ func TestServe(t *testing.T) {
 	}
 
 	stop = serving(t, testConfigAt(t, cfg, func(c *config.Config) {
-		c.Remote.URL = &url.URL{Scheme: "http", Host: "elsewhere.test"}
+		c.Remotes[0].URL = &url.URL{Scheme: "http", Host: "elsewhere.test"}
 		c.Offline = true
 	}))
 	defer stop()
@@ -312,9 +311,7 @@ func TestServeCannotStart(t *testing.T) {
 			c.Stock.Auth = configuration.Auth{"htpasswd": {"realm": "x", "path": file + "x"}}
 		}, "htpasswd"},
 		"client authority": {func(c *config.Config) {
-			c.HasRemote = true
-			c.Remote.URL = &url.URL{Scheme: "https", Host: "x.test"}
-			c.Remote.CAFile = file
+			c.Remotes = []config.Remote{{URL: &url.URL{Scheme: "https", Host: "x.test"}, Default: true, CAFile: file}}
 		}, "x.test"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -84,11 +84,15 @@ func serve(ctx context.Context, cfg *config.Config) error {
 // announce says what the program is going to do.
 func announce(log logrus.FieldLogger, cfg *config.Config, addr net.Addr) {
 	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir})
+	var hosts []string
+	for _, r := range cfg.Remotes {
+		hosts = append(hosts, r.URL.Host)
+	}
 	switch {
-	case cfg.HasRemote && cfg.Offline:
-		entry.Infof("listening on %v; offline: %s is not contacted", addr, cfg.Remote.URL.Host)
-	case cfg.HasRemote:
-		entry.Infof("listening on %v for images of %s", addr, cfg.Remote.URL.Host)
+	case len(hosts) > 0 && cfg.Offline:
+		entry.Infof("listening on %v; offline: %s is not contacted", addr, strings.Join(hosts, ", "))
+	case len(hosts) > 0:
+		entry.Infof("listening on %v for images of %s", addr, strings.Join(hosts, ", "))
 	default:
 		entry.Warnf("listening on %v; no remote registry is configured: only what the data directory holds is served; set REGISTRY_PROXY_REMOTEURL to fetch what is missing", addr)
 	}

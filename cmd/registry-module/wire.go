@@ -72,12 +72,12 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		Log:        log,
 	}
 	var namespaces []string
-	if cfg.HasRemote {
+	if len(cfg.Remotes) > 0 {
 		host, err := p.wireRemote(cfg, store, &opts, log)
 		if err != nil {
 			return nil, err
 		}
-		namespaces = namespacesOf(host, cfg.Remote.Alias)
+		namespaces = namespacesOf(host, cfg.Remotes[0].Alias)
 	} else {
 		host, err := store.BareRemote()
 		if err != nil {
@@ -109,14 +109,15 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 // wireRemote connects the cache's options with the configured remote registry,
 // and returns its host.
 func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.Options, log logrus.FieldLogger) (host string, err error) {
+	remoteCfg := cfg.Remotes[0]
 	remote, err := upstream.New(upstream.Options{
-		URL:           cfg.Remote.URL.String(),
-		Credentials:   auth.Static(cfg.Remote.Username, string(cfg.Remote.Password)),
-		AllowedRealms: cfg.Remote.AllowedRealms,
-		CAFile:        cfg.Remote.CAFile,
-		CertFile:      cfg.Remote.CertFile,
-		KeyFile:       cfg.Remote.KeyFile,
-		StallTimeout:  cfg.Remote.StallTimeout,
+		URL:           remoteCfg.URL.String(),
+		Credentials:   auth.Static(remoteCfg.Credentials.Username, string(remoteCfg.Credentials.Password)),
+		AllowedRealms: remoteCfg.AllowedRealms,
+		CAFile:        remoteCfg.CAFile,
+		CertFile:      remoteCfg.CertFile,
+		KeyFile:       remoteCfg.KeyFile,
+		StallTimeout:  remoteCfg.StallTimeout,
 		UserAgent:     "registry-module/" + version,
 		Log:           log,
 	})
@@ -128,9 +129,9 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 	if err != nil {
 		return "", err
 	}
-	opts.TagTTL = cfg.Remote.TagTTL
-	opts.Connections, opts.MaxConnections = cfg.Remote.Connections, cfg.Remote.MaxConnections
-	opts.RetryFor = orNever(cfg.Remote.RetryFor)
+	opts.TagTTL = remoteCfg.TagTTL
+	opts.Connections, opts.MaxConnections = remoteCfg.Connections, remoteCfg.MaxConnections
+	opts.RetryFor = orNever(remoteCfg.RetryFor)
 	var up cache.Upstream = remote
 	if cfg.Offline {
 		up = upstream.NewOffline(remote.Host())
@@ -140,7 +141,7 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 	if up, err = metered.New(up, p.metrics); err != nil {
 		return "", err
 	}
-	up = throttled.New(up, throttled.NewLimiter(cfg.Remote.Bandwidth), throttled.NewLimiter(cfg.Bandwidth))
+	up = throttled.New(up, throttled.NewLimiter(remoteCfg.Bandwidth), throttled.NewLimiter(cfg.Bandwidth))
 	opts.Upstream = patient.New(up, patient.Options{Log: log})
 	return remote.Host(), nil
 }
