@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"registry-module/internal/extents"
 )
@@ -28,7 +27,7 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	if size > 0 && f.have.EndAt(0) == size {
 		return nil, d.confirm(ctx, size)
 	}
-	release, err := f.acquire(ctx, f.c.streamSlots, d.named)
+	release, err := f.acquire(ctx, f.by.remote.streamSlots, d.named)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +93,8 @@ func (d *download) forget() {
 func (d *download) confirm(ctx context.Context, size int64) error {
 	f := d.f
 	f.size = size
-	if !d.known.vouchedFor(f.c.remote(), f.by.key) {
-		if _, err := f.c.opts.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
+	if !d.known.vouchedFor(f.by.remote.Host, f.by.key) {
+		if _, err := f.by.remote.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
 			return err
 		}
 	}
@@ -105,7 +104,9 @@ func (d *download) confirm(ctx context.Context, size int64) error {
 
 // ask asks the remote for the first span, and accepts its answer.
 func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, error) {
-	stream, err := d.knock(ctx, span)
+	stream, err := atOnce(ctx, func() (*BlobStream, error) {
+		return d.f.by.remote.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -113,28 +114,6 @@ func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, err
 		return nil, errors.Join(err, stream.Body.Close())
 	}
 	return stream, nil
-}
-
-// knock asks the remote for the first span. An answer of 5xx, or to come back in a
-// moment, is no reason to disappoint a client at once; but it waits for a status.
-func (d *download) knock(ctx context.Context, span extents.Span) (*BlobStream, error) {
-	const tries = 3
-	const patience = 2 * time.Second // for one try
-	var r retry
-	for try := 1; ; try++ {
-		stream, err := d.f.c.opts.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
-		up, ok := errors.AsType[*UpstreamError](err)
-		if again := ok && (up.RetryAfter > 0 || up.Status != 0 && errors.Is(err, ErrUnavailable)); !again || try == tries {
-			return stream, err
-		}
-		wait := r.wait(err)
-		if wait > patience {
-			return nil, err
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // accept takes the remote's first answer as the truth about the blob's size,

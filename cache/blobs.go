@@ -34,8 +34,8 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 		d.Size = b.Size()
 		return d, b.Close()
 	}
-	if r.c.opts.Upstream == nil {
-		return Descriptor{}, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
+	if r.remote.Upstream == nil {
+		return Descriptor{}, r.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 	}
 	if size, ok := r.c.filling(r, dgst); ok {
 		d.Size = size
@@ -50,7 +50,9 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 // not be asked again. It returns the size, -1 where the remote does not tell.
 func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, error) {
 	return flight(ctx, r, kindLayer, dgst.String(), func(ctx context.Context) (int64, error) {
-		size, err := r.c.opts.Upstream.StatBlob(ctx, r.name, dgst)
+		// As patient as a download begins: how long it takes does not tell whether
+		// the blob is stored for somebody else.
+		size, err := atOnce(ctx, func() (int64, error) { return r.remote.Upstream.StatBlob(ctx, r.name, dgst) })
 		if err != nil {
 			return 0, err
 		}
@@ -201,8 +203,8 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if err == nil || !absent(err) {
 			return b, err
 		}
-		if r.c.opts.Upstream == nil {
-			return nil, r.c.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
+		if r.remote.Upstream == nil {
+			return nil, r.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 		}
 		f, fresh, err := r.c.fill(ctx, r, dgst)
 		if errors.Is(err, errStored) {
@@ -221,13 +223,26 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 			}
 		}
 		b, err = r.follow(ctx, f)
-		if f.by.key != r.key && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied)) {
-			continue // that was the answer to another repository's name
+		if f.failedForOthers(r, err) {
+			continue
 		}
 		return b, err
 	}
 	r.c.log.Warnf("blob %s can neither be read nor replaced; it is passed through uncached", dgst)
 	return r.through(ctx, dgst)
+}
+
+// failedForOthers tells whether err, with which f has failed, says nothing about r:
+// it was the answer to another repository's name, or another remote's.
+func (f *fill) failedForOthers(r *Repository, err error) bool {
+	if f.by.key == r.key || err == nil {
+		return false
+	}
+	if f.by.remote != r.remote {
+		_, answered := errors.AsType[*UpstreamError](err)
+		return answered
+	}
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied)
 }
 
 // adopt opens a blob that is stored. Unless a fill has just linked it into this
@@ -300,7 +315,7 @@ func (r *Repository) bodyError(dgst digest.Digest, err error) error {
 		kind = ErrInvalid
 	}
 	return &UpstreamError{
-		Kind: kind, Remote: r.c.remote(),
+		Kind: kind, Remote: r.remote.Host,
 		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
 	}
 }

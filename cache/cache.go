@@ -4,18 +4,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/singleflight"
-
-	"registry-module/internal/slots"
 )
 
 // Options are what [New] needs. Blobs, Partials, Refs and Index are required; the
@@ -26,18 +24,12 @@ type Options struct {
 	Refs     Refs
 	Index    Index
 
-	// Upstream is the remote that missing content comes from. Without one the
-	// cache is an offline mirror: what it does not hold does not exist.
-	Upstream Upstream
+	// Remotes are the registries that content is of. No two have the same host.
+	Remotes []Remote
 
-	// Prefix stands before the names of Upstream's repositories where they are
-	// stored, for example "quay.io/". Empty for the remote that the bare names
-	// belong to.
-	Prefix string
-
-	// TagTTL is how long a tag is answered without asking the remote. 0 asks
-	// each time.
-	TagTTL time.Duration
+	// BindingTTL is how long what a [Name] has turned out to mean is not asked
+	// about again; default 30 days, negative is for ever.
+	BindingTTL time.Duration
 
 	// MaxSize is how many bytes of content are kept, drafts included; 0 is no
 	// limit.
@@ -46,18 +38,6 @@ type Options struct {
 	// MinFree tells how many bytes of a storage of total bytes to leave free;
 	// nil leaves none.
 	MinFree func(total int64) int64
-
-	// Connections is how many connections fetch one large blob, where the remote
-	// gives parts; default 4.
-	Connections int
-
-	// MaxConnections is how many connections fetch blobs at the same time, all
-	// blobs together; default 16. A few more are for small ones.
-	MaxConnections int
-
-	// RetryFor is how long a download that has begun is tried again while no
-	// byte comes; default 5 minutes, negative is not at all.
-	RetryFor time.Duration
 
 	// PartialTTL is how long an unfinished download is kept that nobody goes on
 	// with; default a week, negative is not at all.
@@ -77,25 +57,18 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Cache answers for the content of a remote registry. Create it with [New].
+// Cache answers for the content of remote registries. Create it with [New].
 type Cache struct {
-	opts  Options
-	log   logrus.FieldLogger
-	space *space
+	opts    Options
+	log     logrus.FieldLogger
+	space   *space
+	remotes []*remote
 
 	// manifests are the small manifests that were used last, by repository
 	// and digest.
 	manifests *lru.Cache[manifestKey, Manifest]
 	// flights coalesce requests for the same manifest or tag.
 	flights singleflight.Group
-	// away is since when, and for how long, the remote is not asked about what
-	// is stored, since it has just failed to answer.
-	away atomic.Pointer[absence]
-	// asking bounds the requests that run, fillSlots the fills that have begun, and
-	// streamSlots the streams of blobs.
-	asking      chan struct{}
-	fillSlots   *slots.Slots
-	streamSlots *slots.Slots
 	// buffers are of streamBuffer bytes, for streams that come and go.
 	buffers sync.Pool
 	// prefetch is what is to be fetched before somebody asks for it.
@@ -139,14 +112,19 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{
-		opts:        opts,
-		log:         opts.Log,
-		manifests:   manifests,
-		fills:       make(map[digest.Digest]*fill),
-		left:        make(map[digest.Digest]*leftover),
-		asking:      make(chan struct{}, maxAsking),
-		fillSlots:   slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
-		streamSlots: slots.New(slots.Limits{Max: opts.MaxConnections}),
+		opts:      opts,
+		log:       opts.Log,
+		manifests: manifests,
+		fills:     make(map[digest.Digest]*fill),
+		left:      make(map[digest.Digest]*leftover),
+	}
+	asked := false // somewhere there is something to fetch
+	for _, r := range opts.Remotes {
+		if c.remote(r.Host) != nil {
+			return nil, fmt.Errorf("cache: there are two remotes %s", r.Host)
+		}
+		c.remotes = append(c.remotes, newRemote(r))
+		asked = asked || r.Upstream != nil
 	}
 	c.buffers.New = func() any {
 		buf := make([]byte, streamBuffer)
@@ -162,10 +140,10 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(c.watchLeft)
-	if opts.Upstream != nil && opts.Resume {
+	if asked && opts.Resume {
 		c.wg.Go(c.resumeLeft)
 	}
-	if opts.Upstream != nil && opts.Prefetch {
+	if asked && opts.Prefetch {
 		if c.prefetch, err = newPrefetcher(c); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -186,8 +164,7 @@ func (o Options) withDefaults() Options {
 	if o.MinFree == nil {
 		o.MinFree = func(int64) int64 { return 0 }
 	}
-	o.Connections = cmp.Or(max(o.Connections, 0), 4)
-	o.RetryFor = cmp.Or(o.RetryFor, 5*time.Minute)
+	o.BindingTTL = cmp.Or(o.BindingTTL, 30*24*time.Hour)
 	o.PartialTTL = cmp.Or(o.PartialTTL, 7*24*time.Hour)
 	return o
 }
@@ -213,33 +190,5 @@ func (c *Cache) Close() error {
 	return c.opts.Index.Apply(context.Background(), put(key(kindMeta, metaClean), struct{}{}))
 }
 
-// Repository returns the repository that clients call name, which must have
-// passed the grammar of the distribution specification. The repository need not
-// exist.
-func (c *Cache) Repository(name string) *Repository {
-	return &Repository{c: c, name: name, key: c.opts.Prefix + name}
-}
-
-// Repository is one repository of the remote, and what the cache holds of it.
-type Repository struct {
-	c    *Cache
-	name string // as the remote knows it
-	key  string // as it is stored
-}
-
 // absent tells whether err says that something is not stored.
 func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
-
-// missing is the answer for what is not stored where no remote can be asked.
-func (c *Cache) missing(what string) error {
-	return &localError{what}
-}
-
-// localError is ErrNotFound for content of an offline mirror.
-type localError struct{ what string }
-
-func (e *localError) Error() string {
-	return e.what + " is not in the cache, and no remote registry is configured"
-}
-
-func (e *localError) Unwrap() error { return ErrNotFound }

@@ -38,15 +38,24 @@ func newSite(t *testing.T, adjust ...func(*cache.Options)) *site {
 	}
 	s.partials = &cachetest.Partials{Blobs: s.blobs, Now: func() time.Time { return s.now }}
 	s.opts = cache.Options{
-		Blobs: s.blobs, Partials: s.partials, Refs: s.refs, Index: s.index, Upstream: s.up,
-		TagTTL: tagTTL,
-		Now:    func() time.Time { return s.now },
+		Blobs: s.blobs, Partials: s.partials, Refs: s.refs, Index: s.index,
+		Remotes: []cache.Remote{{Host: s.up.Host(), Upstream: s.up, TagTTL: tagTTL}},
+		Now:     func() time.Time { return s.now },
 	}
 	for _, a := range adjust {
 		a(&s.opts)
 	}
 	s.open(t)
 	return s
+}
+
+// Repository returns a repository of the site's first remote.
+func (s *site) Repository(name string) *cache.Repository {
+	r, ok := s.Cache.Repository(cache.Place{Host: s.opts.Remotes[0].Host, Repo: name})
+	if !ok {
+		panic("the site has no remote")
+	}
+	return r
 }
 
 func (s *site) open(t *testing.T) {
@@ -80,7 +89,18 @@ func (s *site) reopen(t *testing.T, adjust ...func(*cache.Options)) {
 	s.open(t)
 }
 
-func noUpstream(o *cache.Options) { o.Upstream = nil }
+// places are the repositories of which something is stored.
+func (s *site) places(t *testing.T) []cache.Place {
+	t.Helper()
+	var places []cache.Place
+	for p, err := range s.Places(t.Context()) {
+		must(t, err)
+		places = append(places, p)
+	}
+	return places
+}
+
+func noUpstream(o *cache.Options) { o.Remotes[0].Upstream = nil }
 
 func must(t *testing.T, err error) {
 	t.Helper()

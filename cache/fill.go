@@ -13,6 +13,7 @@ import (
 
 	"registry-module/internal/extents"
 	"registry-module/internal/slots"
+	"registry-module/internal/via"
 )
 
 const (
@@ -33,6 +34,7 @@ const (
 // use it on. How the bytes are brought is the business of [download].
 type fill struct {
 	c    *Cache
+	ctx  context.Context // ends with the cache, and knows on whose behalf the fill is
 	dgst digest.Digest
 	by   *Repository // whose name the blob is asked for
 
@@ -94,7 +96,7 @@ func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f 
 		return nil, false, err
 	}
 	f = &fill{
-		c: c, dgst: dgst, by: r, size: -1,
+		c: c, ctx: via.Carry(c.ctx, ctx), dgst: dgst, by: r, size: -1,
 		urgent:   make(chan struct{}),
 		started:  make(chan struct{}),
 		wanted:   make(chan struct{}, 1),
@@ -139,7 +141,7 @@ func (f *fill) drop() {
 
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
-	ctx := f.c.ctx
+	ctx := f.ctx
 	d := &download{f: f, named: f.by.namedSize(ctx, f.dgst)}
 	err := d.enter(ctx)
 	if err != nil {

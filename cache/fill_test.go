@@ -79,7 +79,7 @@ func TestReadersFollowOneFill(t *testing.T) {
 func TestUpstreamBreaksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, feed, content, dgst := fedSite(t, "a", 200_000)
-		s.reopen(t, func(o *cache.Options) { o.RetryFor = -1 })
+		s.reopen(t, func(o *cache.Options) { o.Remotes[0].RetryFor = -1 })
 		b := s.openBlob(t, "a", dgst)
 		must(t, feed.Send(content[:100_000]))
 		reset := errors.New("connection reset")

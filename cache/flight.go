@@ -4,16 +4,19 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"registry-module/internal/via"
 )
 
 const (
 	// askTimeout bounds a request whose answer is small: a manifest, a HEAD.
 	// Docker Engine waits a minute for a manifest.
 	askTimeout = 45 * time.Second
-	// maxAsking bounds what goes on at the same time, whoever has asked for it
-	// and left.
+	// maxAsking bounds the requests to one remote at the same time, whoever has
+	// asked for them and left.
 	maxAsking = 128
-	// maxFilling bounds the fills that have begun: each has files, and its room. A
+	// maxFilling bounds the fills that have begun from one remote: each has files,
+	// and its room. A
 	// quarter more are for small blobs.
 	maxFilling = 64
 )
@@ -40,12 +43,12 @@ func flight[T any](ctx context.Context, r *Repository, kind, name string, ask fu
 			return none, ErrClosed
 		}
 		defer c.wg.Done()
-		ctx, cancel := context.WithTimeoutCause(c.ctx, askTimeout,
+		ctx, cancel := context.WithTimeoutCause(via.Carry(c.ctx, ctx), askTimeout,
 			fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout))
 		defer cancel()
 		select {
-		case c.asking <- struct{}{}:
-			defer func() { <-c.asking }()
+		case r.remote.asking <- struct{}{}:
+			defer func() { <-r.remote.asking }()
 		case <-ctx.Done():
 			return none, c.ended(context.Cause(ctx))
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -20,14 +19,6 @@ type leftover struct {
 	kept int64     // bytes
 	used time.Time // when the last of them came
 	note partialNote
-}
-
-// remote is the host of the remote registry, empty where there is none.
-func (c *Cache) remote() string {
-	if c.opts.Upstream == nil {
-		return ""
-	}
-	return c.opts.Upstream.Host()
 }
 
 // leave notes that a download was put aside.
@@ -176,7 +167,7 @@ type partialNote struct {
 }
 
 func (d *download) note() []byte {
-	n := partialNote{Size: d.f.size, Remote: d.f.c.remote(), Validator: d.validator}
+	n := partialNote{Size: d.f.size, Remote: d.f.by.remote.Host, Validator: d.validator}
 	if d.known.Remote == n.Remote {
 		n.Repositories = slices.Clone(d.known.Repositories)
 	}
@@ -238,19 +229,19 @@ func (c *Cache) resumeLeft() {
 	}
 }
 
-// resume goes on with one unfinished download, if it is of this remote.
+// resume goes on with one unfinished download, if its remote can be asked.
 func (c *Cache) resume(dgst digest.Digest) error {
 	c.mu.Lock()
 	l := c.left[dgst]
 	c.mu.Unlock()
-	if l == nil || l.note.Remote != c.remote() || len(l.note.Repositories) == 0 {
+	if l == nil || len(l.note.Repositories) == 0 {
 		return nil
 	}
-	name, ok := strings.CutPrefix(l.note.Repositories[0], c.opts.Prefix)
-	if !ok {
+	r := c.stored(l.note.Remote, l.note.Repositories[0])
+	if r == nil || r.remote.Upstream == nil {
 		return nil
 	}
-	f, _, err := c.fill(c.ctx, c.Repository(name), dgst)
+	f, _, err := c.fill(c.ctx, r, dgst)
 	if err != nil {
 		return err
 	}

@@ -385,7 +385,7 @@ func TestKeptBytesAgeInVain(t *testing.T) {
 // and room.
 func TestFillsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, func(o *cache.Options) { o.MaxConnections = 200 })
+		s := newSite(t, func(o *cache.Options) { o.Remotes[0].MaxConnections = 200 })
 		s.stopAfter(1000)
 		const blobs = 150
 		for range blobs {
@@ -586,7 +586,7 @@ func TestPrefetchFails(t *testing.T) {
 // turn among those.
 func TestPrefetchedBlobIsHurried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, func(o *cache.Options) { o.Prefetch, o.MaxConnections = true, 2 })
+		s := newSite(t, func(o *cache.Options) { o.Prefetch, o.Remotes[0].MaxConnections = true, 2 })
 		layers := [][]byte{randomBytes(2 * mib), randomBytes(2 * mib)}
 		m := s.up.AddManifest("a", "v1", "application/vnd.oci.image.manifest.v1+json",
 			image(2*mib, s.up.AddBlob("a", layers[0]), s.up.AddBlob("a", layers[1])))

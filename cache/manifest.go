@@ -115,17 +115,17 @@ func (r *Repository) remember(m Manifest) {
 // the remote, verifies and stores it. A manifest that cannot be stored is
 // returned all the same: the pull goes on.
 func (r *Repository) fetchManifest(ctx context.Context, ref string) (Manifest, error) {
-	if r.c.opts.Upstream == nil {
-		return Manifest{}, r.c.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
+	if r.remote.Upstream == nil {
+		return Manifest{}, r.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
 	}
-	m, err := r.c.opts.Upstream.Manifest(ctx, r.name, ref)
+	m, err := r.remote.Upstream.Manifest(ctx, r.name, ref)
 	if err != nil {
 		return Manifest{}, err
 	}
 	doc, err := checkManifest(&m, ref)
 	if err != nil {
 		return Manifest{}, &UpstreamError{
-			Kind: ErrInvalid, Remote: r.c.opts.Upstream.Host(),
+			Kind: ErrInvalid, Remote: r.remote.Host,
 			Op: fmt.Sprintf("fetching manifest %s of %s", ref, r.name), Err: err,
 		}
 	}

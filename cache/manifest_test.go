@@ -82,7 +82,7 @@ func TestTagLifetime(t *testing.T) {
 }
 
 func TestTagTTLZeroAsksEachTime(t *testing.T) {
-	s := newSite(t, func(o *cache.Options) { o.TagTTL = 0 })
+	s := newSite(t, func(o *cache.Options) { o.Remotes[0].TagTTL = 0 })
 	s.addImage("a", "v1", "first")
 	for range 3 {
 		_, err := s.Repository("a").Tag(t.Context(), "v1")
@@ -233,7 +233,7 @@ func TestWrongManifest(t *testing.T) {
 			if n := s.blobs.Len(); n != 0 {
 				t.Errorf("%d blobs are stored", n)
 			}
-			if repos, _, _ := s.Repositories(t.Context(), 10, ""); len(repos) != 0 {
+			if repos := s.places(t); len(repos) != 0 {
 				t.Errorf("repositories are listed: %v", repos)
 			}
 		})
@@ -372,30 +372,6 @@ func TestTags(t *testing.T) {
 	check()
 }
 
-func TestRepositories(t *testing.T) {
-	s := newSite(t)
-	for _, repo := range []string{"b/c", "a", "b"} {
-		s.addImage(repo, "v1", "text of "+repo)
-		_, err := s.Repository(repo).Tag(t.Context(), "v1")
-		must(t, err)
-	}
-	for _, tt := range []struct {
-		n    int
-		last string
-		want []string
-		more bool
-	}{
-		{10, "", []string{"a", "b", "b/c"}, false},
-		{2, "", []string{"a", "b"}, true},
-		{2, "b", []string{"b/c"}, false},
-	} {
-		got, more, err := s.Repositories(t.Context(), tt.n, tt.last)
-		if err != nil || more != tt.more || !slices.Equal(got, tt.want) {
-			t.Errorf("repositories(%d, %q) = %q, %v, %v", tt.n, tt.last, got, more, err)
-		}
-	}
-}
-
 // Without a remote the cache is a mirror of what it holds.
 func TestOfflineMirror(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -451,8 +427,8 @@ func TestIndexIsRebuilt(t *testing.T) {
 				t.Errorf("HEAD of %s: %+v, %v", r.Digest, d, err)
 			}
 		}
-		if repos, _, err := s.Repositories(t.Context(), 10, ""); err != nil || !slices.Equal(repos, []string{"a/b"}) {
-			t.Errorf("repositories %q, %v", repos, err)
+		if repos := s.places(t); !slices.Equal(repos, []cache.Place{{Host: s.up.Host(), Repo: "a/b"}}) {
+			t.Errorf("repositories %q", repos)
 		}
 	})
 }

@@ -57,10 +57,10 @@ const idleReader = 10 * time.Second
 
 // begin asks for the blob.
 func (p *passage) begin() (err error) {
-	if p.release, err = p.r.c.streamSlots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
+	if p.release, err = p.r.remote.streamSlots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
 		return err
 	}
-	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})
+	s, err := p.r.remote.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})
 	if err != nil {
 		p.release()
 		return err
@@ -110,7 +110,7 @@ func (p *passage) wait(err error) error {
 	if p.ctx.Err() != nil {
 		return p.ctx.Err()
 	}
-	wait, err := p.retry.again(p.r.bodyError(p.dgst, err), time.Since(p.last), p.r.c.opts.RetryFor)
+	wait, err := p.retry.again(p.r.bodyError(p.dgst, err), time.Since(p.last), p.r.remote.RetryFor)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (p *passage) wait(err error) error {
 
 // reopen asks for the rest of the blob.
 func (p *passage) reopen() error {
-	s, err := p.r.c.opts.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{Offset: p.pos, Validator: p.validator})
+	s, err := p.r.remote.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{Offset: p.pos, Validator: p.validator})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ const (
 	kindNamed    = "n" // repository, digest: content that a manifest there names
 	kindRepo     = "r" // repository
 	kindTag      = "t" // repository, tag
+	kindBound    = "o" // name: the remote where it was found
 	kindMeta     = "z" // facts about the index
 )
 

@@ -202,7 +202,7 @@ func TestDownloadGoesOn(t *testing.T) {
 // An answer that breaks off with its last byte has brought all that was asked for.
 func TestErrorWithTheLastByte(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, content, dgst := bigSite(t, mib, func(o *cache.Options) { o.RetryFor = -1 })
+		s, content, dgst := bigSite(t, mib, func(o *cache.Options) { o.Remotes[0].RetryFor = -1 })
 		s.up.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error {
 			s.Body = io.NopCloser(iotest.DataErrReader(io.MultiReader(s.Body, iotest.ErrReader(errReset))))
 			return nil
@@ -315,7 +315,7 @@ func TestDownloadIsGivenUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, content, dgst := bigSite(t, size, func(o *cache.Options) { o.RetryFor = time.Minute })
+				s, content, dgst := bigSite(t, size, func(o *cache.Options) { o.Remotes[0].RetryFor = time.Minute })
 				s.up.Answer = func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
 					if n == 1 {
 						cutAfter(s, 2*mib)
@@ -426,7 +426,7 @@ func TestStreamsRunAtTheSameTime(t *testing.T) {
 	const size = 64 * mib // at 1 MiB a second
 	for connections, want := range map[int]time.Duration{1: 64 * time.Second, 4: 16 * time.Second, 8: 8 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			s, content, dgst := bigSite(t, size, func(o *cache.Options) { o.Connections = connections })
+			s, content, dgst := bigSite(t, size, func(o *cache.Options) { o.Remotes[0].Connections = connections })
 			s.up.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error {
 				s.Body = slow{s.Body}
 				return nil
@@ -515,7 +515,7 @@ func TestPassageGoesOn(t *testing.T) {
 // Small blobs do not wait for large ones that pass through either.
 func TestSmallPassageDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, large := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.MaxConnections = 10_000, 2 })
+		s, _, large := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.Remotes[0].MaxConnections = 10_000, 2 })
 		config := randomBytes(20_000)
 		small := s.up.AddBlob("a", config)
 		s.up.AddManifest("a", "v2", v1.MediaTypeImageManifest, image(len(config), digest.FromString("c"), small))
@@ -538,7 +538,7 @@ func TestSmallPassageDoesNotWait(t *testing.T) {
 // Clients that have paused in what passes through hold up nobody for long.
 func TestPausedPassagesHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, content, dgst := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.MaxConnections = 10_000, 2 })
+		s, content, dgst := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.Remotes[0].MaxConnections = 10_000, 2 })
 		p := make([]byte, 1000)
 		var paused []*cache.Reader
 		for range 2 {
@@ -565,7 +565,7 @@ func TestPausedPassagesHoldUpNobody(t *testing.T) {
 // A passage is given up as a download is.
 func TestPassageIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, dgst := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.RetryFor = 10_000, time.Minute })
+		s, _, dgst := bigSite(t, 3*mib, func(o *cache.Options) { o.MaxSize, o.Remotes[0].RetryFor = 10_000, time.Minute })
 		s.up.Answer = func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
 			if n > 1 {
 				return away()
@@ -590,7 +590,7 @@ func TestPassageIsGivenUp(t *testing.T) {
 // further ones of others.
 func TestSmallBlobDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, func(o *cache.Options) { o.MaxConnections = 4 })
+		s := newSite(t, func(o *cache.Options) { o.Remotes[0].MaxConnections = 4 })
 		large := func() (digest.Digest, []byte) {
 			content := randomBytes(2 * mib)
 			return s.up.AddBlob("a", content), content

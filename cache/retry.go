@@ -93,6 +93,28 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// atOnce does what gets a client a status. An answer of 5xx, or to come back in a
+// moment, is no reason to disappoint the client at once; but it waits.
+func atOnce[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	const tries = 3
+	const patience = 2 * time.Second // for one try
+	var r retry
+	for try := 1; ; try++ {
+		got, err := ask()
+		up, ok := errors.AsType[*UpstreamError](err)
+		if again := ok && (up.RetryAfter > 0 || up.Status != 0 && errors.Is(err, ErrUnavailable)); !again || try == tries {
+			return got, err
+		}
+		wait := r.wait(err)
+		if wait > patience {
+			return got, err
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return got, err
+		}
+	}
+}
+
 // retryAfter is how long the remote wants to be left alone, 0 where it does not
 // say.
 func retryAfter(err error) time.Duration {

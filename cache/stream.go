@@ -28,13 +28,13 @@ type stream struct {
 func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err error) {
 	f := s.f
 	if o.release == nil {
-		if o.release, err = f.acquire(ctx, f.c.streamSlots, f.size); err != nil {
+		if o.release, err = f.acquire(ctx, f.by.remote.streamSlots, f.size); err != nil {
 			return false, 0, err
 		}
 	}
 	defer o.release()
 	if o.stream == nil {
-		if o.stream, err = f.c.opts.Upstream.Blob(ctx, f.by.name, f.dgst, s.part); err != nil {
+		if o.stream, err = f.by.remote.Upstream.Blob(ctx, f.by.name, f.dgst, s.part); err != nil {
 			return false, 0, err
 		}
 	}

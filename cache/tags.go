@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"iter"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -28,19 +28,19 @@ type absence struct {
 
 // isAway tells whether the remote has just failed to answer. A time from the
 // future does not count: clocks of gateways jump.
-func (c *Cache) isAway() bool {
-	a := c.away.Load()
+func (r *Repository) isAway() bool {
+	a := r.remote.away.Load()
 	if a == nil {
 		return false
 	}
-	age := c.opts.Now().Sub(a.since)
+	age := r.c.opts.Now().Sub(a.since)
 	return age >= 0 && age < a.lasts
 }
 
 // noteFailure leaves the remote alone for a while if err means that it is away
 // or wants to be left alone. What it has against one repository says nothing
 // about others.
-func (c *Cache) noteFailure(err error) {
+func (r *Repository) noteFailure(err error) {
 	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRateLimited) {
 		return
 	}
@@ -48,7 +48,7 @@ func (c *Cache) noteFailure(err error) {
 	if up, ok := errors.AsType[*UpstreamError](err); ok {
 		lasts = max(lasts, up.RetryAfter)
 	}
-	c.away.Store(&absence{c.opts.Now(), lasts})
+	r.remote.away.Store(&absence{r.c.opts.Now(), lasts})
 }
 
 // CachedTag returns the manifest that tag points to if it can be answered
@@ -59,7 +59,7 @@ func (r *Repository) CachedTag(ctx context.Context, tag string) (Manifest, error
 	if err := r.c.record(ctx, key(kindTag, r.key, tag), &rec); err != nil {
 		return Manifest{}, err
 	}
-	if r.c.opts.Upstream != nil && !rec.validFor(r.c.opts.TagTTL, r.c.opts.Now()) {
+	if r.remote.Upstream != nil && !rec.validFor(r.remote.TagTTL, r.c.opts.Now()) {
 		return Manifest{}, errStale
 	}
 	return r.CachedManifest(ctx, rec.Digest)
@@ -85,7 +85,7 @@ func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 			return r.fetchTag(ctx, tag)
 		})
 	}
-	if r.c.opts.Upstream == nil || r.c.isAway() {
+	if r.remote.Upstream == nil || r.isAway() {
 		return stored, nil
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
@@ -98,7 +98,7 @@ func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 		return m, err
 	case patient.Err() != nil:
 		err = fmt.Errorf("%w: no answer within %v", ErrUnavailable, stalePatience)
-		r.c.noteFailure(err)
+		r.noteFailure(err)
 	}
 	r.c.log.WithError(err).Warnf("tag %s of %s is served as it was last known", tag, r.key)
 	return stored, nil
@@ -117,7 +117,7 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Manifest, error)
 		return Manifest{}, errors.Join(err, r.forget(ctx, tag))
 	}
 	if err != nil {
-		r.c.noteFailure(err)
+		r.noteFailure(err)
 	}
 	return m, err
 }
@@ -125,11 +125,11 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Manifest, error)
 // askTag finds out what tag points to, at the cost of a HEAD where that is
 // stored.
 func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
-	if r.c.opts.Upstream == nil {
-		return Manifest{}, r.c.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
+	if r.remote.Upstream == nil {
+		return Manifest{}, r.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
 	}
 	if _, err := r.storedTag(ctx, tag); err == nil {
-		d, err := r.c.opts.Upstream.Resolve(ctx, r.name, tag)
+		d, err := r.remote.Upstream.Resolve(ctx, r.name, tag)
 		if err != nil {
 			return Manifest{}, err
 		}
@@ -188,7 +188,7 @@ func (r *Repository) forget(ctx context.Context, tag string) error {
 func (r *Repository) Tags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
 	stored, storedMore, storedErr := r.storedTags(ctx, n, last)
 	have := storedErr == nil && (len(stored) > 0 || last != "")
-	if r.c.opts.Upstream == nil || have && r.c.isAway() {
+	if r.remote.Upstream == nil || have && r.isAway() {
 		return stored, storedMore, storedErr
 	}
 	patient := ctx
@@ -201,7 +201,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (tags []strin
 	if err == nil || errors.Is(err, ErrNotFound) || ctx.Err() != nil {
 		return tags, more, err
 	}
-	r.c.noteFailure(err)
+	r.noteFailure(err)
 	if !have {
 		return nil, false, err // the remote's reason says more
 	}
@@ -213,7 +213,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (tags []strin
 func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
 	const maxPages = 100 // arbitrary, but bounded
 	for range maxPages {
-		page, more, err := r.c.opts.Upstream.Tags(ctx, r.name, n-len(tags), last)
+		page, more, err := r.remote.Upstream.Tags(ctx, r.name, n-len(tags), last)
 		if err != nil {
 			return nil, false, err
 		}
@@ -237,29 +237,23 @@ func (r *Repository) storedTags(ctx context.Context, n int, last string) (tags [
 		tags = append(tags, tag)
 	}
 	if len(tags) == 0 && last == "" {
-		return nil, false, r.c.missing("repository " + r.name)
+		return nil, false, r.missing("repository " + r.name)
 	}
 	return tags, false, nil
 }
 
-// Repositories lists at most n names, after last, of the repositories of which
-// something is stored. More tells that there are others.
-func (c *Cache) Repositories(ctx context.Context, n int, last string) (names []string, more bool, err error) {
-	if last != "" {
-		last = c.opts.Prefix + last
+// Places yields the repositories of which something is stored, in no order. An
+// error ends the iteration.
+func (c *Cache) Places(ctx context.Context) iter.Seq2[Place, error] {
+	return func(yield func(Place, error) bool) {
+		for key, err := range c.names(ctx, "", kindRepo) {
+			if err != nil {
+				yield(Place{}, err)
+				return
+			}
+			if r := c.owner(key); r != nil && !yield(Place{r.remote.Host, r.name}, nil) {
+				return
+			}
+		}
 	}
-	for key, err := range c.names(ctx, last, kindRepo) {
-		if err != nil {
-			return nil, false, err
-		}
-		name, ok := strings.CutPrefix(key, c.opts.Prefix)
-		if !ok {
-			continue // of another remote
-		}
-		if len(names) == n {
-			return names, true, nil
-		}
-		names = append(names, name)
-	}
-	return names, false, nil
 }

@@ -18,6 +18,7 @@ import (
 	"registry-module/cache"
 	"registry-module/cache/cachetest"
 	"registry-module/server"
+	"registry-module/upstream/router"
 )
 
 // connection is a ResponseWriter that notes how it is used.
@@ -125,7 +126,7 @@ func TestBlobsAreSentByTheKernel(t *testing.T) {
 func (s *site) handler(t *testing.T) *server.Server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	h, err := server.New(ctx, server.Options{Cache: s.cache})
+	h, err := server.New(ctx, server.Options{Cache: s.cache, Router: routes(t, router.Remote{Host: s.up.Host(), Default: true})})
 	must(t, err)
 	t.Cleanup(func() {
 		must(t, h.Close())
@@ -162,7 +163,7 @@ func TestErrorsBeforeTheFirstByte(t *testing.T) {
 			blobs := new(cachetest.Blobs)
 			c, err := cache.New(t.Context(), cache.Options{
 				Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
-				Upstream: s.up, MaxSize: tt.maxSize, RetryFor: -1,
+				Remotes: []cache.Remote{s.remote()}, MaxSize: tt.maxSize,
 			})
 			must(t, err)
 			t.Cleanup(func() { must(t, c.Close()) })

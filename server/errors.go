@@ -54,6 +54,12 @@ func answerFor(kind contentKind, err error) answer {
 		wait = up.RetryAfter
 	}
 	switch {
+	case errors.Is(err, cache.ErrNotServed):
+		return answer{status: http.StatusNotFound, code: errcode.ErrorCodeNameUnknown}
+	case errors.Is(err, cache.ErrRefused):
+		return answer{status: http.StatusForbidden, code: errcode.ErrorCodeDenied}
+	case errors.Is(err, cache.ErrLoop):
+		return answer{status: http.StatusLoopDetected, code: errcode.ErrorCodeUnavailable}
 	case errors.Is(err, cache.ErrNotFound):
 		return answer{status: http.StatusNotFound, code: kind.unknown()}
 	case errors.Is(err, cache.ErrDenied):

@@ -32,6 +32,9 @@ type exchange struct {
 	status int // 0 until something is sent
 	bytes  int64
 
+	// repo is what the request is about, nil where that is no repository.
+	repo *cache.Name
+
 	// blobSize is the length of the blob that was served, for the app's
 	// notifications; 0 before.
 	blobSize int64

@@ -17,6 +17,7 @@ import (
 
 	"registry-module/cache/cachetest"
 	"registry-module/server"
+	"registry-module/upstream/router"
 )
 
 // controller is an access controller as a function.
@@ -168,7 +169,7 @@ func TestPanicIsLogged(t *testing.T) {
 	s := newSite(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	opts := server.Options{Cache: s.cache}
+	opts := server.Options{Cache: s.cache, Router: routes(t, router.Remote{Host: s.up.Host(), Default: true})}
 	controller(func() (*stockauth.Grant, error) { panic("a mistake") }).configure(&opts)
 	logTo(log)(&opts)
 	h, err := server.New(ctx, opts)

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // maxHeaderLine is how long one header field may be in bytes. The proxies that
@@ -64,22 +65,79 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		s.refuse(x, bad.status, bad.code, bad.message)
 		return
 	}
-	if ns := r.URL.Query().Get("ns"); ns != "" && rt.name != "" {
-		// OCI distribution specification, "Registry Proxying".
-		if !slices.Contains(s.namespaces, ns) {
-			s.refuse(x, http.StatusNotFound, errcode.ErrorCodeNameUnknown,
-				fmt.Sprintf("registry %.100q is not served here; configured: %s", ns, strings.Join(s.namespaces, ", ")))
-			return
-		}
-		x.Header().Set("OCI-Namespace", ns)
+	canonical, err := s.direct(x, r, rt)
+	if err == nil {
+		r, err = s.onBehalf(r)
 	}
-	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {
-		s.app.ServeHTTP(x, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+	if err != nil {
+		s.setCommonHeader(x.Header())
+		s.fail(x, repositoryContent, err)
+		return
+	}
+	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt, canonical) {
+		s.app.ServeHTTP(x, s.forApp(x, r, rt, canonical))
 	}
 	// Only now, so that the manifest is on its way before its blobs are.
 	if r.Method == http.MethodGet && x.status == http.StatusOK && len(x.manifest.Bytes) > 0 {
-		s.cache.Repository(rt.name).Prefetch(x.manifest)
+		x.repo.Prefetch(r.Context(), x.manifest)
 	}
+}
+
+// direct finds out which repository of which remote the request is about, and what
+// that is called for access control.
+func (s *Server) direct(x *exchange, r *http.Request, rt route) (canonical string, err error) {
+	if rt.name == "" {
+		return "", nil
+	}
+	ns := r.URL.Query().Get("ns")
+	canonical, places, err := s.router.Route(ns, rt.name)
+	if err != nil {
+		return "", err
+	}
+	x.repo = s.cache.Name(rt.name, places...)
+	if ns != "" { // OCI distribution specification, "Registry Proxying"
+		x.Header().Set("OCI-Namespace", ns)
+	}
+	return canonical, nil
+}
+
+// onBehalf returns the request with what it has passed on its way to us, for what
+// we ask of others because of it. One that has passed us before goes round in a
+// circle (RFC 9110, section 7.6.3).
+func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
+	chain := via.Parse(r.Header)
+	switch at := slices.Index(chain, s.name); {
+	case len(chain) == 0:
+		return r, nil
+	case at >= 0 && s.name != "":
+		return nil, fmt.Errorf("%w: the request has been here, at %s, before: it went on by way of %s; "+
+			"look at the remotes (REGISTRY_PROXY_REMOTEURL) of each", cache.ErrLoop, s.name, strings.Join(append(chain[at+1:], "here"), ", "))
+	case len(chain) > via.MaxHops:
+		return nil, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
+	}
+	return r.WithContext(via.With(r.Context(), chain)), nil
+}
+
+// forApp returns the request as the app is to see it. Where access is controlled,
+// that is by its canonical name: who may pull a repository of one remote need not be
+// allowed to pull the one of the same name of another.
+func (s *Server) forApp(x *exchange, r *http.Request, rt route, canonical string) *http.Request {
+	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	if s.access == nil || canonical == rt.name {
+		return r
+	}
+	u := *r.URL
+	before, after, _ := strings.Cut(u.Path, "/v2/"+rt.name+"/")
+	u.Path, u.RawPath = before+"/v2/"+canonical+"/"+after, ""
+	r.URL = &u
+	return r
+}
+
+// fail answers with what went wrong without the app.
+func (s *Server) fail(x *exchange, kind contentKind, err error) {
+	a := answerFor(kind, err)
+	x.override(a, err)
+	sendError(x, a.status, a.apiError(err))
 }
 
 // refuse answers in the error form of the OCI distribution specification.
@@ -109,11 +167,11 @@ func (s *Server) setCommonHeader(h http.Header) {
 // has to take over: for anything else, and for whom the access controller has
 // something to say to. That is asked last, because it can be slow on purpose
 // (bcrypt), and the app will ask again.
-func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
+func (s *Server) serveStored(x *exchange, r *http.Request, rt route, canonical string) bool {
 	switch rt.kind {
 	case manifestRoute:
-		m, err := storedManifest(r.Context(), s.cache.Repository(rt.name), rt.reference)
-		if err != nil || !s.mayPull(r, rt.name) {
+		m, err := storedManifest(r.Context(), x.repo, rt.reference)
+		if err != nil || !s.mayPull(r, canonical) {
 			return false
 		}
 		s.setCommonHeader(x.Header())
@@ -121,21 +179,21 @@ func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
 		x.manifest = m
 		return true
 	case blobRoute:
-		return s.serveStoredBlob(x, r, rt)
+		return s.serveStoredBlob(x, r, rt, canonical)
 	default:
 		return false
 	}
 }
 
 // serveStoredBlob is serveStored for a blob.
-func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
+func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route, canonical string) bool {
 	dgst := digest.Digest(rt.reference)
-	content, err := s.cache.Repository(rt.name).CachedBlob(r.Context(), dgst)
+	content, err := x.repo.CachedBlob(r.Context(), dgst)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if !s.mayPull(r, rt.name) {
+	if !s.mayPull(r, canonical) {
 		return false
 	}
 	s.setCommonHeader(x.Header())
@@ -147,14 +205,12 @@ func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
 		if x.status != 0 {
 			x.abandon(r.Context(), blobName(rt.name, dgst), err)
 		}
-		a := answerFor(blobContent, err)
-		x.override(a, err)
-		sendError(x, a.status, a.apiError(err))
+		s.fail(x, blobContent, err)
 	}
 	return true
 }
 
-func storedManifest(ctx context.Context, repo *cache.Repository, reference string) (cache.Manifest, error) {
+func storedManifest(ctx context.Context, repo *cache.Name, reference string) (cache.Manifest, error) {
 	if strings.Contains(reference, ":") {
 		return repo.CachedManifest(ctx, digest.Digest(reference))
 	}
@@ -215,6 +271,9 @@ func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
 		"ms":     millis,
 		"client": r.RemoteAddr,
 		"agent":  r.UserAgent(),
+	}
+	if ns := r.URL.Query().Get("ns"); ns != "" {
+		fields["ns"] = fmt.Sprintf("%.100s", ns)
 	}
 	entry := s.log.WithFields(fields)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/reference"
@@ -19,8 +20,9 @@ import (
 // namespace is the cache as the app sees it. What changes a registry is
 // unsupported, as in the stock registry when it is a proxy.
 type namespace struct {
-	cache *cache.Cache
-	log   logrus.FieldLogger
+	cache  *cache.Cache
+	router Router
+	log    logrus.FieldLogger
 }
 
 var (
@@ -31,18 +33,38 @@ var (
 // Scope implements distribution.Namespace.
 func (*namespace) Scope() distribution.Scope { return distribution.GlobalScope }
 
-// Repository implements distribution.Namespace.
-func (n *namespace) Repository(_ context.Context, name reference.Named) (distribution.Repository, error) {
-	return &repository{ns: n, named: name, repo: n.cache.Repository(name.Name())}, nil
+// Repository implements distribution.Namespace. Which one is meant is decided where
+// the request comes in, since the app does not see all of it.
+func (n *namespace) Repository(ctx context.Context, name reference.Named) (distribution.Repository, error) {
+	x := exchangeFrom(ctx)
+	if x == nil || x.repo == nil {
+		return nil, distribution.ErrRepositoryUnknown{Name: name.Name()}
+	}
+	return &repository{ns: n, named: name, repo: x.repo}, nil
 }
 
-// Repositories implements distribution.Namespace.
+// Repositories implements distribution.Namespace: the names, after last, by which
+// what is stored can be pulled.
 func (n *namespace) Repositories(ctx context.Context, repos []string, last string) (int, error) {
-	names, more, err := n.cache.Repositories(ctx, len(repos), last)
-	if err != nil {
-		return 0, appError(ctx, repositoryContent, err)
+	var names []string // in order, one more than are wanted, and now and then twice as many
+	first := func() {
+		slices.Sort(names)
+		names = slices.Compact(names)
+		names = names[:min(len(names), len(repos)+1)]
 	}
-	if !more {
+	for p, err := range n.cache.Places(ctx) {
+		if err != nil {
+			return 0, appError(ctx, repositoryContent, err)
+		}
+		if name, ok := n.router.Listed(p); ok && name > last {
+			if names = append(names, name); len(names) > 2*(len(repos)+1) {
+				first()
+			}
+		}
+	}
+	first()
+	var err error
+	if len(names) <= len(repos) {
 		err = io.EOF
 	}
 	return copy(repos, names), err
@@ -60,7 +82,7 @@ func (*namespace) BlobStatter() distribution.BlobStatter { return nil }
 type repository struct {
 	ns    *namespace
 	named reference.Named
-	repo  *cache.Repository
+	repo  *cache.Name
 }
 
 func (r *repository) Named() reference.Named { return r.named }

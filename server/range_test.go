@@ -16,6 +16,7 @@ import (
 	"registry-module/cache"
 	"registry-module/cache/cachetest"
 	"registry-module/server"
+	"registry-module/upstream/router"
 )
 
 // FuzzRange asks for ranges of a blob that is stored and of one that is being
@@ -33,12 +34,13 @@ func FuzzRange(f *testing.F) {
 	newHandler := func(tb testing.TB) (http.Handler, func()) {
 		blobs := new(cachetest.Blobs)
 		c, err := cache.New(context.Background(), cache.Options{
-			Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index), Upstream: up,
+			Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
+			Remotes: []cache.Remote{{Host: up.Host(), Upstream: up}},
 		})
 		if err != nil {
 			tb.Fatal(err)
 		}
-		s, err := server.New(context.Background(), server.Options{Cache: c})
+		s, err := server.New(context.Background(), server.Options{Cache: c, Router: routes(tb, router.Remote{Host: up.Host(), Default: true})})
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -1,10 +1,12 @@
-// Package server answers the OCI distribution API over HTTP from a cache.
+// Package server answers the OCI distribution API over HTTP from a cache of remote
+// registries.
 //
 // It is the embedded distribution v3 app, whose storage is replaced by the cache
 // through its registry middleware, so that routing, access control, catalog,
 // notifications and configuration are the stock ones; and what stands in front
-// of it: checks of what clients send, the namespace parameter, and a short way
-// for what is stored already, which asks the same access controller and gives
+// of it: checks of what clients send, the choice of the remote that a request
+// means, a stop for requests that go round in a circle, and a short way for what is
+// stored already, which asks the same access controller and gives
 // the same answers.
 //
 // It promises honest statuses (one table, errors.go), that no response ends well
@@ -37,9 +39,27 @@ import (
 	"registry-module/cache"
 )
 
-// Options are what [New] needs. Cache is required.
+// Router finds out which repositories of which remotes a request can mean.
+type Router interface {
+	// Route returns them in order of preference, at least one, for a request for
+	// the repository name with the namespace parameter ns, which may be empty.
+	// Canonical is one name for what is meant, by which it is decided who may pull
+	// it. Errors are or wrap [cache.ErrNotServed] and [cache.ErrRefused].
+	Route(ns, name string) (canonical string, places []cache.Place, err error)
+
+	// Listed returns the name by which clients can ask for a repository, or false
+	// where there is none.
+	Listed(cache.Place) (name string, ok bool)
+}
+
+// Options are what [New] needs. Cache and Router are required.
 type Options struct {
-	Cache *cache.Cache
+	Cache  *cache.Cache
+	Router Router
+
+	// Name is what requests on our behalf call us in their Via headers. One that
+	// comes back is refused. Empty recognizes none.
+	Name string
 
 	// Config is the stock configuration, of which http.headers, http.prefix,
 	// auth, catalog, tags, notifications and log.accesslog are used here.
@@ -50,26 +70,23 @@ type Options struct {
 	// configures for the app. Nil lets everybody pull.
 	Access auth.AccessController
 
-	// Namespaces are the values of the ns parameter that mean the remote
-	// registry of Cache: its host and aliases.
-	Namespaces []string
-
 	// Log gets one line per request and what goes wrong; default nothing.
 	Log logrus.FieldLogger
 }
 
 // Server is an http.Handler. Create it with [New].
 type Server struct {
-	app        *handlers.App
-	cache      *cache.Cache
-	access     auth.AccessController
-	headers    http.Header
-	prefix     string // http.prefix as it is in a request
-	namespaces []string
-	shortcut   bool // stored content need not go through the app
-	accessLog  bool
-	log        logrus.FieldLogger
-	now        func() time.Time
+	app       *handlers.App
+	cache     *cache.Cache
+	router    Router
+	name      string // in Via headers
+	access    auth.AccessController
+	headers   http.Header
+	prefix    string // http.prefix as it is in a request
+	shortcut  bool   // stored content need not go through the app
+	accessLog bool
+	log       logrus.FieldLogger
+	now       func() time.Time
 }
 
 // New returns a server. The app's background work ends with ctx or Close. The
@@ -85,11 +102,12 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		opts.Config = &configuration.Configuration{}
 	}
 	s := &Server{
-		cache:      opts.Cache,
-		access:     opts.Access,
-		headers:    opts.Config.HTTP.Headers,
-		prefix:     (&url.URL{Path: strings.TrimSuffix(opts.Config.HTTP.Prefix, "/")}).EscapedPath(),
-		namespaces: opts.Namespaces,
+		cache:   opts.Cache,
+		router:  opts.Router,
+		name:    opts.Name,
+		access:  opts.Access,
+		headers: opts.Config.HTTP.Headers,
+		prefix:  (&url.URL{Path: strings.TrimSuffix(opts.Config.HTTP.Prefix, "/")}).EscapedPath(),
 		// The app sends the notifications and counts the requests, so
 		// everything has to go through it where somebody wants these.
 		shortcut: !opts.Config.HTTP.Debug.Prometheus.Enabled &&
@@ -99,7 +117,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		now:       time.Now,
 	}
 	var err error
-	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, log: opts.Log})
+	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log})
 	return s, err
 }
 

@@ -29,6 +29,7 @@ import (
 	"registry-module/cache/cachetest"
 	"registry-module/cache/disk"
 	"registry-module/server"
+	"registry-module/upstream/router"
 )
 
 func TestMain(m *testing.M) {
@@ -44,6 +45,7 @@ type site struct {
 	url   string
 	cache *cache.Cache
 	up    *cachetest.Upstream
+	up2   *cachetest.Upstream // of a second remote, which has nothing
 
 	image           digest.Digest // of a/b:v1
 	manifest, layer []byte
@@ -52,7 +54,7 @@ type site struct {
 
 func newSite(t *testing.T, adjust ...func(*server.Options)) *site {
 	t.Helper()
-	s := &site{up: new(cachetest.Upstream)}
+	s := &site{up: new(cachetest.Upstream), up2: &cachetest.Upstream{Name: "second.test:5000"}}
 	s.layer = bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
 	s.layerDigest = s.up.AddBlob("a/b", s.layer)
 	config := s.up.AddBlob("a/b", []byte("{}"))
@@ -63,8 +65,8 @@ func newSite(t *testing.T, adjust ...func(*server.Options)) *site {
 	store, err := disk.Open(t.TempDir(), disk.Options{})
 	must(t, err)
 	s.cache, err = cache.New(t.Context(), cache.Options{
-		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: new(cachetest.Index), Upstream: s.up, TagTTL: time.Minute,
-		RetryFor: -1, // what breaks is to be heard of at once
+		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: new(cachetest.Index),
+		Remotes: []cache.Remote{s.remote(), s.second()},
 	})
 	must(t, err)
 	t.Cleanup(func() {
@@ -75,10 +77,39 @@ func newSite(t *testing.T, adjust ...func(*server.Options)) *site {
 	return s
 }
 
+// remote is the site's first remote.
+func (s *site) remote() cache.Remote {
+	return cache.Remote{
+		Host: s.up.Host(), Upstream: s.up, TagTTL: time.Minute,
+		RetryFor: -1, // what breaks is to be heard of at once
+	}
+}
+
+// second is the site's second remote.
+func (s *site) second() cache.Remote {
+	return cache.Remote{
+		Host: s.up2.Host(), Upstream: s.up2, TagTTL: time.Minute, RetryFor: -1,
+		Naming: cache.Naming{Prefix: s.up2.Host() + "/"},
+	}
+}
+
+// routes is a router for remotes.
+func routes(tb testing.TB, remotes ...router.Remote) server.Router {
+	tb.Helper()
+	r, err := router.New(remotes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
 // serve starts one more server over the same cache.
 func (s *site) serve(t *testing.T, adjust ...func(*server.Options)) string {
 	t.Helper()
-	opts := server.Options{Cache: s.cache, Namespaces: []string{"upstream.test", "alias"}}
+	opts := server.Options{Cache: s.cache, Name: "this-one", Router: routes(t,
+		router.Remote{Host: s.up.Host(), Alias: "alias", Default: true},
+		router.Remote{Host: s.up2.Host(), Alias: "two", Deny: []string{"secret/**"}},
+	)}
 	for _, a := range adjust {
 		a(&opts)
 	}
@@ -514,12 +545,13 @@ func FuzzPath(f *testing.F) {
 	blobs := new(cachetest.Blobs)
 	c, err := cache.New(context.Background(), cache.Options{
 		Blobs: blobs, Partials: &cachetest.Partials{Blobs: blobs}, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
+		Remotes: []cache.Remote{{Host: "x"}},
 	})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = c.Close() })
-	h, err := server.New(context.Background(), server.Options{Cache: c})
+	h, err := server.New(context.Background(), server.Options{Cache: c, Router: routes(f, router.Remote{Host: "x", Default: true})})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package cachetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 // Upstream is a remote registry in memory that counts what it is asked. The zero
 // value is empty and answers that nothing exists. Its fields are set before use.
 type Upstream struct {
+	// Name is its host; default "upstream.test".
+	Name string
 	// Body, if set, replaces the body of each blob that is opened.
 	Body func(dgst digest.Digest, content []byte) io.ReadCloser
 	// Answer, if set, is called with each answer to Blob, which it may change or
@@ -128,7 +131,7 @@ func (u *Upstream) call(op string) error {
 }
 
 // Host implements cache.Upstream.
-func (*Upstream) Host() string { return "upstream.test" }
+func (u *Upstream) Host() string { return cmp.Or(u.Name, "upstream.test") }
 
 // Manifest implements cache.Upstream.
 func (u *Upstream) Manifest(_ context.Context, repo, ref string) (cache.Manifest, error) {

@@ -38,6 +38,13 @@ func openBoot(t *testing.T, dir string, boot func() string) *disk.Store {
 	return s
 }
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestContract(t *testing.T) {
 	t.Run("blobs", func(t *testing.T) {
 		cachetest.TestBlobs(t, func(t *testing.T) cache.Blobs { return open(t, t.TempDir()) })
@@ -178,20 +185,68 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// The bare names stay with the remote that had them first.
-func TestPrefix(t *testing.T) {
+// The bare names stay with the remote that had them first, and no two repositories
+// ever share a place.
+func TestNamings(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	for _, tt := range []struct{ host, want string }{
-		{"", ""}, // no remote yet
-		{"first.test", ""},
-		{"second.test:5000", "second.test:5000/"},
-		{"first.test", ""},
-		{"", ""},
-	} {
-		if got, err := s.Prefix(tt.host); err != nil || got != tt.want {
-			t.Errorf("prefix of %q: %q, %v, want %q", tt.host, got, err, tt.want)
+	wantHosts := func(want ...string) {
+		t.Helper()
+		if got, err := s.Hosts(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("hosts %q, %v, want %q", got, err, want)
 		}
+	}
+	wantHosts("")
+	if n, err := s.Namings(""); err != nil || n[""].Key("a") != "a" {
+		t.Errorf("without a remote: %+v, %v", n, err)
+	}
+	n, err := s.Namings("first.test", "second.test:5000")
+	must(t, err)
+	wantHosts("first.test", "second.test:5000")
+
+	// A repository of the first remote, as another registry-module has them.
+	const foreign = "third.test/a"
+	dgst := digest.FromString("content of " + foreign)
+	must(t, s.Refs().Put(t.Context(), cache.Ref{Repo: n["first.test"].Key(foreign), Kind: cache.RefLayer, Name: dgst.String()}, dgst))
+
+	hosts := []string{"fourth.test", "second.test:5000", "third.test", "first.test"}
+	n, err = s.Namings(hosts...)
+	must(t, err)
+	wantHosts("first.test", "fourth.test", "second.test:5000", "third.test")
+	if _, err := s.Refs().Get(t.Context(), cache.Ref{Repo: n["first.test"].Key(foreign), Kind: cache.RefLayer, Name: dgst.String()}); err != nil {
+		t.Errorf("the first remote's %s is elsewhere now: %v", foreign, err)
+	}
+
+	keys := map[string]string{}
+	for _, host := range hosts {
+		for _, repo := range []string{"a", "a/b", "third.test/a", "first.test/a", "fourth.test/a", "fourth.test/fourth.test/a", "first.test/fourth.test/a"} {
+			key := n[host].Key(repo)
+			if other, taken := keys[key]; taken {
+				t.Errorf("%s %s is stored as %s, like %s", host, repo, key, other)
+			}
+			keys[key] = host + " " + repo
+			for _, other := range hosts {
+				if got, ok := n[other].Name(key); ok != (other == host) || ok && got != repo {
+					t.Errorf("%s %s is stored as %s, which is %q, %v at %s", host, repo, key, got, ok, other)
+				}
+			}
+		}
+	}
+	for key, want := range map[string]string{
+		"a":                         "first.test a",
+		"third.test/a":              "first.test third.test/a",
+		"@first.test/fourth.test/a": "first.test fourth.test/a",
+		"@third.test/a":             "third.test a",
+		"fourth.test/a":             "fourth.test a",
+		"second.test:5000/a":        "second.test:5000 a",
+	} {
+		if keys[key] != want {
+			t.Errorf("as %s is stored %q, want %q", key, keys[key], want)
+		}
+	}
+	again, err := s.Namings(hosts...)
+	if err != nil || fmt.Sprint(again) != fmt.Sprint(n) {
+		t.Errorf("after a restart: %v, %v, before: %v", again, err, n)
 	}
 }
 

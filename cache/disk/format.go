@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"path"
+	"slices"
 
+	"registry-module/cache"
 	"registry-module/internal/durable"
 )
 
@@ -23,32 +27,80 @@ type format struct {
 	// bare names belong to, so that configuring another one does not relabel
 	// content. Empty until a remote is configured.
 	Remote string `json:"remote,omitempty"`
+	// Others are the hosts of the other remotes that the directory has seen, with
+	// what stands before the names of their repositories.
+	Others map[string]string `json:"others,omitempty"`
 }
 
-// Prefix returns what stands before the names of the repositories of the remote
-// registry host. The first remote that a directory sees gets the bare names, for
-// which the prefix is empty, as does a volume of the stock registry that is
-// adopted. An empty host, for no remote, gets the bare names, too.
-func (s *Store) Prefix(host string) (string, error) {
+// Namings returns how the repositories of the remote registries hosts are named in
+// the directory, and remembers it for ever. The first remote that a directory sees
+// gets the bare names, as does a volume of the stock registry that is adopted; the
+// others get their hosts as a prefix. Where there is such a directory already, it
+// has repositories of another registry that is called so, and the prefix gets an @,
+// which no name of a repository can have. An empty host stands for whoever the bare
+// names belong to.
+func (s *Store) Namings(hosts ...string) (map[string]cache.Naming, error) {
 	f, err := s.format()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	switch {
-	case host == "" || f.Remote == host:
-		return "", nil
-	case f.Remote != "":
-		return host + "/", nil
+	changed := false
+	for _, host := range hosts {
+		if _, known := f.Others[host]; known || host == "" || host == f.Remote {
+			continue
+		}
+		changed = true
+		if f.Remote == "" {
+			f.Remote = host
+			continue
+		}
+		prefix := host + "/"
+		if taken, err := s.exists(path.Join(reposDir, host)); err != nil {
+			return nil, err
+		} else if taken {
+			prefix = "@" + prefix
+		}
+		if f.Others == nil {
+			f.Others = make(map[string]string)
+		}
+		f.Others[host] = prefix
 	}
-	f.Remote = host
-	return "", s.setFormat(f)
+	if changed {
+		if err := s.setFormat(f); err != nil {
+			return nil, err
+		}
+	}
+	namings := make(map[string]cache.Naming, len(hosts))
+	for _, host := range hosts {
+		if prefix, ok := f.Others[host]; ok {
+			namings[host] = cache.Naming{Prefix: prefix}
+			continue
+		}
+		namings[host] = cache.Naming{
+			Others: slices.Sorted(maps.Values(f.Others)),
+			Aside:  "@" + f.Remote + "/",
+		}
+	}
+	return namings, nil
 }
 
-// BareRemote returns the host of the remote that the bare names belong to, empty
-// where there is none yet.
-func (s *Store) BareRemote() (string, error) {
+// Hosts returns the hosts of all remotes that the directory has seen: first that of
+// the remote that the bare names belong to, which is empty where there is none yet.
+func (s *Store) Hosts() ([]string, error) {
 	f, err := s.format()
-	return f.Remote, err
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{f.Remote}, slices.Sorted(maps.Keys(f.Others))...), nil
+}
+
+// exists tells whether there is something in the directory dir, which is relative
+// to the root.
+func (s *Store) exists(dir string) (bool, error) {
+	for _, err := range s.dirs(dir) {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 func (s *Store) format() (format, error) {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -15,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"registry-module/auth"
 	"registry-module/cache"
@@ -25,12 +29,15 @@ import (
 	"registry-module/upstream"
 	"registry-module/upstream/metered"
 	"registry-module/upstream/patient"
+	"registry-module/upstream/router"
 	"registry-module/upstream/throttled"
 )
 
 // program is the running registry-module: the one place where its parts meet.
 type program struct {
 	handler http.Handler
+	// name is what requests to remotes call this process in their Via headers.
+	name string
 	// metrics are those of this program; the embedded app has its own.
 	metrics *prometheus.Registry
 	// closers are closed in reverse order.
@@ -62,41 +69,38 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	p.closers = append(p.closers, idx)
 
-	opts := cache.Options{
+	p.name = "registry-module-" + strings.ToLower(rand.Text()[:8])
+	remotes, routes, err := p.wireRemotes(cfg, store, log)
+	if err != nil {
+		return nil, err
+	}
+	routing, err := router.New(routes)
+	if err != nil {
+		return nil, err
+	}
+	c, err := cache.New(ctx, cache.Options{
 		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
+		Remotes:    remotes,
+		BindingTTL: orNever(cfg.BindingTTL),
 		MaxSize:    cfg.MaxSize,
 		MinFree:    cfg.MinFree.Of,
 		PartialTTL: orNever(cfg.PartialTTL),
 		Resume:     cfg.Resume,
 		Prefetch:   cfg.Prefetch,
 		Log:        log,
-	}
-	var namespaces []string
-	if len(cfg.Remotes) > 0 {
-		host, err := p.wireRemote(cfg, store, &opts, log)
-		if err != nil {
-			return nil, err
-		}
-		namespaces = namespacesOf(host, cfg.Remotes[0].Alias)
-	} else {
-		host, err := store.BareRemote()
-		if err != nil {
-			return nil, err
-		}
-		namespaces = namespacesOf(host, "")
-	}
-	c, err := cache.New(ctx, opts)
+	})
 	if err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, c)
 
 	srv, err := server.New(ctx, server.Options{
-		Cache:      c,
-		Config:     cfg.Stock,
-		Access:     access,
-		Namespaces: namespaces,
-		Log:        log,
+		Cache:  c,
+		Router: routing,
+		Name:   p.name,
+		Config: cfg.Stock,
+		Access: access,
+		Log:    log,
 	})
 	if err != nil {
 		return nil, err
@@ -106,32 +110,77 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	return p, nil
 }
 
-// wireRemote connects the cache's options with the configured remote registry,
-// and returns its host.
-func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.Options, log logrus.FieldLogger) (host string, err error) {
-	remoteCfg := cfg.Remotes[0]
+// wireRemotes connects the configured remote registries, and says which requests
+// they are for. Without any, what the data directory holds is served as it is.
+func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.FieldLogger) ([]cache.Remote, []router.Remote, error) {
+	if len(cfg.Remotes) == 0 {
+		return mirrored(store)
+	}
+	var remotes []cache.Remote
+	var routes []router.Remote
+	var hosts []string
+	limit := throttled.NewLimiter(cfg.Bandwidth)
+	for _, r := range cfg.Remotes {
+		up, err := p.wireUpstream(cfg, r, limit, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		hosts = append(hosts, up.Host())
+		remotes = append(remotes, cache.Remote{
+			Host: up.Host(), Upstream: up,
+			TagTTL:         r.TagTTL,
+			DeniedIsAbsent: r.DeniedIsAbsent,
+			Connections:    r.Connections,
+			MaxConnections: r.MaxConnections,
+			RetryFor:       orNever(r.RetryFor),
+		})
+		routes = append(routes, router.Remote{
+			Host: up.Host(), Alias: r.Alias, Namespaces: r.Namespaces, Default: r.Default,
+			Allow: r.Allow, Deny: r.Deny,
+		})
+	}
+	namings, err := store.Namings(hosts...)
+	for i := range remotes {
+		remotes[i].Naming = namings[remotes[i].Host]
+	}
+	return remotes, routes, err
+}
+
+// mirrored are the remotes that the data directory has content of, with nobody to
+// ask. The one that the bare names belong to is the default.
+func mirrored(store *disk.Store) (remotes []cache.Remote, routes []router.Remote, err error) {
+	hosts, err := store.Hosts()
+	if err != nil {
+		return nil, nil, err
+	}
+	namings, err := store.Namings(hosts...)
+	for i, host := range hosts {
+		remotes = append(remotes, cache.Remote{Host: host, Naming: namings[host]})
+		routes = append(routes, router.Remote{Host: host, Default: i == 0})
+	}
+	return remotes, routes, err
+}
+
+// wireUpstream connects one remote registry. Limit is that of all together.
+func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.Limiter, log logrus.FieldLogger) (cache.Upstream, error) {
 	remote, err := upstream.New(upstream.Options{
-		URL:           remoteCfg.URL.String(),
-		Credentials:   auth.Static(remoteCfg.Credentials.Username, string(remoteCfg.Credentials.Password)),
-		AllowedRealms: remoteCfg.AllowedRealms,
-		CAFile:        remoteCfg.CAFile,
-		CertFile:      remoteCfg.CertFile,
-		KeyFile:       remoteCfg.KeyFile,
-		StallTimeout:  remoteCfg.StallTimeout,
+		URL:           r.URL.String(),
+		Credentials:   auth.New(credentialsOf(r)),
+		AllowedRealms: r.AllowedRealms,
+		CAFile:        r.CAFile,
+		CertFile:      r.CertFile,
+		KeyFile:       r.KeyFile,
+		Insecure:      r.Insecure,
+		Proxy:         proxyOf(r),
+		StallTimeout:  r.StallTimeout,
+		Name:          p.name,
 		UserAgent:     "registry-module/" + version,
 		Log:           log,
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	p.closers = append(p.closers, remote)
-	opts.Prefix, err = store.Prefix(remote.Host())
-	if err != nil {
-		return "", err
-	}
-	opts.TagTTL = remoteCfg.TagTTL
-	opts.Connections, opts.MaxConnections = remoteCfg.Connections, remoteCfg.MaxConnections
-	opts.RetryFor = orNever(remoteCfg.RetryFor)
 	var up cache.Upstream = remote
 	if cfg.Offline {
 		up = upstream.NewOffline(remote.Host())
@@ -139,11 +188,38 @@ func (p *program) wireRemote(cfg *config.Config, store *disk.Store, opts *cache.
 	// From the inside: what is counted has been asked for, and is what the link
 	// carries; who is to wait for long does not even get to it.
 	if up, err = metered.New(up, p.metrics); err != nil {
-		return "", err
+		return nil, err
 	}
-	up = throttled.New(up, throttled.NewLimiter(remoteCfg.Bandwidth), throttled.NewLimiter(cfg.Bandwidth))
-	opts.Upstream = patient.New(up, patient.Options{Log: log})
-	return remote.Host(), nil
+	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
+	return patient.New(up, patient.Options{Log: log}), nil
+}
+
+// credentialsOf says where the credentials for a remote come from.
+func credentialsOf(r config.Remote) auth.Options {
+	c := r.Credentials
+	return auth.Options{
+		Host:              r.URL.Host,
+		Username:          c.Username,
+		Password:          string(c.Password),
+		PasswordFile:      c.PasswordFile,
+		IdentityToken:     string(c.IdentityToken),
+		IdentityTokenFile: c.IdentityTokenFile,
+		DockerConfig:      c.DockerConfig,
+		Command:           c.Command,
+		CommandLifetime:   c.CommandLifetime,
+	}
+}
+
+// proxyOf gives the HTTP proxy for requests to a remote; nil is what the environment
+// says.
+func proxyOf(r config.Remote) func(*http.Request) (*url.URL, error) {
+	switch {
+	case r.NoHTTPProxy:
+		return func(*http.Request) (*url.URL, error) { return nil, nil }
+	case r.HTTPProxy != nil:
+		return http.ProxyURL(r.HTTPProxy)
+	}
+	return nil
 }
 
 // orNever is a duration of the configuration, where 0 is never, for options, where
@@ -153,21 +229,6 @@ func orNever(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
-}
-
-// namespacesOf are the values of the ns parameter that mean the remote host.
-func namespacesOf(host, alias string) []string {
-	var names []string
-	if host != "" {
-		names = append(names, host)
-	}
-	if host == "registry-1.docker.io" { // what clients call Docker Hub
-		names = append(names, "docker.io", "index.docker.io")
-	}
-	if alias != "" {
-		names = append(names, alias)
-	}
-	return slices.Compact(names)
 }
 
 func accessController(cfg configuration.Auth) (stockauth.AccessController, error) {

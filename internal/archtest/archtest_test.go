@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -48,6 +48,10 @@ var architecture = Rules{
 		"upstream/patient": {
 			[]string{"cache", "internal/..."},
 			"patient decorates any cache.Upstream",
+		},
+		"upstream/router": {
+			[]string{"cache", "upstream", "internal/..."},
+			"router answers in terms of cache, and upstream knows what registries are called",
 		},
 		"upstream/throttled": {
 			[]string{"cache", "internal/..."},

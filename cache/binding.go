@@ -1,0 +1,90 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"time"
+)
+
+// Binding is what a [Name] has turned out to mean.
+type Binding struct {
+	// Name is as clients call it.
+	Name string `json:"name"`
+	// Host is the remote where it was found.
+	Host string `json:"remote"`
+	// Since is when that was.
+	Since time.Time `json:"since"`
+	// Expires is when it is found out anew; zero is never.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// boundRecord is a Binding in the index.
+type boundRecord struct {
+	Host  string `json:"h"`
+	Since int64  `json:"s"` // Unix nanoseconds
+}
+
+// expired tells whether it has to be found out anew. One from the future has not
+// expired: the clock was wrong, then or now, and that is no reason to doubt a name.
+func (b boundRecord) expired(o Options) bool {
+	return o.BindingTTL >= 0 && o.Now().Sub(time.Unix(0, b.Since)) >= o.BindingTTL
+}
+
+// binding returns what is recorded for a name. The error of one that is not bound
+// satisfies [absent].
+func (c *Cache) binding(ctx context.Context, name string) (boundRecord, error) {
+	var b boundRecord
+	err := c.record(ctx, key(kindBound, name), &b)
+	return b, err
+}
+
+// bind records that n means r; before is what it meant until now, nil for nothing.
+// Where that fails it is found out again next time.
+func (n *Name) bind(ctx context.Context, r, before *Repository) {
+	c := n.c
+	switch {
+	case before == nil:
+		c.log.Infof("the name %s is bound to %s, where it was found", n.name, r.remote.Host)
+	case before != r:
+		c.log.Warnf("the name %s is bound to %s from now on, and not to %s any more", n.name, r.remote.Host, before.remote.Host)
+	}
+	c.tryApply(ctx, put(key(kindBound, n.name), boundRecord{r.remote.Host, c.opts.Now().UnixNano()}))
+}
+
+// Bindings yields what names have turned out to mean, in the order of the names. An
+// error ends the iteration.
+func (c *Cache) Bindings(ctx context.Context) iter.Seq2[Binding, error] {
+	prefix := key(kindBound, "")
+	return func(yield func(Binding, error) bool) {
+		for e, err := range c.opts.Index.Scan(ctx, prefix, nil) {
+			var rec boundRecord
+			if err == nil {
+				err = json.Unmarshal(e.Value, &rec)
+			}
+			if err != nil {
+				yield(Binding{}, fmt.Errorf("listing bindings: %w", err))
+				return
+			}
+			b := Binding{Name: string(bytes.TrimPrefix(e.Key, prefix)), Host: rec.Host, Since: time.Unix(0, rec.Since)}
+			if c.opts.BindingTTL >= 0 {
+				b.Expires = b.Since.Add(c.opts.BindingTTL)
+			}
+			if !yield(b, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Unbind makes what a name means be found out anew at its next use. It returns
+// false where the name was not bound.
+func (c *Cache) Unbind(ctx context.Context, name string) (bool, error) {
+	bound, err := c.has(ctx, key(kindBound, name))
+	if err != nil || !bound {
+		return false, err
+	}
+	return true, c.opts.Index.Apply(ctx, Change{Key: key(kindBound, name), Delete: true})
+}

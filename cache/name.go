@@ -1,0 +1,232 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Name is a repository as clients call it who say nothing of a remote: the first
+// of several places that has it. Which one that is, is found out once and then kept
+// (see [Binding]), so that what has a name today is not something else tomorrow.
+//
+// The next place is asked only where one has said that it has no such repository:
+// neither this manifest or blob, nor any tag. While a remote cannot be asked nobody
+// can answer in its stead, since that might be somebody who has taken a name that is
+// not theirs.
+//
+// The methods are those of [Repository].
+type Name struct {
+	c     *Cache
+	name  string
+	among []*Repository
+}
+
+// Name returns what clients call name, which is one of places, the first of them
+// that has it. Places of remotes that are none of the cache's are left out.
+func (c *Cache) Name(name string, places ...Place) *Name {
+	n := &Name{c: c, name: name, among: make([]*Repository, 0, len(places))}
+	for _, p := range places {
+		if r, ok := c.Repository(p); ok {
+			n.among = append(n.among, r)
+		}
+	}
+	return n
+}
+
+// CachedTag is [Repository.CachedTag]. Here and in the others that ask no remote,
+// what is not known to be meant is not stored.
+func (n *Name) CachedTag(ctx context.Context, tag string) (Manifest, error) {
+	r, err := n.cached(ctx)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return r.CachedTag(ctx, tag)
+}
+
+// CachedManifest is [Repository.CachedManifest].
+func (n *Name) CachedManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	r, err := n.cached(ctx)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return r.CachedManifest(ctx, dgst)
+}
+
+// CachedBlob is [Repository.CachedBlob].
+func (n *Name) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	r, err := n.cached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.CachedBlob(ctx, dgst)
+}
+
+// Tag is [Repository.Tag].
+func (n *Name) Tag(ctx context.Context, tag string) (Manifest, error) {
+	return find(ctx, n, aContent, func(r *Repository) (Manifest, error) { return r.Tag(ctx, tag) })
+}
+
+// Manifest is [Repository.Manifest].
+func (n *Name) Manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	return find(ctx, n, aContent, func(r *Repository) (Manifest, error) { return r.Manifest(ctx, dgst) })
+}
+
+// StatBlob is [Repository.StatBlob].
+func (n *Name) StatBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
+	return find(ctx, n, aContent, func(r *Repository) (Descriptor, error) { return r.StatBlob(ctx, dgst) })
+}
+
+// OpenBlob is [Repository.OpenBlob].
+func (n *Name) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	return find(ctx, n, aContent, func(r *Repository) (*Reader, error) { return r.OpenBlob(ctx, dgst) })
+}
+
+// Tags is [Repository.Tags].
+func (n *Name) Tags(ctx context.Context, count int, last string) (tags []string, more bool, err error) {
+	type list struct {
+		tags []string
+		more bool
+	}
+	l, err := find(ctx, n, allTags, func(r *Repository) (list, error) {
+		tags, more, err := r.Tags(ctx, count, last)
+		return list{tags, more}, err
+	})
+	return l.tags, l.more, err
+}
+
+// Prefetch is [Repository.Prefetch].
+func (n *Name) Prefetch(ctx context.Context, m Manifest) {
+	if r, err := n.cached(ctx); err == nil {
+		r.Prefetch(m)
+	}
+}
+
+// errNotSettled is the answer for what would have to be found out. It counts as
+// absent.
+var errNotSettled error = absentError("which remote is meant is not known yet")
+
+// cached returns the repository that is known to be meant.
+func (n *Name) cached(ctx context.Context) (*Repository, error) {
+	r, settled, err := n.meant(ctx)
+	if err == nil && !settled {
+		err = errNotSettled
+	}
+	return r, err
+}
+
+// meant returns the repository that is known to be meant. Not settled is one that
+// has to be found out (nil), or found out anew.
+func (n *Name) meant(ctx context.Context) (r *Repository, settled bool, err error) {
+	if len(n.among) == 1 {
+		return n.among[0], true, nil
+	}
+	b, err := n.c.binding(ctx, n.name)
+	if absent(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	i := slices.IndexFunc(n.among, func(r *Repository) bool { return r.remote.Host == b.Host })
+	if i < 0 {
+		return nil, false, nil // it is not configured any more, or not for this name
+	}
+	return n.among[i], !b.expired(n.c.opts), nil
+}
+
+// What an operation asks for, whose "not found" is about that.
+type subject bool
+
+const (
+	aContent subject = false
+	allTags  subject = true
+)
+
+// find does op at the place that is meant, or at one after the other until one has
+// what is asked for.
+func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository) (T, error)) (T, error) {
+	var none T
+	bound, settled, err := n.meant(ctx)
+	if err != nil {
+		return none, err
+	}
+	if settled {
+		got, err := op(bound)
+		if errors.Is(err, ErrNotFound) && len(n.among) > 1 {
+			err = fmt.Errorf("%w; the name %s is bound to %s, and not looked for elsewhere", err, n.name, bound.remote.Host)
+		}
+		return got, err
+	}
+	var nowhere notAnywhere
+	for _, r := range n.among {
+		if bound != nil && r != bound && r.isAway() {
+			return op(bound) // it cannot be asked whether that has changed
+		}
+		got, err := op(r)
+		if err == nil {
+			n.bind(ctx, r, bound)
+			return got, nil
+		}
+		has, err := r.has(ctx, what, err)
+		switch {
+		case has:
+			n.bind(ctx, r, bound)
+			return none, err
+		case err == nil:
+			nowhere = append(nowhere, fmt.Errorf("%s has no repository %s", r.remote.Host, r.name))
+		case bound != nil && r != bound:
+			return op(bound)
+		default:
+			return none, err
+		}
+	}
+	return none, nowhere
+}
+
+// has tells whether there is the repository at all, after what was asked for has
+// failed with err. Where it is, or where that cannot be found out, the error is for
+// the client; where it is not, there is none.
+func (r *Repository) has(ctx context.Context, what subject, err error) (bool, error) {
+	switch {
+	case errors.Is(err, ErrDenied) && r.remote.DeniedIsAbsent:
+		return false, nil
+	case !errors.Is(err, ErrNotFound):
+		return false, err
+	}
+	if known, indexErr := r.c.has(ctx, key(kindRepo, r.key)); known || indexErr != nil {
+		return known, err // something of it is stored
+	}
+	if r.remote.Upstream == nil || what == allTags {
+		return false, nil
+	}
+	exists, askErr := flight(ctx, r, kindRepo, "", func(ctx context.Context) (bool, error) {
+		tags, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
+		return len(tags) > 0, err
+	})
+	switch {
+	case askErr == nil && exists:
+		return true, err
+	case askErr == nil, errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied), errors.Is(askErr, ErrInvalid):
+		// It does not list tags, or not for us: what it has said first has to do.
+		return false, nil
+	}
+	return false, askErr
+}
+
+// notAnywhere is ErrNotFound of all places that were asked.
+type notAnywhere []error
+
+func (e notAnywhere) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return ErrNotFound.Error() + ": " + strings.Join(texts, ", ")
+}
+
+func (e notAnywhere) Unwrap() error { return ErrNotFound }

@@ -1,0 +1,178 @@
+package cache
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"registry-module/internal/slots"
+)
+
+// Remote is a registry that content is of, and how the cache deals with it. The
+// zero value of all but Host is good.
+type Remote struct {
+	// Host identifies the remote, see [Upstream].
+	Host string
+
+	// Upstream is asked for what is missing. Without one the cache is an offline
+	// mirror of the remote: what it does not hold does not exist.
+	Upstream Upstream
+
+	// Naming says under which names its repositories are stored.
+	Naming Naming
+
+	// TagTTL is how long a tag is answered without asking the remote. 0 asks
+	// each time.
+	TagTTL time.Duration
+
+	// DeniedIsAbsent tells that the remote denies what does not exist: a [Name]
+	// that it denies may be looked for elsewhere.
+	DeniedIsAbsent bool
+
+	// Connections is how many connections fetch one large blob, where the remote
+	// gives parts; default 4.
+	Connections int
+
+	// MaxConnections is how many connections fetch blobs from the remote at the
+	// same time, all blobs together; default 16. A few more are for small ones.
+	MaxConnections int
+
+	// RetryFor is how long a download that has begun is tried again while no
+	// byte comes; default 5 minutes, negative is not at all.
+	RetryFor time.Duration
+}
+
+// Naming says under which names a remote's repositories are stored, so that no
+// two remotes share one. The zero value stores them under their own.
+type Naming struct {
+	// Prefix stands before the names, for example "quay.io/". It is empty for the
+	// remote that the bare names belong to.
+	Prefix string
+	// Others are the prefixes of other remotes. A bare name that begins with one
+	// of them would be taken for a name of theirs: it gets Aside as its prefix,
+	// which must be one that no repository's name can begin with.
+	Others []string
+	Aside  string
+}
+
+// Key returns the name under which the repository that the remote calls name is
+// stored.
+func (n Naming) Key(name string) string {
+	if n.Prefix == "" && n.isOthers(name) {
+		return n.Aside + name
+	}
+	return n.Prefix + name
+}
+
+// Name is the reverse of Key. It returns false for names of other remotes.
+func (n Naming) Name(key string) (name string, ok bool) {
+	if n.Prefix != "" {
+		return strings.CutPrefix(key, n.Prefix)
+	}
+	if name, ok := strings.CutPrefix(key, n.Aside); ok && n.Aside != "" {
+		return name, true
+	}
+	return key, !n.isOthers(key)
+}
+
+func (n Naming) isOthers(name string) bool {
+	return slices.ContainsFunc(n.Others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// remote is a Remote with what goes on there. Remotes do not wait for each other.
+type remote struct {
+	Remote
+	// away is since when, and for how long, the remote is not asked about what is
+	// stored, since it has just failed to answer.
+	away atomic.Pointer[absence]
+	// asking bounds the requests that run, fillSlots the fills that have begun, and
+	// streamSlots the streams of blobs.
+	asking      chan struct{}
+	fillSlots   *slots.Slots
+	streamSlots *slots.Slots
+}
+
+func newRemote(r Remote) *remote {
+	r.Connections = cmp.Or(max(r.Connections, 0), 4)
+	r.RetryFor = cmp.Or(r.RetryFor, 5*time.Minute)
+	return &remote{
+		Remote:      r,
+		asking:      make(chan struct{}, maxAsking),
+		fillSlots:   slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
+		streamSlots: slots.New(slots.Limits{Max: r.MaxConnections}),
+	}
+}
+
+// remote returns the remote with that host, nil where there is none.
+func (c *Cache) remote(host string) *remote {
+	i := slices.IndexFunc(c.remotes, func(r *remote) bool { return r.Host == host })
+	if i < 0 {
+		return nil
+	}
+	return c.remotes[i]
+}
+
+// Place is a repository of a remote.
+type Place struct {
+	// Host is the remote's.
+	Host string
+	// Repo is the repository's name as the remote knows it. It must have passed
+	// the grammar of the distribution specification.
+	Repo string
+}
+
+// Repository returns the repository at p, which need not exist. It returns false
+// where p's remote is none of the cache's.
+func (c *Cache) Repository(p Place) (*Repository, bool) {
+	r := c.remote(p.Host)
+	if r == nil {
+		return nil, false
+	}
+	return &Repository{c: c, remote: r, name: p.Repo, key: r.Naming.Key(p.Repo)}, true
+}
+
+// owner returns the repository that is stored as key, nil where its remote is none
+// of the cache's.
+func (c *Cache) owner(key string) *Repository {
+	for _, r := range c.remotes {
+		if name, ok := r.Naming.Name(key); ok {
+			return &Repository{c: c, remote: r, name: name, key: key}
+		}
+	}
+	return nil
+}
+
+// stored returns the repository of the remote host that is stored as key, nil
+// where there is none.
+func (c *Cache) stored(host, key string) *Repository {
+	if r := c.owner(key); r != nil && r.remote.Host == host {
+		return r
+	}
+	return nil
+}
+
+// Repository is one repository of a remote, and what the cache holds of it.
+type Repository struct {
+	c      *Cache
+	remote *remote
+	name   string // as the remote knows it
+	key    string // as it is stored
+}
+
+// Place returns which repository it is.
+func (r *Repository) Place() Place { return Place{r.remote.Host, r.name} }
+
+// missing is the answer for what is not stored where no remote can be asked.
+func (r *Repository) missing(what string) error { return &localError{what} }
+
+// localError is ErrNotFound for content of an offline mirror.
+type localError struct{ what string }
+
+func (e *localError) Error() string {
+	return fmt.Sprintf("%s is not in the cache, and no remote registry is configured", e.what)
+}
+
+func (e *localError) Unwrap() error { return ErrNotFound }

@@ -1,0 +1,221 @@
+// Package router finds out which repositories of which remote registries a request
+// can mean, by rules that the operator has set.
+//
+// In this order, what the request says decides:
+//   - the ns parameter (OCI distribution specification, "Registry Proxying"): the
+//     remote with that host or alias;
+//   - the first component of the repository's name, if it is the host or the alias
+//     of a remote;
+//   - the default remotes, in their order.
+//
+// It promises that a repository that is ruled out by a pattern is in no answer, by
+// whichever of its names it is asked for, and that no remote is named that is not
+// configured. It makes no connection and has no state.
+//
+// It trusts the operator's configuration, and nobody for names, which must have
+// passed the grammar of the specification. It imports, of this module, cache for
+// the terms in which it answers, and upstream, which knows what registries are
+// called.
+package router
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+
+	"registry-module/cache"
+	"registry-module/upstream"
+)
+
+// Remote says which requests are for a remote registry.
+type Remote struct {
+	// Host is the remote's, as in [cache.Remote]. An empty one, for content of
+	// which nobody knows whose it was, can only be a default.
+	Host string
+	// Alias is another name for it; empty for none.
+	Alias string
+	// Namespaces are hosts of registries that the remote serves as well, below
+	// their hosts: repository a of quay.io is the remote's quay.io/a.
+	Namespaces []string
+	// Default tells that the remote is asked for names that say nothing of a
+	// remote.
+	Default bool
+	// Allow and Deny are patterns for the remote's own names of repositories, with
+	// * within a component and ** over components. What matches none of Allow,
+	// unless that is empty, is ruled out, and what matches one of Deny.
+	Allow, Deny []string
+}
+
+// Router answers for a fixed list of remotes.
+type Router struct {
+	remotes []Remote
+	// names are what requests can call a remote.
+	names map[string]meaning
+	hub   string // the host of Docker Hub
+}
+
+// meaning is a remote, and what stands before the names of its repositories.
+type meaning struct {
+	remote *Remote
+	prefix string
+}
+
+// New returns a router for remotes, of which no two may go by the same name.
+func New(remotes []Remote) (*Router, error) {
+	hub, err := hostOf("docker.io")
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{remotes: slices.Clone(remotes), names: make(map[string]meaning), hub: hub}
+	var errs []error
+	add := func(name string, m meaning) {
+		if other, taken := r.names[name]; taken && other.remote != m.remote {
+			errs = append(errs, fmt.Errorf("routing: both %s and %s are called %s", other.remote.Host, m.remote.Host, name))
+		}
+		r.names[name] = m
+	}
+	for i := range r.remotes {
+		remote := &r.remotes[i]
+		for _, pattern := range slices.Concat(remote.Allow, remote.Deny) {
+			if !doublestar.ValidatePattern(pattern) {
+				errs = append(errs, fmt.Errorf("routing: %q is not a pattern for names", pattern))
+			}
+		}
+		for _, name := range []string{remote.Host, remote.Alias} {
+			if name != "" {
+				add(name, meaning{remote: remote})
+			}
+		}
+		for _, ns := range remote.Namespaces {
+			add(ns, meaning{remote, ns + "/"})
+		}
+	}
+	// What users call Docker Hub, if it is there in any way.
+	for _, name := range []string{"docker.io", "index.docker.io", hub} {
+		if m, ok := r.names[name]; ok {
+			for _, other := range []string{"docker.io", "index.docker.io", hub} {
+				if _, taken := r.names[other]; !taken {
+					r.names[other] = m
+				}
+			}
+		}
+	}
+	return r, errors.Join(errs...)
+}
+
+// hostOf is the host of a registry that is called name, in the form that remotes
+// have it.
+func hostOf(name string) (string, error) {
+	u, err := upstream.ParseURL(name)
+	if err != nil || strings.ContainsAny(name, "/ ") {
+		return "", fmt.Errorf("%.100q is not a host", name)
+	}
+	return u.Host, nil
+}
+
+// Route returns the places that the repository name can mean, in order of
+// preference, at least one. Ns is the namespace parameter, or empty. Canonical is
+// one name for what is meant, whatever it is called in the request: with the remote's
+// host in front, unless it is for the default remotes. Errors are
+// [cache.ErrNotServed] and [cache.ErrRefused].
+func (r *Router) Route(ns, name string) (canonical string, places []cache.Place, err error) {
+	m, rest, ok := r.explicit(ns, name)
+	if ok {
+		p := r.place(m, rest)
+		if !m.remote.admits(p.Repo) {
+			return "", nil, fmt.Errorf("repository %s of %s: %w", p.Repo, p.Host, cache.ErrRefused)
+		}
+		return p.Host + "/" + p.Repo, []cache.Place{p}, nil
+	}
+	if ns != "" {
+		return "", nil, fmt.Errorf("registry %.100q: %w; configured: %s", ns, cache.ErrNotServed, r.list())
+	}
+	refused := false
+	for i := range r.remotes {
+		remote := &r.remotes[i]
+		if !remote.Default {
+			continue
+		}
+		if p := r.place(meaning{remote: remote}, name); remote.admits(p.Repo) {
+			places = append(places, p)
+		} else {
+			refused = true
+		}
+	}
+	switch {
+	case len(places) > 0:
+		return name, places, nil
+	case refused:
+		return "", nil, fmt.Errorf("repository %s: %w", name, cache.ErrRefused)
+	}
+	return "", nil, fmt.Errorf("repository %s: %w, because no remote registry is the default: write one in front of the name; configured: %s",
+		name, cache.ErrNotServed, r.list())
+}
+
+// explicit returns the remote that a request names, and what is left of the name.
+func (r *Router) explicit(ns, name string) (m meaning, rest string, ok bool) {
+	if ns != "" {
+		if m, ok = r.names[ns]; !ok {
+			if host, err := hostOf(ns); err == nil {
+				m, ok = r.names[host]
+			}
+		}
+		return m, name, ok
+	}
+	first, rest, ok := strings.Cut(name, "/")
+	if ok {
+		m, ok = r.names[first]
+	}
+	return m, rest, ok
+}
+
+// place is the repository name of what m stands for. The images of Docker Hub that
+// have no owner are in library.
+func (r *Router) place(m meaning, name string) cache.Place {
+	if m.remote.Host == r.hub && !strings.Contains(name, "/") {
+		name = "library/" + name
+	}
+	return cache.Place{Host: m.remote.Host, Repo: m.prefix + name}
+}
+
+// admits tells whether a repository is not ruled out.
+func (m *Remote) admits(repo string) bool {
+	matches := func(pattern string) bool { return doublestar.MatchUnvalidated(pattern, repo) }
+	return !slices.ContainsFunc(m.Deny, matches) && (len(m.Allow) == 0 || slices.ContainsFunc(m.Allow, matches))
+}
+
+// Listed returns the name by which clients can ask for what is at p without
+// naming a namespace. It returns false where there is none.
+func (r *Router) Listed(p cache.Place) (name string, ok bool) {
+	i := slices.IndexFunc(r.remotes, func(m Remote) bool { return m.Host == p.Host })
+	if i < 0 {
+		return "", false
+	}
+	for _, name := range []string{p.Repo, p.Host + "/" + p.Repo, r.remotes[i].Alias + "/" + p.Repo} {
+		if strings.HasPrefix(name, "/") || strings.Contains(name, ":") {
+			continue // no alias, or no name
+		}
+		if _, places, err := r.Route("", name); err == nil && places[0] == p {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// list names what is configured, for messages.
+func (r *Router) list() string {
+	var names []string
+	for _, m := range r.remotes {
+		if m.Host != "" {
+			names = append(names, m.Host)
+		}
+		names = append(names, m.Namespaces...)
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
