@@ -26,11 +26,14 @@ type Upstream struct {
 	Answer func(n int, part cache.BlobPart, s *cache.BlobStream) error
 	// HideSize makes blobs come without their size.
 	HideSize bool
+	// Asked, if set, is called with each request before it is answered.
+	Asked func(ctx context.Context, op string)
 	// NoParts makes it give the whole blob where a part is asked for.
 	NoParts bool
 
 	mu        sync.Mutex
 	err       error
+	failing   map[string]error          // by op
 	manifests map[string]cache.Manifest // repo + "@" + tag or digest
 	blobs     map[string][]byte         // repo + "@" + digest
 	tags      map[string][]string
@@ -107,6 +110,16 @@ func (u *Upstream) Fail(err error) {
 	u.err = err
 }
 
+// FailOp makes each request of one kind, see Calls, fail with err; nil ends that.
+func (u *Upstream) FailOp(op string, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failing == nil {
+		u.failing = make(map[string]error)
+	}
+	u.failing[op] = err
+}
+
 // Calls returns how often op ("manifest", "resolve", "blob", "stat", "tags") was
 // called, or all of them together where op is empty.
 func (u *Upstream) Calls(op string) int {
@@ -122,22 +135,25 @@ func (u *Upstream) Calls(op string) int {
 	return all
 }
 
-func (u *Upstream) call(op string) error {
+func (u *Upstream) call(ctx context.Context, op string) error {
+	if u.Asked != nil {
+		u.Asked(ctx, op)
+	}
 	if u.calls == nil {
 		u.calls = make(map[string]int)
 	}
 	u.calls[op]++
-	return u.err
+	return cmp.Or(u.failing[op], u.err)
 }
 
 // Host implements cache.Upstream.
 func (u *Upstream) Host() string { return cmp.Or(u.Name, "upstream.test") }
 
 // Manifest implements cache.Upstream.
-func (u *Upstream) Manifest(_ context.Context, repo, ref string) (cache.Manifest, error) {
+func (u *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.call("manifest"); err != nil {
+	if err := u.call(ctx, "manifest"); err != nil {
 		return cache.Manifest{}, err
 	}
 	m, ok := u.manifests[repo+"@"+ref]
@@ -148,10 +164,10 @@ func (u *Upstream) Manifest(_ context.Context, repo, ref string) (cache.Manifest
 }
 
 // Resolve implements cache.Upstream.
-func (u *Upstream) Resolve(_ context.Context, repo, ref string) (cache.Descriptor, error) {
+func (u *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.call("resolve"); err != nil {
+	if err := u.call(ctx, "resolve"); err != nil {
 		return cache.Descriptor{}, err
 	}
 	m, ok := u.manifests[repo+"@"+ref]
@@ -162,10 +178,10 @@ func (u *Upstream) Resolve(_ context.Context, repo, ref string) (cache.Descripto
 }
 
 // Blob implements cache.Upstream.
-func (u *Upstream) Blob(_ context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
+func (u *Upstream) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.call("blob"); err != nil {
+	if err := u.call(ctx, "blob"); err != nil {
 		return nil, err
 	}
 	content, ok := u.blobs[repo+"@"+dgst.String()]
@@ -227,10 +243,10 @@ func (u *Upstream) Parts() []cache.BlobPart {
 }
 
 // StatBlob implements cache.Upstream.
-func (u *Upstream) StatBlob(_ context.Context, repo string, dgst digest.Digest) (int64, error) {
+func (u *Upstream) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (int64, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.call("stat"); err != nil {
+	if err := u.call(ctx, "stat"); err != nil {
 		return 0, err
 	}
 	content, ok := u.blobs[repo+"@"+dgst.String()]
@@ -241,10 +257,10 @@ func (u *Upstream) StatBlob(_ context.Context, repo string, dgst digest.Digest) 
 }
 
 // Tags implements cache.Upstream. It gives at most two tags at a time.
-func (u *Upstream) Tags(_ context.Context, repo string, n int, last string) ([]string, bool, error) {
+func (u *Upstream) Tags(ctx context.Context, repo string, n int, last string) ([]string, bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.call("tags"); err != nil {
+	if err := u.call(ctx, "tags"); err != nil {
 		return nil, false, err
 	}
 	all, ok := u.tags[repo]

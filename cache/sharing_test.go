@@ -1,0 +1,303 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/cache"
+	"registry-module/cache/cachetest"
+	"registry-module/internal/via"
+)
+
+// at is a repository of a site's remote.
+func (s *site) at(t *testing.T, host, repo string) *cache.Repository {
+	t.Helper()
+	r, ok := s.Cache.Repository(cache.Place{Host: host, Repo: repo})
+	if !ok {
+		t.Fatalf("there is no remote %s", host)
+	}
+	return r
+}
+
+func feedOf(feed *cachetest.Feed) func(digest.Digest, []byte) io.ReadCloser {
+	return func(digest.Digest, []byte) io.ReadCloser { return feed }
+}
+
+func pull(t *testing.T, r *cache.Repository, dgst digest.Digest) ([]byte, error) {
+	t.Helper()
+	b, err := r.OpenBlob(t.Context(), dgst)
+	if err != nil {
+		return nil, err
+	}
+	return readAll(t, b), nil
+}
+
+// A blob of two remotes is downloaded once and stored once, and served as the
+// second one's after that has said that it serves it.
+func TestBlobOfTwoRemotes(t *testing.T) {
+	for _, running := range []bool{false, true} { // while it is downloaded, or when it is stored
+		synctest.Test(t, func(t *testing.T) {
+			s, second := newPair(t)
+			content := bytes.Repeat([]byte("shared by two"), 20<<10)
+			dgst := s.up.AddBlob("a", content)
+			second.AddBlob("b", content)
+			feed := cachetest.NewFeed()
+			s.up.Body = feedOf(feed)
+			first := make(chan []byte, 1)
+			go func() {
+				got, err := pull(t, s.at(t, "upstream.test", "a"), dgst)
+				if err != nil {
+					t.Error(err)
+				}
+				first <- got
+			}()
+			must(t, feed.Send(content[:100<<10]))
+			end := func() {
+				must(t, feed.Send(content[100<<10:]))
+				feed.End(nil)
+				if got := <-first; !bytes.Equal(got, content) {
+					t.Errorf("%d bytes, want %d", len(got), len(content))
+				}
+				synctest.Wait()
+			}
+			if !running {
+				end()
+			}
+
+			second.Fail(status(cache.ErrUnavailable))
+			if got, err := pull(t, s.at(t, "second.test", "b"), dgst); !errors.Is(err, cache.ErrUnavailable) {
+				t.Errorf("with the second remote away: %d bytes, %v", len(got), err)
+			}
+			second.Fail(nil)
+			before := second.Calls("stat")
+			got := make(chan []byte, 1)
+			go func() {
+				content, err := pull(t, s.at(t, "second.test", "b"), dgst)
+				if err != nil {
+					t.Error(err)
+				}
+				got <- content
+			}()
+			synctest.Wait()
+			if running {
+				end()
+			}
+			if got := <-got; !bytes.Equal(got, content) {
+				t.Errorf("%d bytes, want %d", len(got), len(content))
+			}
+			synctest.Wait()
+			if stat, blob := second.Calls("stat")-before, second.Calls("blob"); stat != 1 || blob != 0 {
+				t.Errorf("the second remote was asked %d times, and for its content %d times", stat, blob)
+			}
+			s.wantCalls(t, "blob", 1)
+			if n := s.blobs.Len(); n != 1 {
+				t.Errorf("%d blobs are stored, want one", n)
+			}
+			s.up.Fail(status(cache.ErrUnavailable))
+			second.Fail(status(cache.ErrUnavailable))
+			for host, repo := range map[string]string{"upstream.test": "a", "second.test": "b"} {
+				if got, err := pull(t, s.at(t, host, repo), dgst); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%s, with both away: %d bytes, %v", host, len(got), err)
+				}
+			}
+			if _, err := pull(t, s.at(t, "upstream.test", "b"), dgst); !errors.Is(err, cache.ErrUnavailable) {
+				t.Errorf("the repository of the same name at the other remote: %v", err)
+			}
+		})
+	}
+}
+
+// That one remote cannot give a blob is not told to who asked another one.
+func TestBlobOfAnotherRemoteFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t)
+		content := []byte("shared by two")
+		dgst := s.up.AddBlob("a", content)
+		second.AddBlob("b", content)
+		answer := make(chan struct{})
+		s.up.Answer = func(int, cache.BlobPart, *cache.BlobStream) error {
+			<-answer
+			return status(cache.ErrUnavailable)
+		}
+		first := make(chan error, 1)
+		go func() {
+			_, err := pull(t, s.at(t, "upstream.test", "a"), dgst)
+			first <- err
+		}()
+		synctest.Wait()
+		got := make(chan []byte, 1)
+		go func() {
+			content, err := pull(t, s.at(t, "second.test", "b"), dgst)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- content
+		}()
+		synctest.Wait()
+		close(answer)
+		if err := <-first; !errors.Is(err, cache.ErrUnavailable) {
+			t.Errorf("error %v, want ErrUnavailable", err)
+		}
+		if got := <-got; !bytes.Equal(got, content) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// What is stored for somebody else is answered like what is stored for nobody: by
+// the remote, after as many requests.
+func TestStoredBlobsAreNoOracle(t *testing.T) {
+	for name, fail := range map[string]error{
+		"there is none":        nil,
+		"denied":               status(cache.ErrDenied),
+		"away":                 status(cache.ErrUnavailable),
+		"5xx":                  &cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "x", Op: "asking", Status: 500},
+		"limited, for a while": &cache.UpstreamError{Kind: cache.ErrRateLimited, Remote: "x", Op: "asking", Status: 429, RetryAfter: time.Second},
+	} {
+		for _, op := range []string{"GET", "HEAD"} {
+			t.Run(name+" "+op, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, second := newPair(t)
+					secret := second.AddBlob("private", []byte("a secret of the second"))
+					_, err := pull(t, s.at(t, "second.test", "private"), secret)
+					must(t, err)
+					synctest.Wait()
+					s.up.Fail(fail)
+					second.Fail(fail)
+					ask := func(host string, up *cachetest.Upstream, dgst digest.Digest) (requests int, took time.Duration, text string) {
+						before, start := up.Calls(""), time.Now()
+						var err error
+						if op == "GET" {
+							_, err = pull(t, s.at(t, host, "a"), dgst)
+						} else {
+							_, err = s.at(t, host, "a").StatBlob(t.Context(), dgst)
+						}
+						if err == nil {
+							t.Fatalf("%s %s: no error", host, dgst)
+						}
+						// The jitter of a retry is no difference.
+						return up.Calls("") - before, time.Since(start).Round(time.Second), strings.ReplaceAll(err.Error(), dgst.String(), "X")
+					}
+					unknown := digest.FromString("of which nobody has heard")
+					for host, up := range map[string]*cachetest.Upstream{"upstream.test": s.up, "second.test": second} {
+						n, took, text := ask(host, up, secret)
+						wantN, wantTook, wantText := ask(host, up, unknown)
+						if n == 0 || n != wantN || took-wantTook > time.Second || wantTook-took > time.Second || text != wantText {
+							t.Errorf("%s: %d requests, %v, %q; for what is not stored %d, %v, %q", host, n, took, text, wantN, wantTook, wantText)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// Unfinished downloads of each remote go on at theirs.
+func TestResumeOfTwoRemotes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t, func(o *cache.Options) {
+			o.Remotes[0].RetryFor, o.Remotes[1].RetryFor = -1, -1
+		})
+		content := map[*cachetest.Upstream][]byte{
+			s.up:   bytes.Repeat([]byte("first"), 200<<10),
+			second: bytes.Repeat([]byte("second"), 200<<10),
+		}
+		half := int64(512 << 10)
+		digests := map[*cachetest.Upstream]digest.Digest{}
+		for up, c := range content {
+			feed := cachetest.NewFeed()
+			up.Body = feedOf(feed)
+			digests[up] = up.AddBlob("a", c)
+			b, err := s.at(t, up.Host(), "a").OpenBlob(t.Context(), digests[up])
+			must(t, err)
+			must(t, feed.Send(c[:half]))
+			feed.End(status(cache.ErrUnavailable))
+			synctest.Wait()
+			must(t, b.Close())
+			up.Body = nil
+		}
+		s.reopen(t, func(o *cache.Options) { o.Resume = true })
+		synctest.Wait()
+		for up, c := range content {
+			if got := up.Sent(); got != int64(len(c)) {
+				t.Errorf("%s has sent %d bytes, want %d", up.Host(), got, len(c))
+			}
+			up.Fail(status(cache.ErrUnavailable))
+			if got, err := pull(t, s.at(t, up.Host(), "a"), digests[up]); err != nil || !bytes.Equal(got, c) {
+				t.Errorf("%s: %d bytes, %v", up.Host(), len(got), err)
+			}
+		}
+	})
+}
+
+// A remote that is busy, or does not answer, holds up nobody else.
+func TestRemotesDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].MaxConnections = 1 })
+		want := addImageAt(second, "a", "v1", "second")
+		blob := digest.FromString("config of second")
+		stuck := cachetest.NewFeed()
+		s.up.Body = feedOf(stuck)
+		for i := range 100 {
+			dgst := s.up.AddBlob("a", fmt.Appendf(nil, "stuck %d", i))
+			go func() { _, _ = s.at(t, "upstream.test", "a").OpenBlob(t.Context(), dgst) }()
+		}
+		synctest.Wait()
+		m, err := s.at(t, "second.test", "a").Tag(t.Context(), "v1")
+		if err != nil || m.Digest != want {
+			t.Errorf("manifest %s, %v", m.Digest, err)
+		}
+		_, err = pull(t, s.at(t, "second.test", "a"), blob)
+		must(t, err)
+		stuck.End(status(cache.ErrNotFound))
+	})
+}
+
+// What is asked of a remote on behalf of a request says what that has passed.
+func TestChainIsCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		want := []string{"below", "further-below"}
+		asked := map[string]int{}
+		s.up.Asked = func(ctx context.Context, op string) {
+			asked[op]++
+			if got := via.From(ctx); !slices.Equal(got, want) {
+				t.Errorf("%s: chain %q, want %q", op, got, want)
+			}
+		}
+		layer := s.up.AddBlob("a", bytes.Repeat([]byte("layer"), 100<<10))
+		s.addImage("a", "v1", "text")
+		ctx := via.With(t.Context(), want)
+		r := s.Repository("a")
+		for range 2 {
+			m, err := r.Tag(ctx, "v1")
+			must(t, err)
+			_, err = r.Manifest(ctx, m.Digest)
+			must(t, err)
+			_, _, err = r.Tags(ctx, -1, "")
+			must(t, err)
+			_, err = r.StatBlob(ctx, layer)
+			must(t, err)
+			b, err := r.OpenBlob(ctx, layer)
+			must(t, err)
+			readAll(t, b)
+			synctest.Wait()
+			s.now = s.now.Add(time.Hour)
+		}
+		for _, op := range []string{"manifest", "resolve", "tags", "stat", "blob"} {
+			if asked[op] == 0 {
+				t.Errorf("%s was not asked for", op)
+			}
+		}
+	})
+}
