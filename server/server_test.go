@@ -81,6 +81,7 @@ func newSite(t *testing.T, adjust ...func(*server.Options)) *site {
 func (s *site) remote() cache.Remote {
 	return cache.Remote{
 		Host: s.up.Host(), Upstream: s.up, TagTTL: time.Minute,
+		Naming:   cache.Naming{Others: []string{s.up2.Host() + "/"}, Aside: "@" + s.up.Host() + "/"},
 		RetryFor: -1, // what breaks is to be heard of at once
 	}
 }
