@@ -23,6 +23,7 @@ var version = "devel"
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitPartly = 3
 )
 
 func main() {
@@ -34,6 +35,9 @@ func main() {
 		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(exitUsage)
 		}
+		if _, ok := errors.AsType[partlyError](err); ok {
+			os.Exit(exitPartly)
+		}
 		os.Exit(exitFailed)
 	}
 }
@@ -42,6 +46,12 @@ func main() {
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// partlyError is why a command has not done all that it was to do, where it has
+// done some of it.
+type partlyError struct{ error }
+
+func (e partlyError) Unwrap() error { return e.error }
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -66,9 +76,9 @@ remote registry what it does not have yet: each byte once.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), demoCommand(), versionCommand())
+	root.AddCommand(serveCommand(), bindingsCommand(), demoCommand(), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
-	for _, cmd := range root.Commands() {
+	for _, cmd := range commands(root) {
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error {
 				if err := check(cmd, args); err != nil {
@@ -79,4 +89,12 @@ remote registry what it does not have yet: each byte once.`,
 		}
 	}
 	return root
+}
+
+// commands are those below cmd, all of them.
+func commands(cmd *cobra.Command) (all []*cobra.Command) {
+	for _, c := range cmd.Commands() {
+		all = append(append(all, c), commands(c)...)
+	}
+	return all
 }

@@ -74,16 +74,23 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return errors.Join(err, ln.Close(), p.Close())
 	}
-	announce(log, cfg, ln.Addr())
-	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout),
-		served{newHTTPServer(p.handler, log), ln},
-		served{newHTTPServer(adminHandler(p.metrics, cfg.Stock.HTTP.Debug.Prometheus), log), admin})
+	all := []served{
+		{newHTTPServer(p.handler, log), ln},
+		{newHTTPServer(adminHandler(p.metrics, cfg.Stock.HTTP.Debug.Prometheus), log), admin},
+	}
+	if control, err := listenControl(cfg.DataDir); err != nil {
+		log.WithError(err).Warn("commands cannot talk to this server; it works without")
+	} else {
+		all = append(all, served{newHTTPServer(controlHandler(p.cache), log), control})
+	}
+	announce(log, cfg, p.name, ln.Addr())
+	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)
 	return errors.Join(err, p.Close())
 }
 
 // announce says what the program is going to do.
-func announce(log logrus.FieldLogger, cfg *config.Config, addr net.Addr) {
-	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir})
+func announce(log logrus.FieldLogger, cfg *config.Config, name string, addr net.Addr) {
+	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": name})
 	var hosts []string
 	for _, r := range cfg.Remotes {
 		hosts = append(hosts, r.URL.Host)

@@ -36,6 +36,7 @@ import (
 // program is the running registry-module: the one place where its parts meet.
 type program struct {
 	handler http.Handler
+	cache   *cache.Cache
 	// name is what requests to remotes call this process in their Via headers.
 	name string
 	// metrics are those of this program; the embedded app has its own.
@@ -93,6 +94,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 	p.closers = append(p.closers, c)
+	p.cache = c
 
 	srv, err := server.New(ctx, server.Options{
 		Cache:  c,

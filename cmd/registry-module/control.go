@@ -1,0 +1,188 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"registry-module/cache"
+	"registry-module/config"
+)
+
+// bindings are what names of repositories have turned out to mean.
+type bindings interface {
+	Bindings(ctx context.Context) iter.Seq2[cache.Binding, error]
+	Unbind(ctx context.Context, name string) (bool, error)
+}
+
+// controlPath is the socket by which commands talk to the running server. Who can
+// open it could as well change the data directory.
+func controlPath(dataDir string) string { return filepath.Join(dataDir, "registry-module.sock") }
+
+// listenControl listens for commands. The data directory is ours alone, so that a
+// socket that is there already is of a process that has ended.
+func listenControl(dataDir string) (net.Listener, error) {
+	path := controlPath(dataDir)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listening for commands: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening for commands: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("listening for commands: %w", err), ln.Close())
+	}
+	return ln, nil
+}
+
+// controlHandler answers commands.
+func controlHandler(b bindings) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, r *http.Request) {
+		all, err := listBindings(r.Context(), b)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(all) // the client may be gone
+	})
+	mux.HandleFunc("DELETE /bindings", func(w http.ResponseWriter, r *http.Request) {
+		switch was, err := b.Unbind(r.Context(), r.URL.Query().Get("name")); {
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		case !was:
+			http.Error(w, "not bound", http.StatusNotFound)
+		default:
+			w.WriteHeader(http.StatusNoContent)
+		}
+	})
+	return mux
+}
+
+// listBindings collects bindings; it never returns nil without an error.
+func listBindings(ctx context.Context, b bindings) ([]cache.Binding, error) {
+	all := []cache.Binding{}
+	for binding, err := range b.Bindings(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, binding)
+	}
+	return all, nil
+}
+
+// withBindings does something with the bindings of the data directory: by way of
+// the server that runs on it, or directly where none does.
+func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) error) error {
+	remote := newControlClient(controlPath(cfg.DataDir))
+	if err := remote.ping(ctx); err == nil {
+		return do(remote)
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+		return err
+	}
+	quiet := *cfg // nothing is to be fetched
+	quiet.Offline, quiet.Resume, quiet.Prefetch = true, false, false
+	p, err := wire(ctx, &quiet, newLogger(cfg, io.Discard))
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(p.cache), p.Close())
+}
+
+// controlClient asks the running server.
+type controlClient struct {
+	path string
+	http http.Client
+}
+
+func newControlClient(path string) *controlClient {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	return &controlClient{path, http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// ping tells whether there is a server.
+func (c *controlClient) ping(ctx context.Context) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.path)
+	if err != nil {
+		return fmt.Errorf("talking to the running server: %w", err)
+	}
+	return conn.Close()
+}
+
+func (c *controlClient) do(ctx context.Context, method, target string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://registry-module"+target, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		err = cmp.Or(errors.Unwrap(err), err) // the URL means nothing to anybody
+		return nil, fmt.Errorf("talking to the running server at %s: %w", c.path, err)
+	}
+	return resp, nil
+}
+
+// unexpected is an error for an answer.
+func unexpected(resp *http.Response) error {
+	const enough = 1 << 10
+	text, err := io.ReadAll(io.LimitReader(resp.Body, enough))
+	return errors.Join(fmt.Errorf("the running server answers %s: %s", resp.Status, text), err)
+}
+
+// Bindings implements bindings.
+func (c *controlClient) Bindings(ctx context.Context) iter.Seq2[cache.Binding, error] {
+	return func(yield func(cache.Binding, error) bool) {
+		resp, err := c.do(ctx, http.MethodGet, "/bindings")
+		if err != nil {
+			yield(cache.Binding{}, err)
+			return
+		}
+		defer func() { _ = resp.Body.Close() }() // it was only read
+		var all []cache.Binding
+		if resp.StatusCode != http.StatusOK {
+			err = unexpected(resp)
+		} else {
+			err = json.NewDecoder(resp.Body).Decode(&all)
+		}
+		if err != nil {
+			yield(cache.Binding{}, err)
+			return
+		}
+		for _, b := range all {
+			if !yield(b, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Unbind implements bindings.
+func (c *controlClient) Unbind(ctx context.Context, name string) (bool, error) {
+	resp, err := c.do(ctx, http.MethodDelete, "/bindings?name="+url.QueryEscape(name))
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+		return true, nil
+	case http.StatusNotFound:
+		return false, nil
+	}
+	return false, unexpected(resp)
+}
