@@ -2,7 +2,9 @@ package config
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -89,4 +91,16 @@ func isCipherSuite(name string) bool {
 		}
 	}
 	return false
+}
+
+// parseHTTPURL reads an absolute URL with scheme http or https.
+func parseHTTPURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("neither http nor https")
+	}
+	return u, nil
 }

@@ -1,9 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"net/url"
 	"regexp"
 	"strings"
@@ -143,66 +140,4 @@ func (l *loader) remoteURL(s string) (*url.URL, bool) {
 func isHost(s string) bool {
 	u, err := url.Parse("//" + s)
 	return err == nil && u.Host == s && u.Hostname() != ""
-}
-
-// parseHTTPURL reads an absolute URL with scheme http or https.
-func parseHTTPURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, err
-	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("neither http nor https")
-	}
-	return u, nil
-}
-
-// readable records a problem where the file that is the value of key cannot be
-// read.
-func (l *loader) readable(key, path string) ([]byte, bool) {
-	text, err := readFile(path)
-	if err != nil {
-		l.bad(key, path, "%v", unreadable(err))
-		return nil, false
-	}
-	return text, true
-}
-
-// unreadable turns an error of readFile into the continuation of a sentence
-// that begins with the path.
-func unreadable(err error) error {
-	cause := err
-	for next := err; next != nil; next = errors.Unwrap(next) {
-		cause = next
-	}
-	return errors.New("cannot be read (" + cause.Error() + "): write the path of a file that exists and is readable for this program's user")
-}
-
-// certificates checks a file of PEM certificates.
-func (l *loader) certificates(key, path string) {
-	if text, ok := l.readable(key, path); ok && !x509.NewCertPool().AppendCertsFromPEM(text) {
-		l.bad(key, path, "has no certificate in PEM form: write the path of a file that begins with -----BEGIN CERTIFICATE-----")
-	}
-}
-
-// keyPair checks a certificate and its key, which are set both or not at all.
-func (l *loader) keyPair(certKey, certPath, keyKey, keyPath string) {
-	switch {
-	case certPath == "" && keyPath == "":
-		return
-	case certPath == "":
-		l.bad(certKey, "", "is missing, but %s is set: set both or none", keyKey)
-		return
-	case keyPath == "":
-		l.bad(keyKey, "", "is missing, but %s is set: set both or none", certKey)
-		return
-	}
-	cert, okCert := l.readable(certKey, certPath)
-	key, okKey := l.readable(keyKey, keyPath)
-	if !okCert || !okKey {
-		return
-	}
-	if _, err := tls.X509KeyPair(cert, key); err != nil {
-		l.bad(certKey, certPath, "is no certificate that goes with %s (%v): write the paths of a PEM certificate and of its unencrypted key", keyKey, err)
-	}
 }
