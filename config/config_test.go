@@ -72,7 +72,6 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
-	password := write(t, "password", "from a file\r\n")
 	const remote = "REGISTRY_PROXY_REMOTEURL=https://r.example.com"
 	tests := []struct {
 		name    string
@@ -136,14 +135,8 @@ func TestSettings(t *testing.T) {
 			func(c *Config) any { return string(c.Remotes[0].Credentials.Password) }, "0123"},
 		{"password in quotes", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD='a #1'"},
 			func(c *Config) any { return string(c.Remotes[0].Credentials.Password) }, "a #1"},
-		{"password from a file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=" + password},
-			func(c *Config) any { return string(c.Remotes[0].Credentials.Password) }, "from a file"},
-		{"password file in a file", "version: 0.1\nproxy: {remoteurl: r, username: u, passwordfile: " + password + "}", nil,
-			func(c *Config) any { return string(c.Remotes[0].Credentials.Password) }, "from a file"},
 		{"realms with commas", "", []string{remote, "REGISTRY_PROXY_ALLOWEDREALMS=a.example.com, b.example.com:8443"},
 			func(c *Config) any { return c.Remotes[0].AllowedRealms }, "[a.example.com b.example.com:8443]"},
-		{"realms one by one", "", []string{remote, "REGISTRY_PROXY_ALLOWEDREALMS_0=a.example.com", "REGISTRY_PROXY_ALLOWEDREALMS_1=b.example.com"},
-			func(c *Config) any { return c.Remotes[0].AllowedRealms }, "[a.example.com b.example.com]"},
 		{"realms in a file", "version: 0.1\nproxy: {remoteurl: r, allowedrealms: [a.example.com]}", nil,
 			func(c *Config) any { return c.Remotes[0].AllowedRealms }, "[a.example.com]"},
 		{"maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=20GiB"}, func(c *Config) any { return c.MaxSize }, int64(20 << 30)},
@@ -170,6 +163,9 @@ func TestSettings(t *testing.T) {
 		{"resuming", "version: 0.1\ncache: {resume: true}", nil, func(c *Config) any { return c.Resume }, true},
 		{"nothing unfinished is kept", "", []string{"REGISTRY_CACHE_PARTIALTTL=0"}, func(c *Config) any { return c.PartialTTL }, "0s"},
 		{"unfinished is kept for a day", "version: 0.1\ncache: {partialttl: 24h}", nil, func(c *Config) any { return c.PartialTTL }, "24h0m0s"},
+		{"bindings for a month", "", nil, func(c *Config) any { return c.BindingTTL }, "720h0m0s"},
+		{"bindings for ever", "", []string{"REGISTRY_CACHE_BINDINGTTL=0"}, func(c *Config) any { return c.BindingTTL }, "0s"},
+		{"bindings for a day", "version: 0.1\ncache: {bindingttl: 24h}", nil, func(c *Config) any { return c.BindingTTL }, "24h0m0s"},
 		{"free space in percent", "", []string{"REGISTRY_CACHE_MINFREE=10%"}, func(c *Config) any { return c.MinFree }, "10%"},
 		{"free space in bytes", "", []string{"REGISTRY_CACHE_MINFREE=2GiB"}, func(c *Config) any { return c.MinFree.Bytes }, int64(2 << 30)},
 		{"anchors", "version: 0.1\nhttp: &h {addr: ':1'}\nproxy: {<<: {alias: a}, remoteurl: r}", nil,

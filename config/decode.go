@@ -163,9 +163,13 @@ func (l *loader) decodeLeaf(v reflect.Value, key string, decode func(any) error)
 	}
 	v.Set(fresh.Elem())
 	// The stock registry takes bare numbers, too.
-	if d, ok := fresh.Elem().Interface().(time.Duration); ok && d != 0 && isText {
+	value := fresh.Elem()
+	if value.Kind() == reflect.Pointer && !value.IsNil() {
+		value = value.Elem()
+	}
+	if d, ok := value.Interface().(time.Duration); ok && d != 0 && isText {
 		if _, err := strconv.Atoi(text); err == nil {
-			l.warn("%s (%s): %s has no unit and means nanoseconds: write for example %ss", variable(key), key, text, text)
+			l.warn("%s (%s): %s has no unit and means nanoseconds: write for example %ss", l.variable(key), key, text, text)
 		}
 	}
 }
@@ -197,6 +201,9 @@ func expected(t reflect.Type) string {
 		}, ", ")
 	case reflect.TypeFor[configuration.Platforms]():
 		return "a choice of platforms: write all, none or list"
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
 	}
 	switch t.Kind() {
 	case reflect.Bool:

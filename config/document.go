@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"io"
 	"reflect"
 	"strings"
 
@@ -33,34 +35,54 @@ type document struct {
 	Cache cacheSection `yaml:"cache,omitempty"`
 }
 
-// proxySection has the keys of [configuration.Proxy] and ours. Durations,
-// sizes and numbers are text here, so that a problem can show what was written,
-// so that a number without unit is an error and not nanoseconds, and so that 0 is
-// not the same as nothing.
+// proxySection has the keys of [configuration.Proxy] and ours: what is for all
+// remotes, the first remote, and the list of the others.
 type proxySection struct {
-	RemoteURL         string                    `yaml:"remoteurl"`
+	remoteSection `yaml:",inline"`
+
+	Offline           bool   `yaml:"offline,omitempty"`
+	CacheWriteTimeout string `yaml:"cachewritetimeout,omitempty"`
+	// Remotes has remote number 2 at index 0, and an element without settings for
+	// a number that is left out.
+	Remotes []remoteSection `yaml:"remotes,omitempty"`
+}
+
+// remoteSection is one remote. Durations, sizes and numbers are text here, so that
+// a problem can show what was written, so that a number without unit is an error
+// and not nanoseconds, and so that 0 is not the same as nothing.
+type remoteSection struct {
+	RemoteURL string `yaml:"remoteurl"`
+
 	Username          string                    `yaml:"username"`
 	Password          string                    `yaml:"password"`
+	PasswordFile      string                    `yaml:"passwordfile,omitempty"`
+	IdentityToken     string                    `yaml:"identitytoken,omitempty"`
+	IdentityTokenFile string                    `yaml:"identitytokenfile,omitempty"`
+	DockerConfig      string                    `yaml:"dockerconfig,omitempty"`
 	Exec              *configuration.ExecConfig `yaml:"exec,omitempty"`
-	TTL               string                    `yaml:"ttl,omitempty"`
-	CacheWriteTimeout string                    `yaml:"cachewritetimeout,omitempty"`
+	AllowedRealms     list                      `yaml:"allowedrealms,omitempty"`
 
-	PasswordFile  string `yaml:"passwordfile,omitempty"`
-	Alias         string `yaml:"alias,omitempty"`
-	TagTTL        string `yaml:"tagttl,omitempty"`
-	Offline       bool   `yaml:"offline,omitempty"`
-	CA            string `yaml:"ca,omitempty"`
-	Certificate   string `yaml:"certificate,omitempty"`
-	Key           string `yaml:"key,omitempty"`
-	AllowedRealms list   `yaml:"allowedrealms,omitempty"`
+	Alias          string `yaml:"alias,omitempty"`
+	Default        *bool  `yaml:"default,omitempty"`
+	Namespaces     list   `yaml:"namespaces,omitempty"`
+	Allow          list   `yaml:"allow,omitempty"`
+	Deny           list   `yaml:"deny,omitempty"`
+	DeniedIsAbsent bool   `yaml:"deniedisabsent,omitempty"`
+
+	TTL    string `yaml:"ttl,omitempty"`
+	TagTTL string `yaml:"tagttl,omitempty"`
+
+	CA          string `yaml:"ca,omitempty"`
+	Certificate string `yaml:"certificate,omitempty"`
+	Key         string `yaml:"key,omitempty"`
+	Insecure    bool   `yaml:"insecure,omitempty"`
+	HTTPProxy   string `yaml:"httpproxy,omitempty"`
 
 	Connections    string `yaml:"connections,omitempty"`
 	MaxConnections string `yaml:"maxconnections,omitempty"`
 	Bandwidth      string `yaml:"bandwidth,omitempty"`
 	StallTimeout   string `yaml:"stalltimeout,omitempty"`
 	RetryFor       string `yaml:"retryfor,omitempty"`
-	// Remotes is read only to say that it is not supported.
-	Remotes any `yaml:"remotes,omitempty"`
 }
 
 // cacheSection says what is kept, and what is fetched that nobody waits for.
@@ -71,6 +93,7 @@ type cacheSection struct {
 	Prefetch   bool   `yaml:"prefetch,omitempty"`
 	Resume     bool   `yaml:"resume,omitempty"`
 	PartialTTL string `yaml:"partialttl,omitempty"`
+	BindingTTL string `yaml:"bindingttl,omitempty"`
 }
 
 // builtin is the document that stands for an absent file.
@@ -103,18 +126,42 @@ func (c *choice) UnmarshalYAML(unmarshal func(any) error) error {
 }
 
 // list is a list of words, which can also be written as one text with commas or
-// spaces in between.
+// spaces in between. That is how variables have it: a number at the end of their
+// names is that of a remote, as in REGISTRY_PROXY_DENY_2, and not of an element.
 type list []string
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (l *list) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if unmarshal(&text) == nil {
-		*l = strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", \t\n", r) })
+		*l = words(text)
 		return nil
 	}
 	return unmarshal((*[]string)(l))
 }
+
+// listOf reads the value of a variable. It is YAML where it is in brackets or
+// quotes, and plain text otherwise: most patterns are no YAML, where * begins an
+// alias, ! a tag and # a comment.
+func listOf(value string) list {
+	if strings.ContainsAny(firstOf(strings.TrimSpace(value)), `["'`) {
+		var l list
+		d := yaml.NewDecoder(strings.NewReader(value))
+		// Behind a pattern such as [a-z]*/x the rest is another document, or none.
+		if err := d.Decode(&l); err == nil && errors.Is(d.Decode(new(any)), io.EOF) {
+			return l
+		}
+	}
+	return words(value)
+}
+
+// words splits text at commas and spaces.
+func words(text string) list {
+	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
+}
+
+// firstOf is the first byte of text, if any.
+func firstOf(text string) string { return text[:min(1, len(text))] }
 
 // field is a field of a section.
 type field struct {

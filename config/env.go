@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -14,41 +15,47 @@ import (
 // prefix is what the names of all our variables begin with.
 const prefix = "REGISTRY_"
 
-// passwordFile is the customary name for proxy.passwordfile. The scheme cannot
-// express it: it is a path into proxy.password.
-const passwordFile = "PROXY_PASSWORD_FILE"
-
 // decodeEnvironment overlays doc with the variables of environ. The name of a
 // variable is the path to a field, in upper case and with underscores between
-// the steps, and its value is YAML.
+// the steps, and its value is YAML. After the path to a setting of a remote there
+// can be the number of that remote.
 func (l *loader) decodeEnvironment(doc *document, environ []string) {
 	// In order of their names, so that a variable for a whole section comes
-	// before those for parts of it.
-	environ = slices.Sorted(slices.Values(environ))
-	for _, entry := range environ {
+	// before those for parts of it, and numbered ones after all that are for the
+	// whole list of remotes.
+	var ofRemotes []assignment
+	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
 		path, ours := strings.CutPrefix(name, prefix)
-		if !ours || l.special(doc, path, value) {
+		if !ours || notSettings(path) {
 			continue
 		}
 		a := assignment{loader: l, variable: name, value: value}
-		switch err := a.to(reflect.ValueOf(doc).Elem(), "", strings.Split(path, "_")); {
+		if _, _, ok := numbered(uniform(path)); ok {
+			ofRemotes = append(ofRemotes, a)
+			continue
+		}
+		switch err := a.to(reflect.ValueOf(doc).Elem(), "", strings.Split(uniform(path), "_")); {
 		case errors.Is(err, errUnknown):
-			l.warn("%s is not a setting and is ignored%s", name, didYouMean(name, variables("REGISTRY_", reflect.TypeFor[document]())))
+			l.warn("%s is not a setting and is ignored%s", name, didYouMean(name, variablesLike(name)))
 		case err != nil:
 			l.problem(Problem{Text: fmt.Sprintf("%s: %v", name, err)})
 		}
 	}
+	for _, a := range ofRemotes {
+		if err := a.toRemote(doc); err != nil {
+			l.problem(Problem{Text: fmt.Sprintf("%s: %v", a.variable, err)})
+		}
+	}
 }
 
-// special handles variables that are no path to a field.
-func (l *loader) special(doc *document, path, value string) bool {
+// notSettings tells whether a variable is for others, or read elsewhere.
+func notSettings(path string) bool {
 	switch path {
-	case passwordFile:
-		doc.Proxy.PasswordFile = value
-		return true
 	case "CONFIGURATION_PATH", "VERSION":
 		return true // the first is read already, and the second is the file's
+	case "PORT", "NAME":
+		return true // as below
 	}
 	// Kubernetes and container links announce a service called "registry" by
 	// such variables. They are no mistake of who configures this program.
@@ -57,38 +64,71 @@ func (l *loader) special(doc *document, path, value string) bool {
 			return true
 		}
 	}
-	if path == "PORT" || path == "NAME" {
-		return true
-	}
-	if setting, number, ok := numbered(path); ok {
-		l.problem(Problem{
-			Key:      "proxy." + strings.ToLower(setting),
-			Variable: prefix + path,
-			Text: fmt.Sprintf("is for remote number %s, but only one remote is supported by this version: "+
-				"use REGISTRY_PROXY_%s, or run one registry-module for each remote", number, setting),
-		})
-		return true
-	}
 	return false
 }
 
-// numbered splits a path such as PROXY_REMOTEURL_2 into the setting and the
-// number of the remote.
+// uniform returns path as the scheme has it, where it has a customary name for a
+// setting of a file: PROXY_PASSWORD_FILE is the path to something in
+// proxy.password.
+func uniform(path string) string {
+	for _, secret := range []string{"PROXY_PASSWORD", "PROXY_IDENTITYTOKEN"} {
+		if rest, ok := strings.CutPrefix(path, secret+"_FILE"); ok && (rest == "" || rest[0] == '_') {
+			return secret + "FILE" + rest
+		}
+	}
+	return path
+}
+
+// customary is the reverse of uniform.
+func customary(path string) string {
+	switch path {
+	case "PROXY_PASSWORDFILE", "PROXY_IDENTITYTOKENFILE":
+		return strings.TrimSuffix(path, "FILE") + "_FILE"
+	}
+	return path
+}
+
+// numbered splits a path such as PROXY_EXEC_COMMAND_2 into that of the setting of
+// a remote and the number of the remote.
 func numbered(path string) (setting, number string, ok bool) {
-	path, ok = strings.CutPrefix(path, "PROXY_")
-	at := strings.LastIndexByte(path, '_')
-	if !ok || at < 0 {
-		return "", "", false
+	setting, number, ok = cutNumber(path)
+	steps, isProxy := strings.CutPrefix(setting, "PROXY_")
+	return setting, number, ok && isProxy && leads(reflect.TypeFor[remoteSection](), strings.Split(steps, "_"))
+}
+
+// cutNumber cuts the number off the end of the name of a variable.
+func cutNumber(name string) (before, number string, ok bool) {
+	at := strings.LastIndexByte(name, '_')
+	if at < 0 {
+		return name, "", false
 	}
-	setting, number = path[:at], path[at+1:]
-	if _, err := strconv.ParseUint(number, 10, 32); err != nil {
-		return "", "", false
+	before, number = name[:at], name[at+1:]
+	return before, number, number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// leads tells whether there is something in a section at the end of steps.
+func leads(t reflect.Type, steps []string) bool {
+	if len(steps) == 0 {
+		return true
 	}
-	fields := fieldsOf(reflect.TypeFor[proxySection]())
-	i := slices.IndexFunc(fields, func(f field) bool { return f.variable == setting })
-	// A number after a list is the position in it.
-	ok = setting == "PASSWORD_FILE" || i >= 0 && fields[i].typ.Kind() == reflect.String
-	return setting, number, ok
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return isSection(t) && slices.ContainsFunc(fieldsOf(t), func(f field) bool {
+		return f.variable == steps[0] && leads(f.typ, steps[1:])
+	})
+}
+
+// variablesLike returns names of variables that name can be a slip of the finger
+// for: those of all settings, and with its number where it has one.
+func variablesLike(name string) []string {
+	names := variables("REGISTRY_", reflect.TypeFor[document]())
+	if _, number, ok := cutNumber(name); ok {
+		for _, setting := range variables("REGISTRY_PROXY", reflect.TypeFor[remoteSection]()) {
+			names = append(names, setting+"_"+number)
+		}
+	}
+	return names
 }
 
 // errUnknown means that a variable leads nowhere.
@@ -99,6 +139,30 @@ type assignment struct {
 	loader   *loader
 	variable string
 	value    string
+}
+
+// toRemote sets what a numbered variable is for.
+func (a assignment) toRemote(doc *document) error {
+	path, digits, _ := numbered(uniform(strings.TrimPrefix(a.variable, prefix)))
+	first := prefix + customary(path)
+	n, err := strconv.Atoi(digits)
+	switch {
+	case err == nil && n == 0:
+		return fmt.Errorf("the number at the end is that of a remote, and they begin with 1: write %s for the first remote, "+
+			"and all elements of a list into one variable, with commas in between", first)
+	case err != nil || n > mostRemotes:
+		return fmt.Errorf("the number at the end is that of a remote, and they end with %d: write a lower one", mostRemotes)
+	case strconv.Itoa(n) != digits:
+		return fmt.Errorf("the number at the end has a 0 in front: write %s_%d", first, n)
+	}
+	section := &doc.Proxy.remoteSection
+	if n > 1 {
+		if more := n - 1 - len(doc.Proxy.Remotes); more > 0 {
+			doc.Proxy.Remotes = append(doc.Proxy.Remotes, make([]remoteSection, more)...)
+		}
+		section = &doc.Proxy.Remotes[n-2]
+	}
+	return a.to(reflect.ValueOf(section).Elem(), remoteKey(n), strings.Split(strings.TrimPrefix(path, "PROXY_"), "_"))
 }
 
 // to sets what steps lead to from v, which is settable and whose key is key.
@@ -132,7 +196,9 @@ func (a assignment) to(v reflect.Value, key string, steps []string) error {
 	case reflect.Map:
 		return a.toEntry(v, key, step, steps)
 	case reflect.Slice:
-		return a.toElement(v, key, step, steps)
+		if v.Type() != reflect.TypeFor[list]() {
+			return a.toElement(v, key, step, steps)
+		}
 	case reflect.Interface:
 		return a.toAny(v, key, append([]string{step}, steps...))
 	}
@@ -199,8 +265,17 @@ func (a assignment) toAny(v reflect.Value, key string, steps []string) error {
 // set decodes the variable's value into v.
 func (a assignment) set(v reflect.Value, key string) {
 	l := a.loader
+	if other, ok := l.variables[key]; ok && other != a.variable {
+		l.problem(Problem{Key: key, Variable: a.variable, Text: "is set, and " + other + " too, for the same: keep only one of them"})
+		return
+	}
+	l.variables[key] = a.variable
 	// Lines are for what the file says.
-	delete(l.lines, key)
+	maps.DeleteFunc(l.lines, func(k string, _ int) bool { return k == key || strings.HasPrefix(k, key+".") })
+	if v.Type() == reflect.TypeFor[list]() {
+		v.Set(reflect.ValueOf(listOf(a.value)))
+		return
+	}
 	known := len(l.problems)
 	l.decodeLeaf(v, key, func(out any) error { return yaml.Unmarshal([]byte(a.value), out) })
 	for _, p := range l.problems[known:] {
@@ -212,7 +287,7 @@ func (a assignment) set(v reflect.Value, key string) {
 	// YAML has surprises for who thinks of plain text: comments after " #",
 	// "null" and "~". Quotes are how to avoid them, so are no surprise.
 	plain := strings.TrimSpace(a.value)
-	if v.Kind() == reflect.String && len(l.problems) == known && v.String() != plain && !strings.ContainsAny(plain[:1], `"'`) {
+	if v.Kind() == reflect.String && len(l.problems) == known && v.String() != plain && !strings.ContainsAny(firstOf(plain), `"'`) {
 		l.warn("%s (%s) is read as YAML, where it means something else than its plain text: put it in single quotes", a.variable, key)
 	}
 }

@@ -130,6 +130,7 @@ func (l *loader) finishCache(doc *document, c *Config) {
 	c.Bandwidth = l.bandwidth("cache.bandwidth", doc.Cache.Bandwidth)
 	c.Prefetch, c.Resume = doc.Cache.Prefetch, doc.Cache.Resume
 	c.PartialTTL = l.duration("cache.partialttl", doc.Cache.PartialTTL, DefaultPartialTTL)
+	c.BindingTTL = l.duration("cache.bindingttl", doc.Cache.BindingTTL, DefaultBindingTTL)
 }
 
 // rejectUnsupported names what the stock registry has and this program does
@@ -141,13 +142,6 @@ func (l *loader) rejectUnsupported(doc *document) {
 				l.bad("middleware."+name, m.Name, "is a middleware, and none is supported: remove it, or set its disabled to true")
 			}
 		}
-	}
-	if doc.Proxy.Exec != nil {
-		l.bad("proxy.exec", "", "is not supported: write proxy.username and proxy.password or proxy.passwordfile")
-	}
-	if doc.Proxy.Remotes != nil {
-		l.bad("proxy.remotes", "", "is not supported by this version: write one remote as proxy.remoteurl, "+
-			"or run one registry-module for each remote")
 	}
 	if doc.Proxy.CacheWriteTimeout != "" {
 		l.duration("proxy.cachewritetimeout", doc.Proxy.CacheWriteTimeout, 0)
@@ -190,8 +184,10 @@ func (l *loader) warnWithoutEffect(doc *document) {
 	if readonly, ok := doc.Storage["maintenance"]["readonly"].(map[any]any); ok && readonly["enabled"] == true {
 		l.warn("storage.maintenance.readonly has no effect: clients can never change anything, and what they pull is stored")
 	}
-	if ttl, err := time.ParseDuration(doc.Proxy.TTL); err == nil && ttl > 0 {
-		l.warn("proxy.ttl has no effect yet: content does not expire")
+	for number, r := range doc.Proxy.remotes() {
+		if ttl, err := time.ParseDuration(r.TTL); err == nil && ttl > 0 {
+			l.warn("%s has no effect yet: content does not expire", join(remoteKey(number), "ttl"))
+		}
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// FuzzLoad checks that whatever file and variable there are, the result is
+// FuzzLoad checks that whatever file and variables there are, the result is
 // either a complete configuration or problems, and that a password in either
 // is in neither warnings nor problems.
 func FuzzLoad(f *testing.F) {
@@ -16,25 +16,39 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(string(text), "PROXY_TAGTTL", "5m")
+		f.Add(string(text), "PROXY_TAGTTL", "5m", "PROXY_REMOTEURL_2", "quay.io")
 	}
-	f.Add("version: 0.1\nstorage: {maintenance: {uploadpurging: 1}}", "STORAGE_MAINTENANCE_READONLY_ENABLED", "1")
-	f.Add("version: 0.1\nproxy: {exec: {command: x}}", "PROXY_EXEC_LIFETIME", "1s")
-	f.Add("version: 0.1\nlog: {fields: {a: [1, {b: c}]}}", "LOG_FIELDS_A_1_B", "[*x]")
-	f.Add("version: 0.1\nhttp: &a {headers: *a}", "NOTIFICATIONS_ENDPOINTS_0_HEADERS_A_0", "x")
-	f.Add("a: &a [*a]", "CACHE_MINFREE", "-0%")
-	f.Add("version: 0.1\nproxy: {remoteurl: r, connections: 4}", "PROXY_MAXCONNECTIONS", "3")
-	f.Add("version: 0.1\nproxy: {remoteurl: r, bandwidth: 8kbit/s}", "CACHE_BANDWIDTH", "0")
-	f.Add("version: 0.1\nnotifications: {endpoints: [~, {url: 'x@y'}]}", "PROXY_ALLOWEDREALMS_0", "{}")
-	f.Fuzz(func(t *testing.T, text, name, value string) {
-		if name == "PROXY_PASSWORD_FILE" || strings.Contains(text, "passwordfile") {
-			return // not of files that the fuzzer happens to name
+	f.Add("version: 0.1\nstorage: {maintenance: {uploadpurging: 1}}", "STORAGE_MAINTENANCE_READONLY_ENABLED", "1", "", "")
+	f.Add("version: 0.1\nproxy: {exec: {command: x}}", "PROXY_EXEC_LIFETIME", "1s", "PROXY_EXEC_COMMAND_64", "~")
+	f.Add("version: 0.1\nlog: {fields: {a: [1, {b: c}]}}", "LOG_FIELDS_A_1_B", "[*x]", "PROXY_DENY_2", "**/x !y #")
+	f.Add("version: 0.1\nhttp: &a {headers: *a}", "NOTIFICATIONS_ENDPOINTS_0_HEADERS_A_0", "x", "PROXY_ALIAS_", "1")
+	f.Add("a: &a [*a]", "CACHE_MINFREE", "-0%", "PROXY_REMOTES_1", "{alias: a}")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, connections: 4}", "PROXY_MAXCONNECTIONS", "3", "PROXY_CONNECTIONS_1", "2")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, bandwidth: 8kbit/s}", "CACHE_BANDWIDTH", "0", "PROXY_REMOTEURL_3", "http://docker.io:80")
+	f.Add("version: 0.1\nnotifications: {endpoints: [~, {url: 'x@y'}]}", "PROXY_ALLOWEDREALMS_0", "{}", "PROXY_NAMESPACES_99999999999999999999", "[")
+	f.Add("version: 0.1\nproxy: {remotes: [{remoteurl: a, alias: b}, ~, {remoteurl: b}]}", "PROXY_DEFAULT_4", "false", "PROXY_REMOTES", "[{remoteurl: c}]")
+	f.Add("version: 0.1\nproxy: {remotes: [{remoteurl: docker.io, httpproxy: 'socks5://a'}]}", "PROXY_HTTPPROXY_2", "none", "PROXY_TTL_2", "1h")
+	f.Fuzz(func(t *testing.T, text, name, value, name2, value2 string) {
+		for _, s := range []string{strings.ToLower(name), strings.ToLower(name2), text} {
+			if strings.Contains(s, "file") || strings.Contains(s, "dockerconfig") {
+				return // not of files that the fuzzer happens to name
+			}
 		}
 		l := newLoader("config.yml")
 		doc := l.decodeFile([]byte(text))
-		l.decodeEnvironment(doc, []string{prefix + name + "=" + value})
+		l.decodeEnvironment(doc, []string{prefix + name + "=" + value, prefix + name2 + "=" + value2})
 		doc.Proxy.Password = "hunter2"
+		for i := range doc.Proxy.Remotes {
+			doc.Proxy.Remotes[i].IdentityToken = "hunter2"
+		}
 		c, err := l.finish(doc)
+		said := strings.Join(l.warnings, " ")
+		if err != nil {
+			said += err.Error()
+		}
+		if !strings.Contains(text+name+value+name2+value2, "hunter2") && strings.Contains(said, "hunter2") {
+			t.Errorf("the password is in %q", said)
+		}
 		if err != nil {
 			errs, ok := errors.AsType[*Errors](err)
 			if !ok || c != nil || len(errs.Problems) == 0 {
@@ -43,20 +57,39 @@ func FuzzLoad(f *testing.F) {
 			if lines := strings.Count(err.Error(), "\n"); lines != len(errs.Problems) {
 				t.Errorf("%d lines for %d problems: %q", lines, len(errs.Problems), err)
 			}
-			if !strings.Contains(text+value, "hunter2") && strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("the password is in %q", err)
-			}
 			return
 		}
-		if c.DataDir == "" || c.Addr == "" || c.AdminAddr == "" || c.MaxSize < 0 || c.Bandwidth < 0 || c.PartialTTL < 0 || c.Stock.Storage.Type() != "filesystem" {
+		if c.DataDir == "" || c.Addr == "" || c.AdminAddr == "" || c.MaxSize < 0 || c.Bandwidth < 0 || c.PartialTTL < 0 ||
+			c.BindingTTL < 0 || c.Stock.Storage.Type() != "filesystem" || len(c.Remotes) > mostRemotes {
 			t.Errorf("incomplete: %+v", c)
 		}
-		if len(c.Remotes) > 0 && (c.Remotes[0].URL.Host == "" || c.Remotes[0].TagTTL < 0 || c.Remotes[0].TTL < 0) {
-			t.Errorf("bad remote: %+v", c.Remotes[0])
+		checkRemotes(t, c.Remotes)
+	})
+}
+
+// checkRemotes checks that remotes are as [Config] promises.
+func checkRemotes(t *testing.T, remotes []Remote) {
+	t.Helper()
+	last, names := 0, map[string]int{}
+	for _, r := range remotes {
+		if r.Number <= last || r.URL.Host == "" || r.TagTTL < 0 || r.TTL < 0 {
+			t.Errorf("bad remote: %+v", r)
 		}
-		if r := c.Remotes[0]; len(c.Remotes) > 0 && (r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
-			r.Bandwidth < 0 || r.StallTimeout <= 0 || r.RetryFor < 0) {
+		if r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
+			r.Bandwidth < 0 || r.StallTimeout <= 0 || r.RetryFor < 0 {
 			t.Errorf("bad limits of a remote: %+v", r)
 		}
-	})
+		last = r.Number
+		for _, name := range append(r.Namespaces, r.URL.Host, r.Alias) {
+			if name = canonical(name); name != "" && names[name] != 0 && names[name] != r.Number {
+				t.Errorf("%q means remote %d and %d", name, names[name], r.Number)
+			}
+			names[name] = r.Number
+		}
+		for _, p := range append(r.Allow, r.Deny...) {
+			if text := badPattern(p, r.Namespaces); text != "" {
+				t.Errorf("the pattern %q %s", p, text)
+			}
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -92,10 +93,13 @@ type loader struct {
 	// lines has the line in the file of each key that was set there and not
 	// overridden by a variable.
 	lines map[string]int
+	// variables has the variable that has set each key, which can have more than
+	// one name.
+	variables map[string]string
 }
 
 func newLoader(source string) *loader {
-	return &loader{source: source, lines: map[string]int{}}
+	return &loader{source: source, lines: map[string]int{}, variables: map[string]string{}}
 }
 
 func (l *loader) problem(p Problem) {
@@ -106,7 +110,7 @@ func (l *loader) problem(p Problem) {
 func (l *loader) bad(key, value, format string, args ...any) {
 	l.problem(Problem{
 		Key:      key,
-		Variable: variable(key),
+		Variable: l.variable(key),
 		Line:     l.lines[key],
 		Value:    shown(key, value),
 		Text:     fmt.Sprintf(format, args...),
@@ -136,10 +140,17 @@ func (l *loader) failed() error {
 	return &Errors{Source: l.source, Problems: problems}
 }
 
+// variable returns the environment variable for a key, under the name that was used
+// where one was.
+func (l *loader) variable(key string) string {
+	return cmp.Or(l.variables[key], variable(key))
+}
+
 // variable returns the environment variable for a key.
 func variable(key string) string {
-	if key == "proxy.passwordfile" {
-		return prefix + passwordFile
+	number := ""
+	if i, setting, ok := cutRemote(key); ok && setting != "" {
+		key, number = join("proxy", setting), "_"+strconv.Itoa(i+2)
 	}
 	var steps []string
 	t := reflect.TypeFor[document]()
@@ -166,20 +177,34 @@ func variable(key string) string {
 		}
 		steps = append(steps, name)
 	}
-	return prefix + strings.Join(steps, "_")
+	return prefix + customary(strings.Join(steps, "_")) + number
+}
+
+// cutRemote splits a key such as proxy.remotes.0.exec.command into the index of
+// the remote and the setting, which is empty for the remote as a whole.
+func cutRemote(key string) (index int, setting string, ok bool) {
+	below, ok := strings.CutPrefix(key, "proxy.remotes.")
+	if !ok {
+		return 0, "", false
+	}
+	number, setting, _ := strings.Cut(below, ".")
+	index, err := strconv.Atoi(number)
+	return index, setting, err == nil
 }
 
 // secret tells whether the value of a key may not be shown. Headers are, since
-// those of notifications carry Authorization.
+// those of notifications carry Authorization, and proxies, whose URLs can have a
+// password.
 func secret(key string) bool {
-	for part := range strings.SplitSeq(strings.ToLower(key), ".") {
+	key = strings.ToLower(key)
+	for part := range strings.SplitSeq(key, ".") {
 		switch part {
-		case "password", "sentinelpassword", "secret", "headers", "options", "exec":
+		case "password", "identitytoken", "sentinelpassword", "secret", "headers", "options", "exec", "httpproxy":
 			return true
 		}
 	}
 	// Whole sections, given as one value, have some of the above in them.
-	switch strings.ToLower(key) {
+	switch strings.TrimRight(key, ".0123456789") {
 	case "proxy", "http", "redis", "auth", "notifications", "notifications.endpoints", "middleware", "proxy.remotes":
 		return true
 	}

@@ -3,6 +3,8 @@ package config
 import (
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"registry-module/upstream"
@@ -12,59 +14,73 @@ import (
 // specification has it under "Pulling manifests".
 var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
-func (l *loader) finishProxy(doc *document, c *Config) {
-	p := &doc.Proxy
-	c.Offline = p.Offline
-	r := Remote{
-		Number:        1,
-		Default:       true,
-		Credentials:   Credentials{Username: p.Username, Password: l.password(p)},
-		Alias:         p.Alias,
-		TagTTL:        l.duration("proxy.tagttl", p.TagTTL, DefaultTagTTL),
-		TTL:           l.duration("proxy.ttl", p.TTL, 0),
-		CAFile:        p.CA,
-		CertFile:      p.Certificate,
-		KeyFile:       p.Key,
-		AllowedRealms: p.AllowedRealms,
-		Bandwidth:     l.bandwidth("proxy.bandwidth", p.Bandwidth),
-		StallTimeout:  l.duration("proxy.stalltimeout", p.StallTimeout, DefaultStallTimeout),
-		RetryFor:      l.duration("proxy.retryfor", p.RetryFor, DefaultRetryFor),
+// remoteReader reads the settings of one remote.
+type remoteReader struct {
+	loader  *loader
+	section *remoteSection
+	// key is that of the section.
+	key string
+}
+
+// at returns the key of a setting.
+func (r remoteReader) at(setting string) string { return join(r.key, setting) }
+
+// bad records that a setting has a wrong value.
+func (r remoteReader) bad(setting, value, format string, args ...any) {
+	r.loader.bad(r.at(setting), value, format, args...)
+}
+
+// warn records a warning that is about the URL.
+func (r remoteReader) warn(format string, args ...any) {
+	key := r.at("remoteurl")
+	args = append([]any{r.loader.variable(key), key}, args...)
+	r.loader.warn("%s (%s) "+format, args...)
+}
+
+// read checks all settings. The URL of what it returns is nil where there is none
+// that can be used.
+func (r remoteReader) read() Remote {
+	l, s := r.loader, r.section
+	remote := Remote{
+		URL:            r.url(),
+		Credentials:    r.credentials(),
+		Alias:          s.Alias,
+		Namespaces:     r.namespaces(),
+		DeniedIsAbsent: s.DeniedIsAbsent,
+		TagTTL:         l.duration(r.at("tagttl"), s.TagTTL, DefaultTagTTL),
+		TTL:            l.duration(r.at("ttl"), s.TTL, 0),
+		CAFile:         s.CA,
+		CertFile:       s.Certificate,
+		KeyFile:        s.Key,
+		Insecure:       s.Insecure,
+		AllowedRealms:  s.AllowedRealms,
+		Bandwidth:      l.bandwidth(r.at("bandwidth"), s.Bandwidth),
+		StallTimeout:   l.duration(r.at("stalltimeout"), s.StallTimeout, DefaultStallTimeout),
+		RetryFor:       l.duration(r.at("retryfor"), s.RetryFor, DefaultRetryFor),
 	}
-	if r.StallTimeout == 0 {
-		l.bad("proxy.stalltimeout", p.StallTimeout, "is no time at all: write for example %v", DefaultStallTimeout)
+	remote.Allow = r.patterns("allow", s.Allow, remote.Namespaces)
+	remote.Deny = r.patterns("deny", s.Deny, remote.Namespaces)
+	remote.HTTPProxy, remote.NoHTTPProxy = r.httpProxy()
+	if remote.StallTimeout == 0 {
+		r.bad("stalltimeout", s.StallTimeout, "is no time at all: write for example %v", DefaultStallTimeout)
 	}
-	l.connections(p, &r)
-	hasPassword := p.Password != "" || p.PasswordFile != ""
-	switch {
-	case p.Username != "" && !hasPassword:
-		l.bad("proxy.password", "", "is missing, but proxy.username is set: set it or proxy.passwordfile, or remove the username for anonymous access")
-	case p.Username == "" && hasPassword:
-		l.bad("proxy.username", "", "is missing, but a password is set: set it, or remove the password for anonymous access")
+	r.connections(&remote)
+	if s.Alias != "" && !component.MatchString(s.Alias) {
+		r.bad("alias", s.Alias, "is not a path component: write lower-case letters and digits, with single . _ or - in between, for example hub")
 	}
-	if p.Alias != "" && !component.MatchString(p.Alias) {
-		l.bad("proxy.alias", p.Alias, "is not a path component: write lower-case letters and digits, with single . _ or - in between, for example hub")
+	if s.CA != "" {
+		l.certificates(r.at("ca"), s.CA)
 	}
-	if p.CA != "" {
-		l.certificates("proxy.ca", p.CA)
-	}
-	l.keyPair("proxy.certificate", p.Certificate, "proxy.key", p.Key)
-	for _, host := range p.AllowedRealms {
+	l.keyPair(r.at("certificate"), s.Certificate, r.at("key"), s.Key)
+	for _, host := range s.AllowedRealms {
 		if !isHost(host) {
-			l.bad("proxy.allowedrealms", host, "is not a host: write for example auth.example.com or auth.example.com:8443")
+			r.bad("allowedrealms", host, "is not a host: write for example auth.example.com or auth.example.com:8443")
 		}
 	}
-	if p.RemoteURL != "" {
-		if u, ok := l.remoteURL(p.RemoteURL); ok {
-			r.URL = u
-			l.warnPlain(p, u)
-			c.Remotes = append(c.Remotes, r)
-		}
-		return
+	if remote.URL != nil {
+		r.warnOfTransport(remote.URL)
 	}
-	if p.Username != "" || hasPassword || p.Alias != "" || p.TagTTL != "" || p.CA != "" || p.Certificate != "" ||
-		p.Connections != "" || p.MaxConnections != "" || p.Bandwidth != "" || p.StallTimeout != "" || p.RetryFor != "" {
-		l.warn("%s (proxy.remoteurl) is not set, so the other settings of proxy have no effect", variable("proxy.remoteurl"))
-	}
+	return remote
 }
 
 // mostConnections are the most that can be set, for one blob and in all:
@@ -76,64 +92,106 @@ const (
 
 // connections reads how many connections there are to a remote. Who sets only the
 // lower of the two defaults has not to know of the other.
-func (l *loader) connections(p *proxySection, r *Remote) {
-	r.MaxConnections = l.count("proxy.maxconnections", p.MaxConnections, mostMaxConnections, DefaultMaxConnections)
-	r.Connections = l.count("proxy.connections", p.Connections, mostConnections, min(DefaultConnections, r.MaxConnections))
-	if r.Connections > r.MaxConnections {
-		l.bad("proxy.maxconnections", p.MaxConnections, "is less than proxy.connections, which is %d: write at least that, or set that lower", r.Connections)
+func (r remoteReader) connections(remote *Remote) {
+	l, s := r.loader, r.section
+	remote.MaxConnections = l.count(r.at("maxconnections"), s.MaxConnections, mostMaxConnections, DefaultMaxConnections)
+	remote.Connections = l.count(r.at("connections"), s.Connections, mostConnections, min(DefaultConnections, remote.MaxConnections))
+	if remote.Connections > remote.MaxConnections {
+		r.bad("maxconnections", s.MaxConnections, "is less than %s, which is %d: write at least that, or set that lower",
+			r.at("connections"), remote.Connections)
 	}
 }
 
-// warnPlain warns of settings that do not go with a remote without TLS.
-func (l *loader) warnPlain(p *proxySection, u *url.URL) {
-	if u.Scheme != "http" {
+// warnOfTransport warns of settings that do not go with the scheme of the URL, or
+// that leave others a way in.
+func (r remoteReader) warnOfTransport(u *url.URL) {
+	s := r.section
+	if u.Scheme == "https" {
+		if s.Insecure {
+			r.loader.warn("%s (%s) is true: who is on the way can pretend to be %s, and gets its credentials",
+				r.loader.variable(r.at("insecure")), r.at("insecure"), u.Host)
+		}
 		return
 	}
-	if p.Username != "" {
-		l.warn("%s (proxy.remoteurl) has no TLS: the password is sent in clear text", variable("proxy.remoteurl"))
+	switch kinds := s.kinds(); {
+	case len(kinds) == 0:
+	case kinds[0].setting == "username":
+		r.warn("has no TLS: the password is sent in clear text")
+	default:
+		r.warn("has no TLS: credentials are sent in clear text")
 	}
-	if p.CA != "" || p.Certificate != "" {
-		l.warn("%s (proxy.remoteurl) has no TLS: proxy.ca and proxy.certificate have no effect", variable("proxy.remoteurl"))
+	if s.CA != "" || s.Certificate != "" {
+		r.warn("has no TLS: %s and %s have no effect", r.at("ca"), r.at("certificate"))
+	}
+	if s.Insecure {
+		r.warn("has no TLS: %s has no effect", r.at("insecure"))
 	}
 }
 
-// password returns the password, from the file where it is in one.
-func (l *loader) password(p *proxySection) Secret {
-	if p.PasswordFile == "" {
-		return Secret(p.Password)
+// url reads the URL of the remote registry, and returns nil where there is none or
+// it cannot be used.
+func (r remoteReader) url() *url.URL {
+	s := r.section.RemoteURL
+	if s == "" {
+		return nil
 	}
-	if p.Password != "" {
-		l.bad("proxy.passwordfile", p.PasswordFile, "is set, and proxy.password too: keep only one of them")
-		return ""
-	}
-	text, err := readFile(p.PasswordFile)
-	if err != nil {
-		l.bad("proxy.passwordfile", p.PasswordFile, "%v", unreadable(err))
-		return ""
-	}
-	// Editors and shells end a file with a line break, which is not meant.
-	password := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
-	if password == "" {
-		l.bad("proxy.passwordfile", p.PasswordFile, "is empty: write the password into it")
-	}
-	return Secret(password)
-}
-
-// remoteURL reads the URL of the remote registry. It tells whether that is
-// well.
-func (l *loader) remoteURL(s string) (*url.URL, bool) {
-	const key = "proxy.remoteurl"
 	if strings.Contains(s, "@") {
-		l.bad(key, s, "has a user name in the URL: write it as proxy.username and proxy.password (%s, %s)",
-			variable("proxy.username"), variable("proxy.password"))
-		return nil, false
+		username, password := r.at("username"), r.at("password")
+		r.bad("remoteurl", s, "has a user name in the URL: write it as %s and %s (%s, %s)",
+			username, password, variable(username), variable(password))
+		return nil
 	}
 	u, err := upstream.ParseURL(s)
 	if err != nil {
-		l.bad(key, s, "cannot be used: %v", err)
+		r.bad("remoteurl", s, "cannot be used: %v", err)
+		return nil
+	}
+	return u
+}
+
+// namespaces returns the hosts that the remote serves as namespaces, in lower case
+// and each once.
+func (r remoteReader) namespaces() []string {
+	var hosts []string
+	for _, name := range r.section.Namespaces {
+		_, err := upstream.ParseURL("https://" + name)
+		if !isHost(name) || err != nil {
+			r.bad("namespaces", name, "is not a host: write for example quay.io")
+			continue
+		}
+		if host := strings.ToLower(name); !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
+// httpProxy reads the proxy that requests go through. What is written is in no
+// message: it can have a password, in whatever place it was put by mistake.
+func (r remoteReader) httpProxy() (proxy *url.URL, none bool) {
+	switch r.section.HTTPProxy {
+	case "":
+		return nil, false
+	case "none":
+		return nil, true
+	}
+	u, err := url.Parse(r.section.HTTPProxy)
+	if err != nil || !isProxy(u) {
+		r.bad("httpproxy", "", "is not the URL of a proxy: write for example http://proxy.example.com:3128, https:// or socks5://, or none to use no proxy")
 		return nil, false
 	}
-	return u, true
+	return u, false
+}
+
+// isProxy tells whether u is a scheme that proxies speak and a host.
+func isProxy(u *url.URL) bool {
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	return slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) && u.Hostname() != "" &&
+		strings.Trim(u.Path, "/") == "" && u.RawQuery == "" && u.Fragment == ""
 }
 
 // isHost tells whether s is a host, with or without port.

@@ -65,7 +65,7 @@ func variables(name string, t reflect.Type) []string {
 		t = t.Elem()
 	}
 	if !isSection(t) {
-		return []string{name}
+		return []string{prefix + customary(strings.TrimPrefix(name, prefix))}
 	}
 	var names []string
 	for _, f := range fieldsOf(t) {
