@@ -102,8 +102,7 @@ type Config struct {
 	Offline bool
 
 	// BindingTTL is how long a repository that was found at one of several
-	// default remotes is looked for there and nowhere else, after that remote has
-	// last confirmed it; 0 is for ever.
+	// default remotes is looked for there and nowhere else; 0 is for ever.
 	BindingTTL time.Duration
 
 	// MaxSize is how many bytes of content are kept at most; 0 is no limit.
