@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,6 +36,9 @@ type exchange struct {
 
 	// repo is what the request is about, nil where that is no repository.
 	repo *cache.Name
+
+	// asked is the URL of a request for a list, for the link to its next page.
+	asked *url.URL
 
 	// blobSize is the length of the blob that was served, for the app's
 	// notifications; 0 before.
@@ -110,12 +115,35 @@ func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= 200 {
 		x.status = status
 	}
+	if link := x.Header().Get("Link"); link != "" && x.asked != nil {
+		x.Header().Set("Link", nextPage(link, x.asked))
+	}
 	x.extend()
 	x.ResponseWriter.WriteHeader(status)
 }
 
+// nextPage makes the app's link to the next page of a list one to what the client
+// has asked for: by the same name, in the same namespace.
+func nextPage(link string, asked *url.URL) string {
+	target, rest, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	u, err := url.Parse(target)
+	if !ok || err != nil {
+		return link
+	}
+	u.Path, u.RawPath = asked.Path, asked.RawPath
+	if ns := asked.Query().Get("ns"); ns != "" {
+		query := u.Query()
+		query.Set("ns", ns)
+		u.RawQuery = query.Encode()
+	}
+	return "<" + u.String() + ">" + rest
+}
+
 // Write implements http.ResponseWriter.
 func (x *exchange) Write(p []byte) (int, error) {
+	if x.status == 0 && x.asked != nil {
+		x.WriteHeader(http.StatusOK) // for its headers
+	}
 	x.begin()
 	x.extend()
 	n, err := x.ResponseWriter.Write(p)

@@ -95,6 +95,9 @@ func (s *Server) direct(x *exchange, r *http.Request, rt route) (canonical strin
 		return "", err
 	}
 	x.repo = s.cache.Name(rt.name, places...)
+	if rt.kind == tagsRoute {
+		x.asked = r.URL
+	}
 	if ns != "" { // OCI distribution specification, "Registry Proxying"
 		x.Header().Set("OCI-Namespace", ns)
 	}

@@ -77,6 +77,35 @@ func TestRemoteIsChosen(t *testing.T) {
 	}
 }
 
+// The next page of a list is one of the same list.
+func TestTagsOfRemoteInPages(t *testing.T) {
+	s := newSite(t)
+	for _, tag := range []string{"v1", "v2", "v3"} {
+		s.addSecond("a/b", tag)
+	}
+	access := s.serve(t, func(o *server.Options) {
+		controller(func() (*stockauth.Grant, error) { return &stockauth.Grant{}, nil }).configure(o)
+	})
+	for _, url := range []string{s.url, access} {
+		for _, start := range []string{"/v2/a/b/tags/list?n=1&ns=second.test:5000", "/v2/a/b/tags/list?ns=two&n=1", "/v2/two/a/b/tags/list?n=1"} {
+			var got []string
+			for path, pages := start, 0; path != "" && pages < 5; pages++ {
+				r := do(t, http.MethodGet, url+path)
+				var page struct{ Tags []string }
+				if err := json.Unmarshal(r.body, &page); err != nil || r.status != 200 {
+					t.Fatalf("%s: status %d, %s", path, r.status, r.body)
+				}
+				got = append(got, page.Tags...)
+				link := r.header.Get("Link")
+				path, _, _ = strings.Cut(strings.TrimPrefix(link, "<"), ">")
+			}
+			if !slices.Equal(got, []string{"v1", "v2", "v3"}) {
+				t.Errorf("%s: %q", start, got)
+			}
+		}
+	}
+}
+
 // What is not found at the first of two defaults is looked for at the second, unless
 // the first cannot say so.
 func TestDefaultRemotes(t *testing.T) {
