@@ -254,6 +254,11 @@ func TestFormat(t *testing.T) {
 	for name, tt := range map[string]struct{ content, want string }{
 		"newer":   {`{"version":2}`, "use a newer version"},
 		"damaged": {"", "damaged"},
+		"other remotes at the place of the first": {`{"version":1,"remote":"a","others":{"b":""}}`, `"b" cannot be below ""`},
+		"other remotes at each other's place":     {`{"version":1,"remote":"a","others":{"b":"c/"}}`, "damaged"},
+		"other remotes elsewhere":                 {`{"version":1,"remote":"a","others":{"..":"../"}}`, "damaged"},
+		"other remotes without slash":             {`{"version":1,"remote":"a","others":{"b":"b"}}`, "damaged"},
+		"one remote twice":                        {`{"version":1,"remote":"a","others":{"a":"a/"}}`, "damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	"registry-module/cache"
 	"registry-module/internal/durable"
@@ -115,6 +116,11 @@ func (s *Store) format() (format, error) {
 	var f format
 	if err := json.Unmarshal(data, &f); err != nil {
 		return format{}, fmt.Errorf("%s is damaged: %w; if all content is of one remote, delete the file", s.path(formatName), err)
+	}
+	for host, prefix := range f.Others {
+		if dir := strings.TrimSuffix(prefix, "/"); dir == prefix || dir != host && dir != "@"+host || host == f.Remote || validRepo(dir) != nil {
+			return format{}, fmt.Errorf("%s is damaged: repositories of %q cannot be below %q; write its host with a slash behind it", s.path(formatName), host, prefix)
+		}
 	}
 	if f.Version > formatVersion {
 		return format{}, fmt.Errorf("the data directory %s has format %d, and this program knows formats up to %d: use a newer version of registry-module", s.root, f.Version, formatVersion)
