@@ -198,10 +198,16 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (bool, er
 	case !errors.Is(err, ErrNotFound):
 		return false, err
 	}
-	if known, indexErr := r.c.has(ctx, key(kindRepo, r.key)); known || indexErr != nil {
-		return known, err // something of it is stored
+	if r.remote.Upstream == nil {
+		switch known, indexErr := r.c.has(ctx, key(kindRepo, r.key)); {
+		case indexErr != nil:
+			return false, indexErr
+		case known:
+			return true, err
+		}
+		return false, nil
 	}
-	if r.remote.Upstream == nil || what == allTags {
+	if what == allTags {
 		return false, nil
 	}
 	exists, askErr := flight(ctx, r, kindRepo, "", func(ctx context.Context) (bool, error) {

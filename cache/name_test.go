@@ -215,6 +215,38 @@ func TestBindingExpires(t *testing.T) {
 	}
 }
 
+// What has moved to another remote, and is not where it was any more, can be found
+// there once it is not bound. Without remotes, what is stored tells.
+func TestNameHasMoved(t *testing.T) {
+	s, second := newPair(t)
+	old := addImageAt(s.up, "a", "v1", "first")
+	_, err := s.called("a").Tag(t.Context(), "v1")
+	must(t, err)
+	s.up.RemoveRepo("a")
+	moved := addImageAt(second, "a", "v2", "second")
+	if _, err := s.called("a").Tag(t.Context(), "v2"); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("while it is bound: %v", err)
+	}
+	_, err = s.Unbind(t.Context(), "a")
+	must(t, err)
+	if m, err := s.called("a").Tag(t.Context(), "v2"); m.Digest != moved || err != nil {
+		t.Errorf("%s, %v", m.Digest, err)
+	}
+
+	_, err = s.Unbind(t.Context(), "a")
+	must(t, err)
+	s.reopen(t, func(o *cache.Options) { o.Remotes[0].Upstream, o.Remotes[1].Upstream = nil, nil })
+	if _, err := s.called("a").Tag(t.Context(), "v2"); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("a tag of the second remote, where something of the first is stored: %v", err)
+	}
+	if m, err := s.called("a").Tag(t.Context(), "v1"); m.Digest != old || err != nil {
+		t.Errorf("%s, %v", m.Digest, err)
+	}
+	if _, err := s.called("b").Tag(t.Context(), "v1"); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("what is not stored: %v", err)
+	}
+}
+
 // A remote that is not configured any more binds nothing.
 func TestBindingToNobody(t *testing.T) {
 	s, second := newPair(t)

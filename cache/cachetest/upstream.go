@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -101,6 +103,14 @@ func (u *Upstream) RemoveTag(repo, tag string) {
 	defer u.mu.Unlock()
 	delete(u.manifests, repo+"@"+tag)
 	u.tags[repo] = slices.DeleteFunc(u.tags[repo], func(t string) bool { return t == tag })
+}
+
+// RemoveRepo makes all manifests and tags of repo unknown.
+func (u *Upstream) RemoveRepo(repo string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.tags, repo)
+	maps.DeleteFunc(u.manifests, func(at string, _ cache.Manifest) bool { return strings.HasPrefix(at, repo+"@") })
 }
 
 // Fail makes each request fail with err; nil ends that.
