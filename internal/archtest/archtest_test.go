@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -69,6 +69,10 @@ var architecture = Rules{
 			[]string{"upstream"},
 			"config only reads what is written, and upstream knows what the URL of a registry means",
 		},
+		"doctor": {
+			[]string{"auth", "upstream", "internal/..."},
+			"doctor looks at what is outside, in the way that upstream goes; what the configuration says is for main to tell",
+		},
 		"deploy": {
 			nil,
 			"samples and their test",
@@ -96,7 +100,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "cmd/registry-module", "server", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "cmd/registry-module", "doctor", "server", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {
@@ -112,7 +116,7 @@ var architecture = Rules{
 			"the stock registry is how we speak to clients and are configured, not how we keep content",
 		},
 		"github.com/google/go-containerregistry": {
-			[]string{"auth", "upstream", "upstream/upstreamtest", "cmd/registry-module", "e2e/..."},
+			[]string{"auth", "doctor", "upstream", "upstream/upstreamtest", "cmd/registry-module", "e2e/..."},
 			"it is how we speak to remotes; the cache verifies bytes itself",
 		},
 		"github.com/spf13/cobra": {

@@ -1,0 +1,412 @@
+package doctor_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"registry-module/auth"
+	"registry-module/doctor"
+	ut "registry-module/upstream/upstreamtest"
+)
+
+// broken is a set-up that does not work, and what is to be said of it.
+type broken struct {
+	name string
+	// make changes a set-up that works: registry.test, by https, with a certificate
+	// of a CA that is configured, and the image a/b:v1.
+	make func(s *setup)
+	// step has failed, and its text and advice say these things.
+	step         string
+	text, advice string
+}
+
+// setup is a registry, the way to it, and its configuration.
+type setup struct {
+	t      *testing.T
+	net    *internet
+	reg    *ut.Registry
+	ca     *authority
+	doctor doctor.Doctor
+	remote doctor.Remote
+}
+
+func newSetup(t *testing.T) *setup {
+	t.Helper()
+	s := &setup{t: t, net: newInternet(), ca: newAuthority(t, "Test Root")}
+	s.doctor = s.net.doctor()
+	s.remote = doctor.Remote{
+		Number: 2, URL: parse(t, "https://registry.test"), CAFile: s.ca.file(), Proxy: noProxy, Image: "a/b:v1",
+	}
+	s.serve(leaf{})
+	return s
+}
+
+// serve serves the registry by https with such a certificate.
+func (s *setup) serve(l leaf) { s.serveWith(s.ca.server(l)) }
+
+func (s *setup) serveWith(config *tls.Config) {
+	s.reg = ut.NewWith(s.t, ut.Options{TLS: config})
+	s.reg.AddRandomImage("a/b", "v1", 1, 10)
+	s.at(s.reg.Host())
+}
+
+// plain serves it by http.
+func (s *setup) plain() {
+	s.reg = ut.New(s.t)
+	s.reg.AddRandomImage("a/b", "v1", 1, 10)
+	s.at(s.reg.Host())
+	s.net.routes["192.0.2.1:80"] = s.reg.Host()
+	s.remote.URL = parse(s.t, "http://registry.test")
+}
+
+// at puts what is served at addr in the registry's place.
+func (s *setup) at(addr string) {
+	s.net.names["registry.test"] = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	s.net.routes["192.0.2.1:443"] = addr
+}
+
+// page answers with a web page.
+func page(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<!DOCTYPE html><title>Guest network</title>")
+	}
+}
+
+func redirectTo(target string) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, target, http.StatusFound) }
+}
+
+// closed is an address at which nobody listens.
+func closed(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func hold(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+
+var brokenSetups = []broken{
+	// Names.
+	{"NXDOMAIN", func(s *setup) { delete(s.net.names, "registry.test") },
+		"resolve", "there is no host registry.test", "REGISTRY_PROXY_REMOTEURL_2"},
+	{"name server does not answer", func(s *setup) {
+		s.net.fails["registry.test"] = &net.DNSError{Err: "i/o timeout", Server: "192.0.2.53:53", IsTimeout: true}
+	}, "resolve", "192.0.2.53:53 does not answer", "port 53"},
+	{"no name server", func(s *setup) {
+		s.net.fails["registry.test"] = &net.DNSError{Err: "read udp 127.0.0.1:4711->127.0.0.1:53: read: connection refused", Server: "127.0.0.1:53", IsTemporary: true}
+	}, "resolve", "no name server that can be reached", "/etc/resolv.conf"},
+	{"name server fails", func(s *setup) {
+		s.net.fails["registry.test"] = &net.DNSError{Err: "server misbehaving", Server: "192.0.2.53:53", IsTemporary: true}
+	}, "resolve", "a failure of its own (server misbehaving)", "another name server"},
+
+	// Connections.
+	{"connection refused", func(s *setup) { s.at(closed(s.t)) },
+		"connect", "192.0.2.1:443 refuses the connection", "nothing listens there"},
+	{"no route", func(s *setup) { s.net.fails["192.0.2.1:443"] = opError(syscall.EHOSTUNREACH) },
+		"connect", "no route to 192.0.2.1", "default gateway"},
+	{"dropped by a firewall", func(s *setup) {
+		s.doctor.Timeout = 100 * time.Millisecond
+		s.doctor.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	}, "connect", "192.0.2.1:443 does not answer", "allow outgoing TCP to port 443"},
+	{"forbidden by this machine", func(s *setup) { s.net.fails["192.0.2.1:443"] = opError(syscall.EPERM) },
+		"connect", "this machine forbids connections", "firewall of this machine"},
+	{"IPv6 only, without IPv6", func(s *setup) {
+		s.net.names["registry.test"] = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
+		s.net.fails["[2001:db8::1]:443"] = opError(syscall.ENETUNREACH)
+	}, "connect", "IPv6 addresses only (2001:db8::1)", "Give this machine IPv6"},
+
+	// TLS.
+	{"black hole", func(s *setup) {
+		s.at(raw(s.t, hold))
+		s.doctor.Timeout = 200 * time.Millisecond
+	}, "tls", "takes the connection and does not answer", "firewall"},
+	{"cut off by name", func(s *setup) {
+		s.at(raw(s.t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1000)) }))
+	}, "tls", "closes the connection when TLS begins", "allow registry.test"},
+	{"http instead of https", func(s *setup) { s.at(serve(s.t, nil, page(200))) },
+		"tls", "speaks HTTP without TLS", "REGISTRY_PROXY_REMOTEURL_2=http://registry.test"},
+	{"not TLS at all", func(s *setup) {
+		s.at(raw(s.t, func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_10.0\r\n")
+			hold(conn)
+		}))
+	}, "tls", "does not speak TLS", "port"},
+	{"TLS that is too old", func(s *setup) {
+		config := s.ca.server(leaf{})
+		config.MinVersion, config.MaxVersion = tls.VersionTLS11, tls.VersionTLS11
+		s.serveWith(config)
+	}, "tls", "too old", "TLS 1.2"},
+	{"expired certificate", func(s *setup) {
+		s.serve(leaf{after: time.Now().AddDate(0, 0, -3)})
+	}, "tls", "3 days ago: this machine believes that it is", "renew it"},
+	{"certificate of the future", func(s *setup) {
+		s.serve(leaf{before: time.Now().AddDate(0, 0, 3)})
+	}, "tls", "is not valid before", "renew it"},
+	{"unknown CA", func(s *setup) { s.remote.CAFile = "" },
+		"tls", "signed by Test Root, which this machine does not trust", "set REGISTRY_PROXY_CA_2 to a file"},
+	{"unknown CA, first remote", func(s *setup) { s.remote.CAFile, s.remote.Number = "", 1 },
+		"tls", "does not trust", "set REGISTRY_PROXY_CA to a file"},
+	{"self-signed certificate", func(s *setup) {
+		key := newKey(s.t)
+		template := authorityTemplate("appliance")
+		template.DNSNames = []string{"registry.test"}
+		s.serveWith(&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{sign(s.t, template, template, key, key).Raw}, PrivateKey: key}}})
+	}, "tls", "self-signed (appliance)", "REGISTRY_PROXY_CA_2"},
+	{"intermediate certificate missing", func(s *setup) {
+		inter := s.ca.intermediate("Test Intermediate")
+		s.serveWith(inter.server(leaf{short: true, aia: []string{"http://ca.test/intermediate.crt"}}))
+	}, "tls", "an intermediate certificate is missing, that of Test Intermediate", "whole chain"},
+	{"certificate for another name", func(s *setup) { s.serve(leaf{names: []string{"registry.example.com", "cdn.example.com"}}) },
+		"tls", "for registry.example.com, cdn.example.com, not for registry.test", "REGISTRY_PROXY_REMOTEURL_2"},
+	{"captive portal with a certificate", func(s *setup) {
+		s.at(serve(s.t, newAuthority(s.t, "Hotel CA").server(leaf{names: []string{"login.hotel.test"}}), page(200)))
+	}, "tls", "for login.hotel.test, not for registry.test, and signed by Hotel CA", "captive portal"},
+	{"client certificate wanted", func(s *setup) {
+		config := s.ca.server(leaf{})
+		config.ClientAuth = tls.RequireAnyClientCert
+		s.serveWith(config)
+	}, "api", "wants a client certificate, and none is configured", "REGISTRY_PROXY_CERTIFICATE_2"},
+	{"clock off by a day, and the certificate not valid then", func(s *setup) {
+		s.serve(leaf{after: time.Now().Add(time.Hour)})
+		s.doctor.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
+	}, "clock", "24 hours ahead of the registry's", "Set the clock of this machine"},
+	{"clock off by a day, backwards", func(s *setup) {
+		s.serve(leaf{before: time.Now().Add(-time.Hour)})
+		s.doctor.Now = func() time.Time { return time.Now().Add(-24 * time.Hour) }
+	}, "clock", "24 hours behind the registry's", "Set the clock of this machine"},
+	{"clock off by a day, and the certificate valid", func(s *setup) {
+		s.doctor.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
+	}, "clock", "24 hours ahead", "NTP"},
+
+	// Proxies.
+	{"proxy is no URL", func(s *setup) {
+		s.remote.Proxy = func(*http.Request) (*url.URL, error) { return nil, io.ErrUnexpectedEOF }
+	}, "proxy", "not a URL", "HTTPS_PROXY"},
+	{"proxy down", func(s *setup) { s.remote.Proxy = by("http", closed(s.t), nil) },
+		"connect", "the HTTP proxy cannot be reached: 127.0.0.1", "HTTPS_PROXY"},
+	{"proxy has no name", func(s *setup) {
+		s.remote.Proxy, s.remote.ProxySetting = by("http", "proxy.test:3128", nil), "REGISTRY_PROXY_HTTPPROXY_2"
+	}, "resolve", "no host proxy.test", "REGISTRY_PROXY_HTTPPROXY_2"},
+	{"proxy refuses CONNECT", func(s *setup) { s.remote.Proxy = by("http", newProxy(s.t, "", 403, nil), nil) },
+		"tunnel", "refuses to connect to registry.test:443 (HTTP status 403)", "allow CONNECT to registry.test:443"},
+	{"proxy wants credentials", func(s *setup) {
+		s.remote.Proxy = by("http", newProxy(s.t, "", 0, url.UserPassword("me", "right")), nil)
+	}, "tunnel", "wants credentials, and none are configured", "http://USER:PASSWORD@"},
+	{"proxy wants other credentials", func(s *setup) {
+		s.remote.Proxy = by("http", newProxy(s.t, "", 0, url.UserPassword("me", "right")), url.UserPassword("me", "wrong"))
+	}, "tunnel", "does not accept the credentials", "http://USER:PASSWORD@"},
+	{"proxy cannot reach the registry", func(s *setup) { s.remote.Proxy = by("http", newProxy(s.t, closed(s.t), 0, nil), nil) },
+		"tunnel", "cannot reach registry.test:443 itself", "the proxy's log"},
+	{"proxy is silent", func(s *setup) {
+		s.remote.Proxy = by("http", raw(s.t, hold), nil)
+		s.doctor.Timeout = 200 * time.Millisecond
+	}, "tunnel", "takes connections and does not answer", "names an HTTP proxy"},
+	{"proxy wants credentials, without TLS", func(s *setup) {
+		s.plain()
+		s.remote.Proxy = by("http", newProxy(s.t, "", 0, url.UserPassword("me", "right")), nil)
+	}, "api", "wants credentials", "HTTP_PROXY"},
+	{"SOCKS proxy is none", func(s *setup) {
+		s.remote.Proxy = by("socks5", raw(s.t, func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") }), nil)
+	}, "tunnel", "the SOCKS proxy does not connect", "SOCKS5 proxy"},
+
+	// The API.
+	{"https instead of http", func(s *setup) {
+		s.remote.URL = parse(s.t, "http://registry.test:443")
+	}, "api", "speaks TLS (https), and the URL says http", "REGISTRY_PROXY_REMOTEURL_2=https://registry.test:443"},
+	{"http that redirects to https", func(s *setup) {
+		s.plain()
+		s.net.routes["192.0.2.1:80"] = serve(s.t, nil, redirectTo("https://registry.test/v2/"))
+	}, "api", "wants https", "REGISTRY_PROXY_REMOTEURL_2=https://registry.test"},
+	{"no answer", func(s *setup) {
+		s.reg.Script(ut.Fault{Hang: true})
+		s.doctor.Timeout = 300 * time.Millisecond
+	}, "api", "takes the request and does not answer", "--timeout"},
+	{"connection closed", func(s *setup) { s.reg.Script(ut.Fault{Drop: true}) },
+		"api", "closes the connection without an answer", "port"},
+	{"captive portal by redirect", func(s *setup) {
+		s.plain()
+		s.net.routes["192.0.2.1:80"] = serve(s.t, nil, redirectTo("http://login.hotel.test/?from=registry.test"))
+		s.net.host("login.hotel.test", "192.0.2.2", "80", serve(s.t, nil, page(200)))
+	}, "api", "redirects to login.hotel.test, and what answers there is not a registry", "captive portal"},
+	{"captive portal by redirect to who is away", func(s *setup) {
+		s.at(serve(s.t, s.ca.server(leaf{}), redirectTo("https://login.hotel.test/")))
+	}, "api", "redirects to login.hotel.test, where no registry answers", "captive portal"},
+	{"captive portal by redirect without TLS", func(s *setup) {
+		s.at(serve(s.t, s.ca.server(leaf{}), redirectTo("http://login.hotel.test/")))
+	}, "api", "redirects to login.hotel.test, without TLS", "captive portal"},
+	{"captive portal by page", func(s *setup) { s.at(serve(s.t, s.ca.server(leaf{}), page(200))) },
+		"api", "a web page, not a registry", "captive portal"},
+	{"captive portal by status", func(s *setup) { s.at(serve(s.t, s.ca.server(leaf{}), page(511))) },
+		"api", "511", "captive portal"},
+	{"page that blocks", func(s *setup) { s.at(serve(s.t, s.ca.server(leaf{}), page(403))) },
+		"api", "a web page that refuses", "have registry.test allowed"},
+	{"no registry", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 404}) },
+		"api", "there is no registry at registry.test", "REGISTRY_PROXY_REMOTEURL_2"},
+	{"registry down", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 503, Header: http.Header{"Retry-After": {"120"}}})
+	}, "api", "HTTP status 503", "wait for 2 minutes"},
+	{"rate limited", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 429, Header: http.Header{"Retry-After": {"90"}}})
+	}, "api", "too many requests (HTTP status 429); it asks to wait for 90 seconds", "REGISTRY_PROXY_USERNAME_2"},
+	{"log-in of an unknown kind", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 401, Header: http.Header{"Www-Authenticate": {`Negotiate realm="x"`}}})
+	}, "auth", `log-in by "negotiate"`, "Bearer"},
+	{"log-in that is not said", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 401}) },
+		"api", "does not say which", "WWW-Authenticate"},
+
+	// Log-in.
+	{"realm on another domain", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://tokens.evil.test/token"})
+	}, "auth", "to another domain, tokens.evil.test", "set REGISTRY_PROXY_ALLOWEDREALMS_2=tokens.evil.test"},
+	{"realm without TLS", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "http://registry.test/token"})
+	}, "auth", "over http", "operator"},
+	{"token service has no name", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://auth.registry.test/token"})
+		s.remote.AllowedRealms = []string{"auth.registry.test"}
+	}, "token-resolve", "no host auth.registry.test", "name server"},
+	{"token service down", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer"})
+		s.net.routes["192.0.2.3:443"] = closed(s.t)
+	}, "token-connect", "the token service cannot be reached: 192.0.2.3:443 refuses", "nothing listens there"},
+	{"token service with another CA", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer"})
+		s.net.routes["192.0.2.3:443"] = serve(s.t, newAuthority(s.t, "Other Root").server(leaf{names: []string{"auth.registry.test"}}), page(200))
+	}, "token-tls", "signed by Other Root", "REGISTRY_PROXY_CA_2"},
+	{"token service is a page", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer"})
+		s.net.routes["192.0.2.3:443"] = serve(s.t, s.ca.server(leaf{names: []string{"auth.registry.test"}}), page(200))
+	}, "token", "the token service auth.registry.test is a web page", "captive portal"},
+	{"token service fails", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 500})
+	}, "token", "failure of its own", "Try again later"},
+	{"token service gives none", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Body: []byte(`{"hello": "world"}`)})
+	}, "token", "holds no token", "operator"},
+	{"token service limits", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 429})
+	}, "token", "too many requests", "Wait"},
+	{"wrong password (basic)", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
+		s.remote.Credentials = auth.Static("me", "wrong")
+	}, "credentials", "the registry does not accept the credentials", "REGISTRY_PROXY_USERNAME_2 and REGISTRY_PROXY_PASSWORD_2"},
+	{"no password (basic)", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
+	}, "credentials", "none are configured", "Set REGISTRY_PROXY_USERNAME_2"},
+	{"wrong password at the token service", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer", Username: "me", Password: "right"})
+		s.remote.Credentials = auth.Static("me", "wrong")
+	}, "credentials", "the token service auth.registry.test does not accept", "REGISTRY_PROXY_PASSWORD_2"},
+	{"no password for the token service", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer", Username: "me", Password: "right"})
+	}, "credentials", "wants credentials, and none are configured", "REGISTRY_PROXY_PASSWORD_FILE_2"},
+	{"credentials that cannot be read", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer", Username: "me", Password: "right"})
+		s.remote.Credentials = unreadable{}
+	}, "credentials", "the credentials cannot be read: helper is missing", "command that gives them"},
+
+	// Manifests.
+	{"manifest unknown", func(s *setup) { s.remote.Image = "a/b:v2" },
+		"manifest", "the registry has no a/b:v2: MANIFEST_UNKNOWN", "--image"},
+	{"wrong password, for images only", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
+		s.remote.Credentials = auth.Static("me", "wrong")
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Times: 1, Status: 200, Body: []byte("{}")})
+	}, "manifest", "the registry does not accept the credentials", "REGISTRY_PROXY_PASSWORD_2"},
+	{"expired intermediate certificate", func(s *setup) {
+		inter := s.ca.intermediate("Old Intermediate")
+		template := authorityTemplate("Old Intermediate")
+		template.NotAfter = time.Now().AddDate(0, 0, -3)
+		inter.above = [][]byte{sign(s.t, template, s.ca.cert, inter.key, s.ca.key).Raw}
+		s.serveWith(inter.server(leaf{}))
+	}, "tls", "the certificate of Old Intermediate has expired", "renew it"},
+	{"manifest denied", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead, ut.ManifestGet}, Status: 403})
+	}, "manifest", "does not give us a/b:v1 (HTTP status 403, Forbidden): FAULT, scripted fault", "REGISTRY_PROXY_USERNAME_2"},
+	{"manifest rate limited", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: 429, Header: http.Header{"Retry-After": {"7200"}}})
+	}, "manifest", "wait for 2 hours", "logs in"},
+	{"manifest is a page", func(s *setup) { s.reg.Script(ut.HTMLPage(ut.ManifestHead)) },
+		"manifest", "a web page, not a manifest", "captive portal"},
+	{"manifest works for nobody but us", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Skip: 1, Status: 500})
+	}, "program", "registry-module itself cannot resolve a/b:v1", "report it"},
+
+	// Settings.
+	{"CA file is not there", func(s *setup) { s.remote.CAFile = "/nonexistent/ca.pem" },
+		"settings", "/nonexistent/ca.pem", "REGISTRY_PROXY_CA_2"},
+	{"image is no image", func(s *setup) { s.remote.Image = "A B" },
+		"settings", "not the name of a repository", "--image"},
+	{"no URL", func(s *setup) { s.remote.URL = nil },
+		"settings", "no URL", "REGISTRY_PROXY_REMOTEURL_2"},
+}
+
+func opError(err syscall.Errno) error {
+	return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
+}
+
+// token has tokens given at auth.registry.test, which was allowed.
+func (s *setup) token(a ut.Auth) {
+	a.Realm = "https://auth.registry.test/token"
+	s.serve(leaf{names: []string{"registry.test", "auth.registry.test"}})
+	s.reg.SetAuth(a)
+	s.net.host("auth.registry.test", "192.0.2.3", "443", s.reg.TokenHost())
+	s.remote.AllowedRealms = []string{"auth.registry.test"}
+}
+
+func TestBroken(t *testing.T) {
+	for _, test := range brokenSetups {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSetup(t)
+			test.make(s)
+			findings := s.doctor.Check(t.Context(), s.remote)
+			seen := 0
+			for i, f := range findings {
+				if f.Status != doctor.Failed {
+					continue
+				}
+				seen++
+				if f.Step != test.step || !strings.Contains(f.Text, test.text) || !strings.Contains(f.Advice, test.advice) {
+					t.Errorf("failed is %s: %s → %s\nwant %s with %q and %q", f.Step, f.Text, f.Advice, test.step, test.text, test.advice)
+				}
+				if f.Step == "clock" {
+					continue // what does not need certificates goes on
+				}
+				for _, later := range findings[i+1:] {
+					if later.Status != doctor.Skipped && later.Step != "clock" {
+						t.Errorf("%s was tried after %s had failed", later.Step, f.Step)
+					}
+				}
+			}
+			if seen != 1 {
+				t.Errorf("%d steps have failed, want 1: %+v", seen, findings)
+			}
+			if doctor.Worst(findings) != doctor.Failed {
+				t.Error("that something has failed is not the worst")
+			}
+		})
+	}
+}

@@ -1,0 +1,83 @@
+package doctor
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+const (
+	// clockSloppy is a difference of clocks that is worth a warning, clockBroken one
+	// by which certificates and tokens are refused: many services give tokens that
+	// are valid for five minutes.
+	clockSloppy = time.Minute
+	clockBroken = 5 * time.Minute
+	// firstYear is before all years in which this program runs.
+	firstYear = 2024
+)
+
+// reading is a comparison of two clocks.
+type reading struct {
+	// here and there are the times of this machine and of a server, at one moment.
+	here, there time.Time
+}
+
+// ahead is by how much this machine is ahead.
+func (r *reading) ahead() time.Duration { return r.here.Sub(r.there) }
+
+func (r *reading) wrong() bool { return r.ahead().Abs() > clockBroken }
+
+// noteDate takes down what time a server says it is. sent and came bound when it
+// has written its answer.
+func (e *examination) noteDate(header http.Header, sent, came time.Time) {
+	date, err := http.ParseTime(header.Get("Date"))
+	if err != nil {
+		return
+	}
+	// A cache in between says for how long it has kept the answer (RFC 9111, section
+	// 5.1).
+	if age, err := strconv.ParseInt(header.Get("Age"), 10, 32); err == nil && age > 0 {
+		date = date.Add(time.Duration(age) * time.Second)
+	}
+	// Our clock is read now, as of the middle of the exchange; theirs has no
+	// fractions of seconds.
+	here := e.now().Add(-time.Since(sent)/2 - time.Since(came)/2)
+	e.date = &reading{here: here, there: date.Add(500 * time.Millisecond)}
+}
+
+// readDate asks for the time where no answer has come yet. Nothing secret is sent:
+// who is asked has no certificate that is accepted.
+func (e *examination) readDate(ctx context.Context, l leg) {
+	// Without an answer nothing is known, and nothing is said.
+	_, _ = e.ask(ctx, anybody, http.MethodGet, apiRoot(l.url), nil)
+}
+
+// apiRoot is where a registry says that it is one (OCI distribution specification,
+// "Determining Support").
+func apiRoot(u *url.URL) *url.URL { return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/v2/"} }
+
+// clock compares the clock of this machine with the registry's.
+func (e *examination) clock(context.Context) Finding {
+	if e.date == nil {
+		return skipped("the registry does not say what time it is")
+	}
+	ahead := e.date.ahead()
+	direction := "ahead of"
+	if ahead < 0 {
+		direction = "behind"
+	}
+	const advice = "Set the clock of this machine, and keep it by NTP (timedatectl set-ntp true; of a virtual machine: on its host)."
+	text := "the clock of this machine is " + roughly(ahead) + " " + direction + " the registry's"
+	switch {
+	case ahead.Abs() > clockBroken:
+		return failed(advice, "%s (here %s, there %s): certificates and tokens seem expired, or not valid yet", text, minute(e.date.here), minute(e.date.there))
+	case ahead.Abs() > clockSloppy:
+		return warning(advice, "%s", text)
+	case ahead.Abs() < 2*time.Second:
+		return ok("agrees with the registry's")
+	default:
+		return ok("%s", text)
+	}
+}

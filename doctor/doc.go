@@ -1,0 +1,23 @@
+// Package doctor finds out why images cannot be pulled: it goes the way to a
+// remote registry step by step, from its name to a manifest, and looks at what
+// this machine gives to the program. Each step is one [Finding] in plain words,
+// and one that has failed says what to do.
+//
+// It promises that
+//   - a cause is named once: what depends on a step that has failed is not tried;
+//   - each step ends in time;
+//   - no password, token or other secret is in a finding;
+//   - credentials go where package upstream would send them, and nowhere else:
+//     [auth.RealmPolicy] decides, nothing secret is sent where the certificate was
+//     not accepted, or to where the registry has redirected;
+//   - nothing is changed but for a file in the data directory that is removed at
+//     once.
+//
+// It trusts nothing that comes over the network: texts are bounded, and cleaned
+// before they are repeated. The Date of a server is taken as a hint at what the
+// time is, and nothing depends on it.
+//
+// It opens connections of its own, because a failure can only be told apart where
+// it happens; the last step is one of package upstream, so that what is said here
+// is what the program will do. Of this module it imports auth and upstream.
+package doctor

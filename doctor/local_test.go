@@ -1,0 +1,162 @@
+package doctor_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"registry-module/doctor"
+)
+
+// local is a machine on which all is well.
+func local(t *testing.T) doctor.Local {
+	t.Helper()
+	return doctor.Local{DataDir: t.TempDir(), Addr: closed(t), AdminAddr: closed(t)}
+}
+
+// registry answers as a registry does.
+func registry(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+}
+
+// metrics answers as the administration of registry-module does.
+func metrics(w http.ResponseWriter, req *http.Request) {
+	switch req.URL.Path {
+	case "/healthz":
+		fmt.Fprintln(w, "ok")
+	case "/metrics":
+		fmt.Fprintln(w, "go_goroutines 12")
+	}
+}
+
+func TestLocal(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		make   func(t *testing.T, l *doctor.Local, d *doctor.Doctor)
+		step   string
+		status doctor.Status
+		text   string
+		advice string
+	}{
+		{"clock", func(*testing.T, *doctor.Local, *doctor.Doctor) {}, "system-clock", doctor.OK, "UTC", ""},
+		{"clock of 1970", func(_ *testing.T, _ *doctor.Local, d *doctor.Doctor) {
+			d.Now = func() time.Time { return time.Unix(60, 0) }
+		}, "system-clock", doctor.Failed, "1970-01-01 00:01 UTC", "NTP"},
+		{"directory", func(*testing.T, *doctor.Local, *doctor.Doctor) {}, "data-dir", doctor.OK, "is writable", ""},
+		{"directory that is made later", func(_ *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.DataDir += "/a/b" },
+			"data-dir", doctor.OK, "can be created", ""},
+		{"no directory", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.DataDir = write(t, "file", nil) },
+			"data-dir", doctor.Failed, "is not a directory", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"},
+		{"directory in a file", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.DataDir = write(t, "file", nil) + "/a" },
+			"data-dir", doctor.Failed, "cannot be used: not a directory", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"},
+		{"directory that cannot be written to", func(_ *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.DataDir = "/proc/self" },
+			"data-dir", doctor.Failed, "/proc/self", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY"},
+		{"new", func(*testing.T, *doctor.Local, *doctor.Doctor) {}, "format", doctor.OK, "nothing is stored yet", ""},
+		{"of the stock registry", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			if err := os.MkdirAll(filepath.Join(l.DataDir, "docker/registry/v2"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "format", doctor.OK, "stock registry", ""},
+		{"ours", formatFile(`{"version":1,"remote":"quay.io"}`), "format", doctor.OK, "format 1, bare names belong to quay.io", ""},
+		{"ours, without remote", formatFile(`{"version":1}`), "format", doctor.OK, "format 1", ""},
+		{"of a newer version", formatFile(`{"version":2}`), "format", doctor.Failed, "has format 2", "newer version"},
+		{"damaged", formatFile(`{"vers`), "format", doctor.Failed, "is damaged", "restore it"},
+		{"space", func(*testing.T, *doctor.Local, *doctor.Doctor) {}, "space", doctor.OK, "are free", ""},
+		{"no space", func(_ *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.MinFree = func(whole int64) int64 { return whole }
+		}, "space", doctor.Failed, "are free", "REGISTRY_CACHE_MINFREE"},
+		{"address", func(*testing.T, *doctor.Local, *doctor.Doctor) {}, "listener", doctor.OK, "is free", ""},
+		{"socket", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Net, l.Addr = "unix", filepath.Join(t.TempDir(), "s")
+		}, "listener", doctor.OK, "is free", ""},
+		{"socket that was left behind", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Net, l.Addr = "unix", filepath.Join(t.TempDir(), "s")
+			ln, err := net.Listen("unix", l.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ln.(*net.UnixListener).SetUnlinkOnClose(false)
+			ln.Close()
+		}, "listener", doctor.Failed, "was left behind", "Remove the file"},
+		{"address of somebody else", func(_ *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.Addr = "192.0.2.1:8000" },
+			"listener", doctor.Failed, "is not an address of this machine", "REGISTRY_HTTP_ADDR"},
+		{"no address", func(_ *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.Addr = "8000" },
+			"listener", doctor.Failed, "cannot be listened on", "REGISTRY_HTTP_ADDR"},
+		{"another registry", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.Addr = serve(t, nil, registry) },
+			"listener", doctor.Failed, "another registry has", "REGISTRY_HTTP_ADDR"},
+		{"another web server", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.Addr = serve(t, nil, page(200)) },
+			"listener", doctor.Failed, "another program has", "ss -ltnp"},
+		{"another program", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Addr = raw(t, func(conn net.Conn) { _, _ = io.WriteString(conn, "220 mail\r\n") })
+		}, "listener", doctor.Failed, "another program has", "ss -ltnp"},
+		{"this program", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Addr, l.AdminAddr = serve(t, nil, registry), serve(t, nil, metrics)
+		}, "listener", doctor.OK, "registry-module runs, and answers on", ""},
+		{"this program, with TLS", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Addr, l.AdminAddr, l.TLS = serve(t, newAuthority(t, "x").server(leaf{}), registry), serve(t, nil, metrics), true
+		}, "listener", doctor.OK, "registry-module runs, and answers on", ""},
+		{"this program, which does not answer", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Addr, l.AdminAddr = serve(t, nil, page(500)), serve(t, nil, metrics)
+		}, "listener", doctor.Warning, "no proper answer", "log"},
+		{"this program's administration", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.AdminAddr = serve(t, nil, metrics) },
+			"admin-listener", doctor.OK, "registry-module runs", ""},
+		{"another program that is alive at the administration's", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.AdminAddr = serve(t, nil, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+		}, "admin-listener", doctor.Failed, "another program has", "REGISTRY_HTTP_DEBUG_ADDR"},
+		{"another program at the administration's", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.AdminAddr = serve(t, nil, registry) },
+			"admin-listener", doctor.Failed, "another program has", "REGISTRY_HTTP_DEBUG_ADDR"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			l, d := local(t), doctor.Doctor{}
+			test.make(t, &l, &d)
+			findings := d.CheckLocal(t.Context(), l)
+			f := find(t, findings, test.step)
+			if f.Status != test.status || !strings.Contains(f.Text, test.text) || !strings.Contains(f.Advice, test.advice) {
+				t.Errorf("%+v", f)
+			}
+			for _, other := range findings {
+				if other.Status == doctor.Failed && test.status != doctor.Failed {
+					t.Errorf("%+v", other)
+				}
+			}
+			if left, err := filepath.Glob(filepath.Join(l.DataDir, ".*")); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func formatFile(text string) func(*testing.T, *doctor.Local, *doctor.Doctor) {
+	return func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+		if err := os.WriteFile(filepath.Join(l.DataDir, "registry-module.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A volume that belongs to another user is found out about, and so is one of which
+// only a part does. For root there is no such thing.
+func TestDataDirOfAnotherUser(t *testing.T) {
+	l := local(t)
+	sub := filepath.Join(l.DataDir, "docker")
+	if err := os.Mkdir(sub, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	want := doctor.Failed
+	if unix.Access(sub, unix.W_OK) == nil {
+		want = doctor.OK
+	}
+	f := find(t, doctor.Doctor{}.CheckLocal(t.Context(), l), "data-dir")
+	if f.Status != want || want == doctor.Failed && !strings.Contains(f.Advice, "chown -R") {
+		t.Errorf("%+v", f)
+	}
+}
