@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"registry-module/auth"
 	"registry-module/doctor"
 	ut "registry-module/upstream/upstreamtest"
@@ -326,6 +328,36 @@ var brokenSetups = []broken{
 		s.token(ut.Auth{Scheme: "Bearer", Username: "me", Password: "right"})
 		s.remote.Credentials = unreadable{}
 	}, "credentials", "the credentials cannot be read: helper is missing", "command that gives them"},
+
+	{"credentials of which there are none (basic)", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
+		s.remote.Credentials = authn.FromConfig(authn.AuthConfig{})
+	}, "credentials", "the file or command that is configured has none for registry.test", "REGISTRY_PROXY_USERNAME_2"},
+	{"credentials of which there are none (token)", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer", Username: "me", Password: "right"})
+		s.remote.Credentials = authn.FromConfig(authn.AuthConfig{})
+	}, "credentials", "the file or command that is configured has none for registry.test", "REGISTRY_PROXY_USERNAME_2"},
+	{"token where a password is wanted", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
+		s.remote.Credentials = authn.FromConfig(authn.AuthConfig{IdentityToken: "abc"})
+	}, "credentials", "a token is configured", "REGISTRY_PROXY_USERNAME_2"},
+	{"identity token that has expired", func(s *setup) {
+		s.token(ut.Auth{Scheme: "Bearer"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 400})
+		s.remote.Credentials = authn.FromConfig(authn.AuthConfig{IdentityToken: "abc"})
+	}, "credentials", "does not accept the credentials", "REGISTRY_PROXY_USERNAME_2"},
+	{"token service is not there", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 404})
+	}, "token", "does not give one (HTTP status 404, Not Found)", "operator"},
+	{"token service closes the connection", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Drop: true})
+	}, "token", "closes the connection without an answer", "port"},
+	{"token service redirects to another domain", func(s *setup) {
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 307, Header: http.Header{"Location": {"https://evil.test/token"}}})
+	}, "token", "another domain, evil.test", "operator"},
 
 	// Manifests.
 	{"manifest unknown", func(s *setup) { s.remote.Image = "a/b:v2" },

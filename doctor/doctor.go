@@ -132,6 +132,7 @@ type examination struct {
 	challenge  *transport.Challenge
 	realm      *url.URL
 	login      *Finding // what a token service says of the credentials
+	nothing    bool     // the source of the credentials has none
 	header     string   // the Authorization that was accepted
 	manifest   *answer
 }

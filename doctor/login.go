@@ -71,6 +71,11 @@ func (e *examination) read(ctx context.Context) (*authn.AuthConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	if config == nil || *config == (authn.AuthConfig{}) {
+		e.r.Credentials = nil // a file or a command that knows nothing of this registry
+		e.nothing = true
+		return &authn.AuthConfig{}, nil
+	}
 	e.secrets.add(config.IdentityToken, config.RegistryToken, config.Auth)
 	e.secrets.addLogin(config.Username, config.Password)
 	return config, nil
@@ -101,7 +106,7 @@ func (e *examination) token(ctx context.Context) Finding {
 		return skipped("not asked: a token is configured")
 	}
 	if e.repo == "" && e.r.anonymous() {
-		f := skipped("none are configured")
+		f := skipped("%s", e.noneText())
 		e.login = &f
 		return skipped("not asked: say for which image (--image NAME:TAG)")
 	}
@@ -153,7 +158,7 @@ func (e *examination) readToken(t *transport.Token, err error, trip *tokenTrip) 
 		e.header = "Bearer " + value
 		f := ok("%s accepts them", host)
 		if e.r.anonymous() {
-			f = ok("none are configured, and %s gives tokens to anybody", host)
+			f = ok("%s, and %s gives tokens to anybody", e.noneText(), host)
 		}
 		e.login = &f
 		if t.ExpiresIn > 0 {
@@ -179,11 +184,19 @@ func (e *examination) readToken(t *transport.Token, err error, trip *tokenTrip) 
 	}
 }
 
+// noneText says why there are no credentials.
+func (e *examination) noneText() string {
+	if e.nothing {
+		return "the file or command that is configured has none for " + e.r.URL.Host
+	}
+	return "none are configured"
+}
+
 // refused is about credentials that were not accepted by who.
 func (e *examination) refused(who string) Finding {
 	if e.r.anonymous() {
 		return failed("Set "+e.passwordSettings()+" (or "+e.r.Variable("PASSWORD_FILE")+").",
-			"%s wants credentials, and none are configured", who)
+			"%s wants credentials, and %s", who, e.noneText())
 	}
 	advice := "Check " + e.passwordSettings() + "; many registries want an access token in place of the password."
 	return failed(advice, "%s does not accept the credentials: user name or password is wrong, or they have expired", who)
@@ -197,7 +210,7 @@ func (e *examination) credentials(ctx context.Context) Finding {
 	case strings.EqualFold(e.challenge.Scheme, "basic"):
 		return e.basic(ctx)
 	case e.r.anonymous():
-		return skipped("none are configured, and none are wanted")
+		return skipped("%s, and none are wanted", e.noneText())
 	default:
 		return ok("configured, but the registry wants none")
 	}
@@ -216,6 +229,8 @@ func (e *examination) basic(ctx context.Context) Finding {
 		e.header = "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password))
 	case config.Auth != "":
 		e.header = "Basic " + config.Auth
+	case e.r.anonymous():
+		return e.refused("the registry")
 	default:
 		return failed("Set "+e.passwordSettings()+".", "the registry wants a user name and a password, and a token is configured")
 	}

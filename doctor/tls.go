@@ -29,15 +29,16 @@ func readRoots(file string) *x509.CertPool {
 	return pool
 }
 
-// tlsConfig is for connections that carry something, and so verify. The client
-// certificate is for the registry and its token service only.
-func (e *examination) tlsConfig(serverName string, clientCert bool) *tls.Config {
+// tlsConfig is for connections to anybody with a proper certificate. With own, it is
+// for the registry and its token service, to which the client certificate is shown,
+// and which are not verified where the operator wants it so.
+func (e *examination) tlsConfig(serverName string, own bool) *tls.Config {
 	config := &tls.Config{
 		ServerName: serverName, RootCAs: e.roots, Time: e.now,
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-		InsecureSkipVerify: e.r.Insecure, // as the operator wants it
+		InsecureSkipVerify: own && e.r.Insecure,
 	}
-	if clientCert && e.r.CertFile != "" {
+	if own && e.r.CertFile != "" {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(e.r.CertFile, e.r.KeyFile)
 			return &cert, err

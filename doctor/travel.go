@@ -137,7 +137,9 @@ func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Con
 		return e.socksTunnel(ctx, conn, l, target)
 	}
 	if l.proxy.Scheme == "https" {
-		secured := tls.Client(conn, e.tlsConfig(l.proxy.Hostname(), false))
+		config := e.tlsConfig(l.proxy.Hostname(), false)
+		config.InsecureSkipVerify = e.r.Insecure // package upstream has one setting for both
+		secured := tls.Client(conn, config)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			return conn, failed("Check "+e.proxySetting()+"; if the proxy has a certificate of your own CA, set "+e.r.Variable("CA")+" to the CA's file.",
 				"TLS with the HTTP proxy fails: %s", e.secrets.clean(err.Error()))

@@ -135,6 +135,24 @@ func TestDoctorFails(t *testing.T) {
 	}
 }
 
+// Of two remotes, one is in order.
+func TestDoctorFailsPartly(t *testing.T) {
+	configureDoctor(t)
+	away := upstreamtest.New(t)
+	away.Offline()
+	t.Setenv("REGISTRY_PROXY_REMOTEURL_2", away.URL())
+	report, status := runJSON(t)
+	if status != exitPartly || len(report.Remotes) != 2 || report.Remotes[0].Status != "ok" || report.Remotes[1].Status != "failed" {
+		t.Errorf("status %d: %+v", status, report)
+	}
+	if report, status = runJSON(t, "2"); status != exitFailed || len(report.Remotes) != 1 {
+		t.Errorf("status %d: %+v", status, report)
+	}
+	if report, status = runJSON(t, "near"); status != 0 || len(report.Remotes) != 1 {
+		t.Errorf("status %d: %+v", status, report)
+	}
+}
+
 // All that is wrong with a configuration is said, and nothing else is looked at.
 func TestDoctorOfBadConfiguration(t *testing.T) {
 	configureDoctor(t)
