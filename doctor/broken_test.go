@@ -380,6 +380,38 @@ var brokenSetups = []broken{
 	{"manifest rate limited", func(s *setup) {
 		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: 429, Header: http.Header{"Retry-After": {"7200"}}})
 	}, "manifest", "wait for 2 hours", "logs in"},
+	{"loop of registries", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead, ut.ManifestGet}, Status: 508})
+	}, "manifest", "in a circle: FAULT, scripted fault", "none may lead back here"},
+	{"registry fails", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: 502}) },
+		"manifest", "a failure of its own (HTTP status 502, Bad Gateway)", "Try again later"},
+	{"manifest redirected to nowhere", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: 307})
+	}, "manifest", "redirected to where no manifest is", "captive portal"},
+	{"redirects without end", func(s *setup) {
+		s.at(serve(s.t, s.ca.server(leaf{}), redirectTo("https://registry.test/v2/")))
+	}, "api", "what answers there is not a registry", "captive portal"},
+	{"redirect to nowhere", func(s *setup) {
+		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 302})
+	}, "api", "redirects to nowhere", "captive portal"},
+	{"answer that no registry gives", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 418}) },
+		"api", "an answer that no registry gives (HTTP status 418", "what is in between"},
+	{"address refused", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 403}) },
+		"api", "registry.test refuses (HTTP status 403)", "this machine's address"},
+	{"not HTTP", func(s *setup) {
+		s.plain()
+		s.net.routes["192.0.2.1:80"] = raw(s.t, func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "220 mail.test ESMTP\r\n\r\n")
+			hold(conn)
+		})
+	}, "api", "registry.test does not speak HTTP", "another service"},
+	{"proxy fails, without TLS", func(s *setup) {
+		s.plain()
+		s.remote.Proxy = by("http", newProxy(s.t, closed(s.t), 0, nil), nil)
+	}, "api", "the HTTP proxy or registry.test has a failure", "log of the HTTP proxy"},
+	{"proxy with TLS and a CA that is not known", func(s *setup) {
+		s.remote.Proxy = by("https", serve(s.t, newAuthority(s.t, "Proxy CA").server(leaf{}), page(200)), nil)
+	}, "tunnel", "TLS with the HTTP proxy fails", "REGISTRY_PROXY_CA_2"},
 	{"manifest is a page", func(s *setup) { s.reg.Script(ut.HTMLPage(ut.ManifestHead)) },
 		"manifest", "a web page, not a manifest", "captive portal"},
 	{"manifest works for nobody but us", func(s *setup) {

@@ -102,6 +102,9 @@ func (e *examination) readManifest(ctx context.Context, a *answer) Finding {
 			advice += ", and that the user of " + e.r.Variable("USERNAME") + " may pull it."
 		}
 		return failed(advice, "the registry does not give us %s (%s)%s", image, statusText(a.status), e.reason(ctx))
+	case a.status == http.StatusLoopDetected: // as registry-module answers
+		return failed("Check "+e.r.Variable("REMOTEURL")+", and those of the registries behind it: none may lead back here.",
+			"the registry is part of a loop: registries fetch from each other in a circle%s", e.reason(ctx))
 	case a.status >= 500:
 		return failed("Try again later: that is for the registry's operator to mend.", "the registry has a failure of its own (%s)", statusText(a.status))
 	default:
