@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,77 +30,6 @@ type broken struct {
 	step         string
 	text, advice string
 }
-
-// setup is a registry, the way to it, and its configuration.
-type setup struct {
-	t      *testing.T
-	net    *internet
-	reg    *ut.Registry
-	ca     *authority
-	doctor doctor.Doctor
-	remote doctor.Remote
-}
-
-func newSetup(t *testing.T) *setup {
-	t.Helper()
-	s := &setup{t: t, net: newInternet(), ca: newAuthority(t, "Test Root")}
-	s.doctor = s.net.doctor()
-	s.remote = doctor.Remote{
-		Number: 2, URL: parse(t, "https://registry.test"), CAFile: s.ca.file(), Proxy: noProxy, Image: "a/b:v1",
-	}
-	s.serve(leaf{})
-	return s
-}
-
-// serve serves the registry by https with such a certificate.
-func (s *setup) serve(l leaf) { s.serveWith(s.ca.server(l)) }
-
-func (s *setup) serveWith(config *tls.Config) {
-	s.reg = ut.NewWith(s.t, ut.Options{TLS: config})
-	s.reg.AddRandomImage("a/b", "v1", 1, 10)
-	s.at(s.reg.Host())
-}
-
-// plain serves it by http.
-func (s *setup) plain() {
-	s.reg = ut.New(s.t)
-	s.reg.AddRandomImage("a/b", "v1", 1, 10)
-	s.at(s.reg.Host())
-	s.net.routes["192.0.2.1:80"] = s.reg.Host()
-	s.remote.URL = parse(s.t, "http://registry.test")
-}
-
-// at puts what is served at addr in the registry's place.
-func (s *setup) at(addr string) {
-	s.net.names["registry.test"] = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
-	s.net.routes["192.0.2.1:443"] = addr
-}
-
-// page answers with a web page.
-func page(status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, "<!DOCTYPE html><title>Guest network</title>")
-	}
-}
-
-func redirectTo(target string) http.HandlerFunc {
-	return func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, target, http.StatusFound) }
-}
-
-// closed is an address at which nobody listens.
-func closed(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
-func hold(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
 var brokenSetups = []broken{
 	// Names.
@@ -425,19 +353,6 @@ var brokenSetups = []broken{
 		"settings", "not the name of a repository", "--image"},
 	{"no URL", func(s *setup) { s.remote.URL = nil },
 		"settings", "no URL", "REGISTRY_PROXY_REMOTEURL_2"},
-}
-
-func opError(err syscall.Errno) error {
-	return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
-}
-
-// token has tokens given at auth.registry.test, which was allowed.
-func (s *setup) token(a ut.Auth) {
-	a.Realm = "https://auth.registry.test/token"
-	s.serve(leaf{names: []string{"registry.test", "auth.registry.test"}})
-	s.reg.SetAuth(a)
-	s.net.host("auth.registry.test", "192.0.2.3", "443", s.reg.TokenHost())
-	s.remote.AllowedRealms = []string{"auth.registry.test"}
 }
 
 func TestBroken(t *testing.T) {
