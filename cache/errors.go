@@ -28,14 +28,14 @@ var (
 	// of it was stored.
 	ErrInvalid = errors.New("invalid answer from the remote registry")
 
+	// ErrLoop means that the remote fetches what it is asked for from us, directly
+	// or by way of others. It is not an outage: asking again leads there again.
+	ErrLoop = errors.New("registries fetch from each other in a circle")
+
 	// ErrNoPart means that the remote has understood that a part of a blob was
 	// asked for, and gives none that can be used: it has another copy by now, or
 	// none of those bytes. It is the cause of an ErrInvalid.
 	ErrNoPart = errors.New("no such part")
-
-	// ErrLoop means that the remote has refused a request that it has made itself:
-	// registries that fetch from each other go round in a circle.
-	ErrLoop = errors.New("loop of registries")
 
 	// ErrNotServed means that no configured remote is meant.
 	ErrNotServed = errors.New("not served here")

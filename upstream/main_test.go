@@ -97,7 +97,7 @@ func wantKind(t *testing.T, err, kind error) *cache.UpstreamError {
 	if !ok {
 		t.Fatalf("error is %v, want an UpstreamError of kind %v", err, kind)
 	}
-	for _, k := range []error{cache.ErrNotFound, cache.ErrDenied, cache.ErrRateLimited, cache.ErrUnavailable, cache.ErrInvalid} {
+	for _, k := range []error{cache.ErrNotFound, cache.ErrDenied, cache.ErrRateLimited, cache.ErrUnavailable, cache.ErrInvalid, cache.ErrLoop} {
 		if errors.Is(err, k) != (k == kind) {
 			t.Errorf("error is %v: errors.Is(%v) = %v, want kind %v", err, k, errors.Is(err, k), kind)
 		}

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// dockerHub is the host that serves what users know as docker.io.
-const dockerHub = "registry-1.docker.io"
+// DockerHub is the host that serves what users know as docker.io.
+const DockerHub = "registry-1.docker.io"
 
 // ParseURL reads the URL of a remote registry as a user writes it. Without a
 // scheme it is https. A slash or /v2/ at its end is ignored, docker.io stands
@@ -48,10 +48,31 @@ func ParseURL(s string) (*url.URL, error) {
 	case path != "":
 		return nil, fmt.Errorf("the URL of the remote registry %s has the path %.100q: write only scheme and host, and put the path before the names of repositories", host, path)
 	}
+	return &url.URL{Scheme: u.Scheme, Host: served(host)}, nil
+}
+
+// served is the host that serves what users know as host.
+func served(host string) string {
 	if host == "docker.io" || host == "index.docker.io" {
-		host = dockerHub
+		return DockerHub
 	}
-	return &url.URL{Scheme: u.Scheme, Host: host}, nil
+	return host
+}
+
+// HostOf returns the host, with its port where that is not the one of https, that
+// the URL of a registry has which users call ns: in lower case, and [DockerHub] for
+// docker.io. Two names of one registry so become the same. What is not the name of
+// a registry stays as it is, in lower case.
+func HostOf(ns string) string {
+	u, err := url.Parse("https://" + ns)
+	if err != nil || u.Host != ns {
+		return strings.ToLower(ns)
+	}
+	host, err := parseHost(u)
+	if err != nil {
+		return strings.ToLower(ns)
+	}
+	return served(host)
 }
 
 // parseHost returns the authority of u in its one form.

@@ -78,6 +78,42 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
+func TestHostOf(t *testing.T) {
+	for in, want := range map[string]string{
+		"docker.io":                 upstream.DockerHub,
+		"DOCKER.io":                 upstream.DockerHub,
+		"index.docker.io":           upstream.DockerHub,
+		"registry-1.docker.io":      upstream.DockerHub,
+		"docker.io:443":             upstream.DockerHub,
+		"hub.docker.io":             "hub.docker.io",
+		"MCR.Microsoft.com":         "mcr.microsoft.com",
+		"registry.example.com:443":  "registry.example.com",
+		"registry.example.com:80":   "registry.example.com:80",
+		"registry.example.com:5000": "registry.example.com:5000",
+		"localhost:5000":            "localhost:5000",
+		"10.0.0.1:5000":             "10.0.0.1:5000",
+		"[0:0::1]:5000":             "[::1]:5000",
+		// These are the name of nothing, and equal to that of nothing.
+		"":                         "",
+		"https://docker.io":        "https://docker.io",
+		"docker.io/":               "docker.io/",
+		"Docker.io/library":        "docker.io/library",
+		"me:secret@docker.io":      "me:secret@docker.io",
+		"docker.io?x":              "docker.io?x",
+		"docker.io:0":              "docker.io:0",
+		"docker\u00e9.io":          "docker\u00e9.io",
+		"registry.example.com\x00": "registry.example.com\x00",
+	} {
+		if got := upstream.HostOf(in); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+		// What has a URL has its host.
+		if u, err := upstream.ParseURL(want); err == nil && !strings.ContainsAny(want, "/?@") && u.Host != want {
+			t.Errorf("%q is %q, and that has the host %q", in, want, u.Host)
+		}
+	}
+}
+
 func FuzzParseURL(f *testing.F) {
 	for _, s := range []string{"docker.io", "http://[::1]:5000/v2/", "https://u:p@h:1/?q#f", "a:b:c"} {
 		f.Add(s)
@@ -90,6 +126,9 @@ func FuzzParseURL(f *testing.F) {
 		again, err := upstream.ParseURL(u.String())
 		if err != nil || *again != *u {
 			t.Errorf("%q is %s, and that is %v, %v", s, u, again, err)
+		}
+		if got := upstream.HostOf(u.Host); u.Scheme == "https" && got != u.Host {
+			t.Errorf("%q has the host %q, and that is %q", s, u.Host, got)
 		}
 		if u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
 			t.Errorf("%q is %#v", s, u)

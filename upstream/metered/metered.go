@@ -28,7 +28,7 @@ var _ cache.Upstream = (*Upstream)(nil)
 // New returns up, with its counters registered in reg:
 //   - registry_module_upstream_requests_total by remote, op (manifest, resolve,
 //     blob, stat, tags) and result (ok, not_found, denied, rate_limited,
-//     unavailable, invalid, canceled, error);
+//     unavailable, invalid, loop, canceled, error);
 //   - registry_module_upstream_bytes_total by remote: bytes of manifests and
 //     blobs that were received, whether or not they were of use.
 func New(up cache.Upstream, reg prometheus.Registerer) (*Upstream, error) {
@@ -65,6 +65,7 @@ func result(err error) string {
 		{cache.ErrRateLimited, "rate_limited"},
 		{cache.ErrUnavailable, "unavailable"},
 		{cache.ErrInvalid, "invalid"},
+		{cache.ErrLoop, "loop"},
 		{context.Canceled, "canceled"},
 	} {
 		if errors.Is(err, r.kind) {

@@ -50,7 +50,7 @@ func TestCounts(t *testing.T) {
 		t.Errorf("%q, %v, %v", tags, more, err)
 	}
 	for _, failure := range []error{
-		cache.ErrNotFound, cache.ErrDenied, cache.ErrRateLimited, cache.ErrUnavailable, cache.ErrInvalid,
+		cache.ErrNotFound, cache.ErrDenied, cache.ErrRateLimited, cache.ErrUnavailable, cache.ErrInvalid, cache.ErrLoop,
 		context.Canceled, io.ErrNoProgress,
 	} {
 		remote.Fail(fmt.Errorf("wrapped: %w", failure))
@@ -65,7 +65,7 @@ func TestCounts(t *testing.T) {
 		`registry_module_upstream_bytes_total{remote="upstream.test"} 8` + "\n" +
 		"# HELP registry_module_upstream_requests_total Requests to the remote registry by operation and result.\n" +
 		"# TYPE registry_module_upstream_requests_total counter\n"
-	for _, r := range []string{"ok", "not_found", "denied", "rate_limited", "unavailable", "invalid", "canceled", "error"} {
+	for _, r := range []string{"ok", "not_found", "denied", "rate_limited", "unavailable", "invalid", "loop", "canceled", "error"} {
 		want += fmt.Sprintf(op, "blob", r)
 	}
 	for _, o := range []string{"manifest", "resolve", "stat", "tags"} {
