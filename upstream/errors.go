@@ -92,7 +92,7 @@ func (r *Remote) refused(op string, resp *reply) error {
 	case resp.StatusCode == http.StatusTooManyRequests && r.auth.anonymous():
 		text = join(text, "many registries give more to those who log in: no credentials are configured for this remote")
 	case resp.StatusCode == http.StatusProxyAuthRequired:
-		text = join(text, "an HTTP proxy wants credentials")
+		text = join(text, r.refusedByProxy(resp.url, resp.StatusCode).Error())
 	}
 	if text != "" {
 		e.Err = errors.New(text)
@@ -109,6 +109,8 @@ func kindOf(status int) error {
 		return cache.ErrDenied
 	case status == http.StatusTooManyRequests:
 		return cache.ErrRateLimited
+	case status == http.StatusLoopDetected: // RFC 5842 section 7.2
+		return cache.ErrLoop
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusProxyAuthRequired:
 		return cache.ErrUnavailable
 	default:

@@ -63,7 +63,7 @@ func TestStatuses(t *testing.T) {
 		400: cache.ErrInvalid, 401: cache.ErrDenied, 402: cache.ErrInvalid, 403: cache.ErrDenied, 404: cache.ErrNotFound,
 		406: cache.ErrInvalid, 407: cache.ErrUnavailable, 408: cache.ErrUnavailable, 410: cache.ErrInvalid, 416: cache.ErrInvalid,
 		418: cache.ErrInvalid, 429: cache.ErrRateLimited, 451: cache.ErrInvalid,
-		500: cache.ErrUnavailable, 502: cache.ErrUnavailable, 503: cache.ErrUnavailable, 504: cache.ErrUnavailable, 599: cache.ErrUnavailable,
+		500: cache.ErrUnavailable, 502: cache.ErrUnavailable, 503: cache.ErrUnavailable, 504: cache.ErrUnavailable, 508: cache.ErrLoop, 599: cache.ErrUnavailable,
 		300: cache.ErrInvalid, 305: cache.ErrInvalid,
 	} {
 		reg := stocked(t)

@@ -162,7 +162,7 @@ func (r *Remote) send(ctx context.Context, op string, trip http.RoundTripper, re
 	resp, err := trip.RoundTrip(req.WithContext(life))
 	if err != nil {
 		cancel(nil)
-		return nil, r.broken(ctx, op, 0, err)
+		return nil, r.broken(ctx, op, 0, r.viaProxy(req.URL, err))
 	}
 	b := &body{rc: resp.Body, cancel: cancel, wait: r.stall}
 	b.broken = func(err error) error {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"registry-module/auth"
@@ -130,26 +131,71 @@ func TestProxy(t *testing.T) {
 			t.Errorf("the proxy was asked %s, want %s", p.seen(), want)
 		}
 	})
-	t.Run("refusing", func(t *testing.T) {
-		reg, _ := sample(t)
-		p := newProxy(t, reg.Host())
+	t.Run("away", func(t *testing.T) {
 		for _, remote := range []string{"http://registry.example.com", "https://registry.example.com"} {
-			r := newRemote(t, upstream.Options{URL: remote, Proxy: p.via(url.UserPassword("me", "secret, but wrong"))})
+			r := newRemote(t, upstream.Options{URL: remote, Proxy: http.ProxyURL(&url.URL{
+				Scheme: "http", Host: "127.0.0.1:1", User: url.UserPassword("me", "secret"),
+			})})
 			_, err := r.Manifest(t.Context(), "a/b", "v1")
 			wantKind(t, err, cache.ErrUnavailable)
-			if !strings.Contains(strings.ToLower(err.Error()), "proxy") {
+			if !strings.Contains(err.Error(), "the HTTP proxy 127.0.0.1:1 cannot be reached: ") {
 				t.Errorf("error %q does not name the proxy", err)
 			}
+			if !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("the cause of %q is lost", err)
+			}
 		}
-		wantRequests(t, reg, nil)
 	})
-	t.Run("away", func(t *testing.T) {
-		r := newRemote(t, upstream.Options{URL: "http://registry.example.com", Proxy: http.ProxyURL(&url.URL{
-			Scheme: "http", Host: "127.0.0.1:1", User: url.UserPassword("me", "secret"),
-		})})
+	t.Run("unreadable address", func(t *testing.T) {
+		r := newRemote(t, upstream.Options{URL: "http://registry.example.com", Proxy: func(*http.Request) (*url.URL, error) {
+			return url.Parse("http://me:sec ret@proxy.example.com")
+		}})
 		_, err := r.Manifest(t.Context(), "a/b", "v1")
 		wantKind(t, err, cache.ErrUnavailable)
+		if !strings.Contains(err.Error(), "the address of the HTTP proxy cannot be read") || strings.Contains(err.Error(), "sec") {
+			t.Errorf("error is %q", err)
+		}
 	})
+}
+
+// TestProxyRefuses has a proxy say no, to CONNECT and to requests that it is to
+// forward.
+func TestProxyRefuses(t *testing.T) {
+	const plain, secure = "http://registry.example.com", "https://registry.example.com"
+	me := url.UserPassword("me", "secret")
+	for name, tt := range map[string]struct {
+		remote string
+		status int
+		user   *url.Userinfo
+		kind   error
+		says   string
+	}{
+		"wants credentials":          {secure, 407, nil, cache.ErrUnavailable, "wants a user name and a password: put them into its address (HTTP status 407)"},
+		"takes not these":            {secure, 407, me, cache.ErrUnavailable, "does not accept the user name and the password that are in its address (HTTP status 407)"},
+		"does not allow the host":    {secure, 403, me, cache.ErrUnavailable, "does not let us through to this host: it has to be allowed there (HTTP status 403)"},
+		"cannot reach the host":      {secure, 502, me, cache.ErrUnavailable, "cannot connect us with this host (HTTP status 502)"},
+		"is no proxy":                {secure, 405, me, cache.ErrUnavailable, "refuses to connect us with this host (HTTP status 405)"},
+		"http: wants credentials":    {plain, 407, nil, cache.ErrUnavailable, "wants a user name and a password: put them into its address (HTTP status 407)"},
+		"http: takes not these":      {plain, 407, me, cache.ErrUnavailable, "does not accept the user name and the password that are in its address (HTTP status 407)"},
+		"http: cannot tell it apart": {plain, 403, me, cache.ErrDenied, "(HTTP status 403)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			refuse := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "secret", tt.status)
+			}))
+			defer refuse.Close()
+			p := &proxy{Server: refuse}
+			r := newRemote(t, upstream.Options{URL: tt.remote, Proxy: p.via(tt.user)})
+			_, err := r.Manifest(t.Context(), "a/b", "v1")
+			wantKind(t, err, tt.kind)
+			if tt.kind == cache.ErrUnavailable {
+				tt.says = "the HTTP proxy " + p.Listener.Addr().String() + " " + tt.says
+			}
+			if !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %q does not say %q", err, tt.says)
+			}
+		})
+	}
 }
 
 // proxyChild makes the test program a client that takes its proxy from the

@@ -41,7 +41,8 @@ type Options struct {
 	// may be replaced.
 	CertFile, KeyFile string
 
-	// Insecure makes any certificate of the registry and its token service do.
+	// Insecure makes any certificate of the registry and its token service do, but
+	// not of the hosts that blobs are redirected to.
 	Insecure bool
 
 	// Name is what the registry is told in the Via header that we call ourselves,
@@ -72,7 +73,7 @@ type Options struct {
 	StallTimeout time.Duration
 
 	// Log gets what is of use to find mistakes in a configuration, at debug
-	// level. Default: nothing is logged.
+	// level, and a warning where Insecure is set. Default: nothing is logged.
 	Log logrus.FieldLogger
 }
 
@@ -127,6 +128,9 @@ func New(opts Options) (*Remote, error) {
 	}
 	if r.agent == "" {
 		r.agent = "registry-module"
+	}
+	if opts.Insecure && base.Scheme == "https" {
+		r.log.Warn("the certificate of this remote is not verified: who is in between can read the credentials for it and what is fetched, and can move tags")
 	}
 	var life context.Context
 	life, r.close = context.WithCancel(context.Background())

@@ -1,7 +1,10 @@
 package upstream_test
 
 import (
+	"bytes"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -9,6 +12,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/sirupsen/logrus"
+
+	"registry-module/auth"
 	"registry-module/cache"
 	"registry-module/upstream"
 	ut "registry-module/upstream/upstreamtest"
@@ -52,6 +58,51 @@ func TestCustomCA(t *testing.T) {
 		}
 	}
 	wantRequests(t, reg, nil)
+}
+
+func TestInsecure(t *testing.T) {
+	ca := ut.NewCA(t)
+	reg := ut.NewWith(t, ut.Options{TLS: ca.ServerConfig(nil)})
+	img := reg.AddRandomImage("a/b", "v1", 1, 1000)
+	reg.SetAuth(ut.Auth{Scheme: "Bearer", Username: "me", Password: "secret"})
+	var logged bytes.Buffer
+	log := logrus.New()
+	log.SetOutput(&logged)
+	opts := upstream.Options{URL: reg.URL(), Insecure: true, Log: log, Credentials: auth.Static("me", "secret")}
+	r := newRemote(t, opts)
+	get(t, r, "a/b", "v1")
+	stream, err := r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readBlob(t, stream); err != nil {
+		t.Error(err)
+	}
+	wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.Token: 1, ut.ManifestGet: 1, ut.BlobGet: 1})
+	if text := logged.String(); strings.Count(text, "level=warning") != 1 || !strings.Contains(text, "certificate of this remote is not verified") || !strings.Contains(text, reg.Host()) {
+		t.Errorf("logged is %q", text)
+	}
+
+	// A host that blobs are redirected to has nothing to do with that.
+	reg.ResetCounts()
+	reg.SetRedirect(true)
+	_, err = r.Blob(t.Context(), "a/b", img.Layers[0], cache.BlobPart{})
+	wantKind(t, err, cache.ErrUnavailable)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
+		t.Errorf("error is %v", err)
+	}
+	wantRequests(t, reg, map[ut.Kind]int{ut.BlobGet: 1})
+
+	// Where there is no TLS, there is nothing to warn of.
+	logged.Reset()
+	opts.URL = "http://registry.example.com"
+	newRemote(t, opts)
+	opts.URL, opts.Insecure = reg.URL(), false
+	_, err = newRemote(t, opts).Manifest(t.Context(), "a/b", "v1")
+	wantKind(t, err, cache.ErrUnavailable)
+	if logged.Len() != 0 {
+		t.Errorf("logged is %q", &logged)
+	}
 }
 
 func TestClientCertificate(t *testing.T) {

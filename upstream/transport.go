@@ -12,7 +12,9 @@ import (
 )
 
 // newTransports makes the transports for the registry with its token service,
-// and for the hosts that they redirect to.
+// and for the hosts that they redirect to. What a certificate of the former says
+// does not matter where opts.Insecure is set; that holds for an HTTP proxy in between
+// that is spoken to over TLS, too.
 //
 // They speak HTTP/1.1 only. Large blobs then have a connection each, with its
 // own window: one whose reader is slow, or one lost packet, does not hold up
@@ -34,12 +36,13 @@ func newTransports(opts Options) (own, foreign *http.Transport, err error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	foreign = &http.Transport{
-		Proxy:                 proxy,
-		DialContext:           dial,
-		TLSClientConfig:       config,
-		TLSHandshakeTimeout:   orDefault(opts.TLSTimeout, 5*time.Second),
-		ResponseHeaderTimeout: orDefault(opts.HeaderTimeout, 15*time.Second),
-		Protocols:             protocols,
+		Proxy:                  discreet(proxy),
+		OnProxyConnectResponse: connected,
+		DialContext:            dial,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    orDefault(opts.TLSTimeout, 5*time.Second),
+		ResponseHeaderTimeout:  orDefault(opts.HeaderTimeout, 15*time.Second),
+		Protocols:              protocols,
 		// A layer that is compressed on the way would have other bytes than its
 		// digest says.
 		DisableCompression:     true,
@@ -50,6 +53,7 @@ func newTransports(opts Options) (own, foreign *http.Transport, err error) {
 		ReadBufferSize: 64 << 10,
 	}
 	own = foreign.Clone()
+	own.TLSClientConfig.InsecureSkipVerify = opts.Insecure
 	if opts.CertFile != "" {
 		own.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return loadClientCert(opts)
