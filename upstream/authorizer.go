@@ -18,6 +18,7 @@ import (
 
 	"registry-module/auth"
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // authorizer finds out how a remote wants to be asked, and keeps what is needed
@@ -36,12 +37,27 @@ type authorizer struct {
 	// that none of them can end one by leaving: its key is a scope, or empty
 	// for the challenge.
 	flights singleflight.Group
+	// exchanging is held, by who has put something into it, while an identity token
+	// is used that its service may replace.
+	exchanging chan struct{}
 
 	mu sync.Mutex
 	// challenge is what the remote wants; nil is unknown, and one with an empty
 	// scheme nothing.
 	challenge *transport.Challenge
 	tokens    map[string]token // by scope
+	// none says that the credentials were none when they were last looked at.
+	none bool
+	// successor is what the token service has given us in place of the identity
+	// token predecessor. It is nowhere but here.
+	predecessor, successor string
+}
+
+// renewer is what credentials can be that may change while we run.
+type renewer interface {
+	// Renew takes note that the remote has rejected what the credentials gave, and
+	// reports whether they may give something else now.
+	Renew(rejected authn.AuthConfig) bool
 }
 
 // authorization is the value of an Authorization header, empty for none.
@@ -49,6 +65,9 @@ type authorization struct {
 	header string
 	// fresh says that the token in it was asked for just now.
 	fresh bool
+	// from are the credentials that are in it as they are; nil where it is a token
+	// that they were exchanged for.
+	from *authn.AuthConfig
 }
 
 func newAuthorizer(life context.Context, r *Remote, creds authn.Authenticator, realms auth.RealmPolicy) *authorizer {
@@ -57,11 +76,18 @@ func newAuthorizer(life context.Context, r *Remote, creds authn.Authenticator, r
 	}
 	return &authorizer{
 		life: life, remote: r, creds: creds, realms: realms, now: time.Now,
-		tokens: make(map[string]token),
+		tokens:     make(map[string]token),
+		exchanging: make(chan struct{}, 1),
 	}
 }
 
-func (a *authorizer) anonymous() bool { return a.creds == authn.Anonymous }
+// anonymous reports whether there are no credentials, as far as is known: those
+// that are configured may turn out to be none for this remote.
+func (a *authorizer) anonymous() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.none || a.creds == authn.Anonymous
+}
 
 // hint says what to do about an answer of 401 or 403.
 func (a *authorizer) hint() string {
@@ -81,8 +107,7 @@ func (a *authorizer) authorization(ctx context.Context, q *query) (authorization
 	case "":
 		return authorization{}, nil
 	case "basic":
-		header, err := a.basic(ctx, q)
-		return authorization{header: header}, err
+		return a.basic(ctx, q)
 	case "bearer":
 		return a.bearer(ctx, q, challenge)
 	default:
@@ -101,6 +126,8 @@ func (a *authorizer) learned(ctx context.Context, q *query) (*transport.Challeng
 		if c := a.known(); c != nil {
 			return c, nil
 		}
+		ctx, cancel := context.WithTimeout(ctx, flightTimeout)
+		defer cancel()
 		c, err := a.ping(ctx)
 		if err == nil {
 			a.learn(c)
@@ -163,16 +190,26 @@ func (a *authorizer) ping(ctx context.Context) (*transport.Challenge, error) {
 // reports whether it may answer otherwise if asked again.
 func (a *authorizer) rejected(resp *http.Response, q *query, sent authorization) bool {
 	c, ok := readChallenge(resp)
-	if !ok {
+	switch {
+	case !ok:
 		// It has changed its mind and does not say to what.
-		return a.forget(sent)
-	}
-	if a.learn(c) {
+		renewed := a.renew(sent.from)
+		return a.forget(sent) || renewed
+	case a.learn(c):
 		a.remote.log.WithField("scheme", c.Scheme).Debug("the remote wants another authentication than before")
 		return true
+	case sent.from != nil:
+		return a.renew(sent.from)
 	}
 	a.drop(scopeOf(q.repo), sent)
 	return !sent.fresh
+}
+
+// renew takes note that credentials were rejected, and reports whether there may be
+// others. It costs the remote nothing.
+func (a *authorizer) renew(rejected *authn.AuthConfig) bool {
+	r, ok := a.creds.(renewer)
+	return ok && rejected != nil && r.Renew(*rejected)
 }
 
 // forget drops the challenge if it had any effect, so that the remote is asked
@@ -217,38 +254,45 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // basic returns the header for HTTP basic authentication (RFC 7617).
-func (a *authorizer) basic(ctx context.Context, q *query) (string, error) {
-	config, err := a.credentials(ctx, q)
-	switch {
-	case err != nil:
-		return "", err
-	case config.Username != "":
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password)), nil
-	case config.Auth != "":
-		return "Basic " + config.Auth, nil
-	case a.anonymous():
-		return "", a.remote.failure(cache.ErrDenied, q.op, http.StatusUnauthorized,
-			errors.New("the registry wants a user name and a password, and no credentials are configured for this remote"))
+func (a *authorizer) basic(ctx context.Context, q *query) (authorization, error) {
+	config, err := a.credentials(ctx, q.op)
+	if err != nil {
+		return authorization{}, err
 	}
-	return "", a.remote.failure(cache.ErrDenied, q.op, http.StatusUnauthorized,
-		errors.New("the registry wants a user name and a password, and the configured credentials are a token"))
+	denied := func(text string) (authorization, error) {
+		return authorization{}, a.remote.failure(cache.ErrDenied, q.op, http.StatusUnauthorized, errors.New(text))
+	}
+	switch {
+	case *config == authn.AuthConfig{}:
+		return denied("the registry wants a user name and a password, and no credentials are configured for this remote")
+	case config.Username != "" && (config.Password != "" || config.IdentityToken == "" && config.RegistryToken == ""):
+		return authorization{
+			header: "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password)), from: config,
+		}, nil
+	case config.Auth != "":
+		return authorization{header: "Basic " + config.Auth, from: config}, nil
+	}
+	return denied("the registry wants a user name and a password, and the configured credentials are a token")
 }
 
-func (a *authorizer) credentials(ctx context.Context, q *query) (*authn.AuthConfig, error) {
+// credentials returns what the credentials are now.
+func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthConfig, error) {
 	config, err := authn.Authorization(ctx, a.creds)
 	if err != nil {
-		return nil, a.remote.broken(ctx, q.op, 0, fmt.Errorf("getting credentials: %w", err))
+		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.none = *config == authn.AuthConfig{}
 	return config, nil
 }
 
 // shared runs fn once for all callers that come with the same key while it
-// runs, and returns its outcome, or the caller's own end.
+// runs, and returns its outcome, or the caller's own end. It is on behalf of the
+// first of them.
 func shared[T any](ctx context.Context, a *authorizer, q *query, key string, fn func(context.Context) (T, error)) (T, error) {
 	flight := a.flights.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(a.life, flightTimeout)
-		defer cancel()
-		return fn(ctx)
+		return fn(via.Carry(a.life, ctx))
 	})
 	var none T
 	select {
@@ -263,7 +307,7 @@ func shared[T any](ctx context.Context, a *authorizer, q *query, key string, fn 
 }
 
 // flightTimeout bounds a request for a challenge or a token: a few kilobytes,
-// by way of one redirect or two.
+// by way of one redirect or two. Getting credentials has a bound of its own.
 const flightTimeout = 30 * time.Second
 
 // during gives an error of a shared request to one of its callers, who has to

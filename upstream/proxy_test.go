@@ -198,6 +198,20 @@ func TestProxyRefuses(t *testing.T) {
 	}
 }
 
+// TestProxyRefusesTheTokenService lets requests to the registry pass.
+func TestProxyRefusesTheTokenService(t *testing.T) {
+	reg, _ := sample(t)
+	reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "http://auth.example.com/token"})
+	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: 407})
+	p := newProxy(t, reg.Host())
+	r := newRemote(t, upstream.Options{URL: "http://registry.example.com", Proxy: p.via(url.UserPassword("me", "secret"))})
+	_, err := r.Manifest(t.Context(), "a/b", "v1")
+	wantKind(t, err, cache.ErrUnavailable)
+	if want := "the HTTP proxy " + p.Listener.Addr().String() + " does not accept"; !strings.Contains(err.Error(), want) {
+		t.Errorf("error %q does not say %q", err, want)
+	}
+}
+
 // proxyChild makes the test program a client that takes its proxy from the
 // environment: net/http reads that once in the life of a process.
 const proxyChild = "UPSTREAM_TEST_PROXY_CHILD"

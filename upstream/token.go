@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/sirupsen/logrus"
@@ -31,63 +31,114 @@ func (a *authorizer) bearer(ctx context.Context, q *query, challenge *transport.
 	if value, ok := a.kept(scope); ok {
 		return authorization{header: token{value: value}.header()}, nil
 	}
-	config, err := a.credentials(ctx, q)
+	return shared(ctx, a, q, scope, func(ctx context.Context) (authorization, error) {
+		// Another flight may have ended between our look and this one's start.
+		if value, ok := a.kept(scope); ok {
+			return authorization{header: token{value: value}.header(), fresh: true}, nil
+		}
+		return a.obtain(ctx, scope, challenge)
+	})
+}
+
+// obtain gets a token for scope with the credentials as they are now, and once more
+// with others if they are rejected and there are any.
+func (a *authorizer) obtain(ctx context.Context, scope string, challenge *transport.Challenge) (authorization, error) {
+	const op = "getting a token"
+	config, err := a.credentials(ctx, op)
 	if err != nil {
 		return authorization{}, err
 	}
-	if config.RegistryToken != "" {
-		// Credentials that are the token themselves: nothing to exchange.
-		return authorization{header: token{value: config.RegistryToken}.header()}, nil
+	got, outdated, err := a.exchange(ctx, scope, challenge, config)
+	if !rejects(err) || !outdated && !a.renew(config) {
+		return got, err
 	}
-	t, err := shared(ctx, a, q, scope, func(ctx context.Context) (token, error) {
-		// Another flight may have ended between our look and this one's start.
-		if value, ok := a.kept(scope); ok {
-			return token{value: value}, nil
-		}
-		t, err := a.exchange(ctx, scope, challenge)
-		if err == nil {
-			a.keep(scope, t)
-		}
-		return t, err
-	})
-	return authorization{header: t.header(), fresh: true}, err
+	again, againErr := a.credentials(ctx, op)
+	if againErr != nil {
+		return authorization{}, againErr
+	}
+	if *again == *config && !outdated {
+		return got, err
+	}
+	got, _, err = a.exchange(ctx, scope, challenge, again)
+	return got, err
 }
 
-// exchange gets a token for scope from the token service.
-func (a *authorizer) exchange(ctx context.Context, scope string, challenge *transport.Challenge) (token, error) {
+// rejects reports whether an error of exchange is the token service's word on the
+// credentials.
+func rejects(err error) bool {
+	e, ok := errors.AsType[*cache.UpstreamError](err)
+	return ok && e.Kind == cache.ErrDenied && (e.Status == http.StatusUnauthorized || e.Status == http.StatusBadRequest)
+}
+
+// exchange gets a token for scope from the token service. What was rejected was
+// outdated where it was not config itself, but what the service had given us in place
+// of it.
+func (a *authorizer) exchange(ctx context.Context, scope string, challenge *transport.Challenge, config *authn.AuthConfig) (_ authorization, outdated bool, _ error) {
+	if config.RegistryToken != "" {
+		// Credentials that are the token themselves: nothing to exchange.
+		return authorization{header: token{value: config.RegistryToken}.header(), from: config}, false, nil
+	}
+	realm, err := a.realms.Check(a.remote.base, challenge.Parameters["realm"])
+	if err != nil {
+		return authorization{}, false, a.remote.failure(cache.ErrDenied, "getting a token", 0, err)
+	}
+	trip := &tokenTrip{a: a, op: "getting a token from " + clean(realm.Host), realm: realm}
+	if config.IdentityToken == "" {
+		got, _, err := a.exchangeBy(ctx, trip, scope, challenge, *config)
+		return got, false, err
+	}
+	done, err := a.beginRefresh(ctx, trip.op)
+	if err != nil {
+		return authorization{}, false, err
+	}
+	defer done()
+	used := *config
+	used.IdentityToken = a.latest(config.IdentityToken)
+	got, next, err := a.exchangeBy(ctx, trip, scope, challenge, used)
+	outdated = rejects(err) && used.IdentityToken != config.IdentityToken
+	switch {
+	case outdated:
+		a.replace("", "")
+	case err == nil && next != "" && next != used.IdentityToken:
+		a.replace(config.IdentityToken, next)
+	}
+	return got, outdated, err
+}
+
+// exchangeBy gets a token for scope by trip, and keeps it. It also returns the identity
+// token that the service wants to see the next time, empty where it does not say.
+func (a *authorizer) exchangeBy(ctx context.Context, trip *tokenTrip, scope string, challenge *transport.Challenge, config authn.AuthConfig) (_ authorization, next string, _ error) {
 	r := a.remote
-	realm, err := a.realms.Check(r.base, challenge.Parameters["realm"])
-	if err != nil {
-		return token{}, r.failure(cache.ErrDenied, "getting a token", 0, err)
-	}
-	op := "getting a token from " + clean(realm.Host)
 	// Exchange wants realms on private addresses to be of the registry itself.
-	// Which ones are to be trusted has been decided above, and is for each
-	// redirect in tokenTrip; so the realm is presented as its own registry.
-	registry, err := name.NewRegistry(realm.Host)
+	// Which ones are to be trusted has been decided before; so the realm is presented
+	// as its own registry. What it redirects to is decided in tokenTrip.
+	registry, err := name.NewRegistry(trip.realm.Host)
 	if err != nil {
-		return token{}, r.failure(cache.ErrInvalid, op, 0, errors.New("the registry's challenge names a token service that is not a host"))
+		return authorization{}, "", r.failure(cache.ErrInvalid, trip.op, 0, errors.New("the registry's challenge names a token service that is not a host"))
 	}
-	trip := &tokenTrip{a: a, op: op, realm: realm}
+	ctx, cancel := context.WithTimeout(ctx, flightTimeout)
+	defer cancel()
 	start := a.now()
-	answer, err := transport.Exchange(ctx, registry, a.creds, trip, []string{scope}, &transport.Challenge{
+	answer, err := transport.Exchange(ctx, registry, authn.FromConfig(config), trip, []string{scope}, &transport.Challenge{
 		Scheme:     challenge.Scheme,
 		Parameters: challenge.Parameters,
 		Insecure:   r.base.Scheme == "http",
 	})
 	if err != nil {
-		return token{}, trip.failure(ctx, err)
+		return authorization{}, "", trip.failure(ctx, err)
 	}
 	value := answer.Token
 	if value == "" {
 		value = answer.AccessToken
 	}
 	if !validToken(value) {
-		return token{}, r.failure(cache.ErrUnavailable, op, trip.status, errors.New("its answer holds no usable token"))
+		return authorization{}, "", r.failure(cache.ErrUnavailable, trip.op, trip.status, errors.New("its answer holds no usable token"))
 	}
 	life := tokenLife(answer.ExpiresIn)
-	r.log.WithFields(logrus.Fields{"scope": scope, "realm": realm.Host, "seconds": int64(life / time.Second)}).Debug("got a token")
-	return token{value: value, expires: start.Add(life)}, nil
+	r.log.WithFields(logrus.Fields{"scope": scope, "realm": trip.realm.Host, "seconds": int64(life / time.Second)}).Debug("got a token")
+	t := token{value: value, expires: start.Add(life)}
+	a.keep(scope, t)
+	return authorization{header: t.header(), fresh: true}, answer.RefreshToken, nil
 }
 
 // tokenLife is for how long a token is used of which its service says that it
@@ -112,75 +163,4 @@ func validToken(value string) bool {
 		}
 	}
 	return value != ""
-}
-
-// tokenTrip carries the requests of one exchange of credentials for a token,
-// within the realm policy. It is used by one goroutine.
-type tokenTrip struct {
-	a     *authorizer
-	op    string
-	realm *url.URL
-
-	// What came of the last request; the errors of Exchange tell too little,
-	// or too much.
-	refusal    error
-	status     int
-	retryAfter time.Duration
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
-	r := t.a.remote
-	t.status, t.retryAfter = 0, 0
-	if _, err := t.a.realms.Check(r.base, req.URL.String()); err != nil {
-		t.refusal = err
-		return nil, err
-	}
-	req = req.Clone(req.Context())
-	req.Header.Set("User-Agent", r.agent)
-	if !sameOrigin(req.URL, t.realm) {
-		req.Header.Del("Authorization")
-	}
-	resp, err := r.send(req.Context(), t.op, r.own, req)
-	if err != nil {
-		return nil, err
-	}
-	t.status = resp.StatusCode
-	t.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), t.a.now())
-	return resp, nil
-}
-
-// failure says what was wrong with an exchange that ended with err.
-func (t *tokenTrip) failure(ctx context.Context, err error) error {
-	r := t.a.remote
-	if t.refusal != nil {
-		return r.failure(cache.ErrDenied, t.op, 0, t.refusal)
-	}
-	if terr, ok := errors.AsType[*transport.Error](err); ok {
-		e := r.failure(cache.ErrUnavailable, t.op, t.status, nil)
-		e.RetryAfter = t.retryAfter
-		text := diagnostics(terr)
-		switch t.status {
-		case http.StatusUnauthorized, http.StatusForbidden:
-			e.Kind = cache.ErrDenied
-			text = join(text, t.a.hint())
-		case http.StatusTooManyRequests:
-			e.Kind = cache.ErrRateLimited
-		}
-		if text != "" {
-			e.Err = errors.New(text)
-		}
-		return e
-	}
-	if known, ok := errors.AsType[*cache.UpstreamError](err); ok {
-		return known
-	}
-	if t.status == 0 {
-		return r.broken(ctx, t.op, 0, err)
-	}
-	// Neither the body nor the target of a redirect may be repeated.
-	if isRedirect(t.status) {
-		return r.failure(cache.ErrUnavailable, t.op, t.status, errors.New("it redirects us to where no token is to be asked for"))
-	}
-	return r.failure(cache.ErrUnavailable, t.op, t.status, errors.New("its answer holds no usable token"))
 }

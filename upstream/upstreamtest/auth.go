@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +22,12 @@ type Auth struct {
 	// of Bearer asks for. Where Username is empty, the token service gives
 	// tokens to anybody.
 	Username, Password string
+	// IdentityToken is what the token service takes by POST, as a refresh token of
+	// OAuth 2.0. Where it is empty, the token service knows no POST.
+	IdentityToken string
+	// Rotate makes the token service replace the identity token with each token:
+	// each is good once. See [Registry.IdentityToken].
+	Rotate bool
 	// Lifetime is how long a token is good for; 0 is for ever.
 	Lifetime time.Duration
 	// ExpiresIn is the lifetime, in seconds, that the token service says a
@@ -47,6 +55,13 @@ func (r *Registry) SetAuth(a Auth) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.auth = a
+}
+
+// IdentityToken is the identity token that the token service takes now.
+func (r *Registry) IdentityToken() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.auth.IdentityToken
 }
 
 // RevokeTokens makes all tokens bad that have been given out.
@@ -111,10 +126,13 @@ func (r *Registry) allows(value, service, scope string) bool {
 	return scope == "" || slices.Contains(t.scopes, scope)
 }
 
-// serveToken answers for the token service, by GET as Docker has it.
+// serveToken answers for the token service: to GET as Docker has it, and to POST with
+// an identity token.
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	parsed := parse(req)
 	parsed.Kind = Token
+	form, body := readForm(req)
+	parsed.Body = body
 	s, ok := r.begin(w, req, parsed)
 	if !ok {
 		return
@@ -122,35 +140,78 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	a := r.auth
 	r.mu.Unlock()
-	if req.Method != http.MethodGet {
-		s.error(http.StatusNotFound, "UNSUPPORTED", "tokens are given by GET")
-		return
-	}
-	user, password, ok := req.BasicAuth()
-	if a.Username != "" && !(ok && user == a.Username && password == a.Password) {
-		s.error(http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
-		return
-	}
 	q := req.URL.Query()
 	answer := map[string]any{}
 	name := "token"
-	if a.AccessToken {
+	switch user, password, ok := req.BasicAuth(); {
+	case req.Method == http.MethodPost && a.IdentityToken != "":
+		next, ok := r.refresh(form)
+		if !ok {
+			s.oauthError("invalid_grant")
+			return
+		}
+		q, name = form, "access_token"
+		q["scope"] = strings.Fields(q.Get("scope"))
+		answer["refresh_token"] = next
+	case req.Method != http.MethodGet:
+		s.error(http.StatusNotFound, "UNSUPPORTED", "tokens are given by GET")
+		return
+	case a.Username != "" && !(ok && user == a.Username && password == a.Password):
+		s.error(http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
+		return
+	case a.AccessToken:
 		name = "access_token"
 	}
 	answer[name] = r.issue(q["scope"], q.Get("service"), a.Lifetime)
 	if a.ExpiresIn != 0 {
 		answer["expires_in"] = a.ExpiresIn
 	}
-	body, err := json.Marshal(answer)
+	content, err := json.Marshal(answer)
 	if err != nil {
 		panic(err) // strings and numbers can always be marshalled
 	}
 	if s.fault.Body != nil {
-		body = s.fault.Body
+		content = s.fault.Body
 	}
 	s.Header().Set("Content-Type", "application/json")
-	s.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	s.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	s.WriteHeader(http.StatusOK)
+	s.body(content)
+}
+
+// maxForm bounds, in bytes, the body of a request that is read.
+const maxForm = 64 << 10
+
+// readForm reads the body of a POST.
+func readForm(req *http.Request) (form url.Values, body string) {
+	if req.Method != http.MethodPost {
+		return nil, ""
+	}
+	// Who breaks off gets no answer, whatever was read.
+	content, _ := io.ReadAll(io.LimitReader(req.Body, maxForm))
+	form, _ = url.ParseQuery(string(content)) // what cannot be read is missing
+	return form, string(content)
+}
+
+// refresh takes the identity token in form, and returns the one for the next time.
+func (r *Registry) refresh(form url.Values) (next string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if form.Get("grant_type") != "refresh_token" || form.Get("refresh_token") != r.auth.IdentityToken || form.Get("client_id") == "" {
+		return "", false
+	}
+	if r.auth.Rotate {
+		r.auth.IdentityToken = "secret-" + rand.Text()
+	}
+	return r.auth.IdentityToken, true
+}
+
+// oauthError answers as RFC 6749 section 5.2 says.
+func (s *sender) oauthError(code string) {
+	body := []byte(`{"error":"` + code + `"}`)
+	s.Header().Set("Content-Type", "application/json")
+	s.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	s.WriteHeader(http.StatusBadRequest)
 	s.body(body)
 }
 

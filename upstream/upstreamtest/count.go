@@ -42,6 +42,8 @@ type Request struct {
 	ClientCert bool
 	// Header is a copy of the request's.
 	Header http.Header
+	// Body is what was sent to the token service by POST.
+	Body string
 }
 
 // maxLog bounds the log of requests, for programs that run long.
