@@ -7,9 +7,11 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // maxRedirects is how many redirects of one request are followed.
@@ -101,6 +103,9 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 		}
 		if q.validator.of(u) {
 			header.Set("If-Range", q.validator.etag)
+		}
+		if home && r.name != "" {
+			header.Set(via.Header, via.Value(append(slices.Clone(via.From(ctx)), r.name)))
 		}
 		trip := r.foreign
 		if sameOrigin(u, r.base) {

@@ -82,6 +82,7 @@ type Options struct {
 type Remote struct {
 	base  *url.URL
 	agent string
+	name  string // empty: no Via header
 	stall time.Duration
 	auth  *authorizer
 	// own is for the registry and its token service, foreign for the hosts that
@@ -120,6 +121,7 @@ func New(opts Options) (*Remote, error) {
 	r := &Remote{
 		base:    base,
 		agent:   opts.UserAgent,
+		name:    opts.Name,
 		stall:   orDefault(opts.StallTimeout, 30*time.Second),
 		own:     own,
 		foreign: foreign,
