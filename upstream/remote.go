@@ -25,6 +25,11 @@ type Options struct {
 	URL string
 
 	// Credentials are for the registry and its token service. Default: none.
+	//
+	// Where they have a method Renew(rejected authn.AuthConfig) bool, it is told
+	// when they were rejected. If it says that others may be had, they are asked for
+	// again, and what was rejected is tried once more with those. Of those of
+	// package auth, all that can change have it.
 	Credentials authn.Authenticator
 
 	// AllowedRealms are hosts of token services that are trusted though they
