@@ -37,7 +37,7 @@ func (r *retry) progress(n int64) {
 // it is not worth it. Idle is how long no byte has come, and budget how long none
 // may come; negative is not at all.
 func (r *retry) again(err error, idle, budget time.Duration) (time.Duration, error) {
-	if budget < 0 {
+	if budget < 0 || errors.Is(err, ErrLoop) {
 		return 0, err
 	}
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrInvalid) {

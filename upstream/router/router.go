@@ -52,9 +52,8 @@ type Remote struct {
 // Router answers for a fixed list of remotes.
 type Router struct {
 	remotes []Remote
-	// names are what requests can call a remote.
+	// names are what requests can call a remote, as from [upstream.HostOf].
 	names map[string]meaning
-	hub   string // the host of Docker Hub
 }
 
 // meaning is a remote, and what stands before the names of its repositories.
@@ -65,13 +64,10 @@ type meaning struct {
 
 // New returns a router for remotes, of which no two may go by the same name.
 func New(remotes []Remote) (*Router, error) {
-	hub, err := hostOf("docker.io")
-	if err != nil {
-		return nil, err
-	}
-	r := &Router{remotes: slices.Clone(remotes), names: make(map[string]meaning), hub: hub}
+	r := &Router{remotes: slices.Clone(remotes), names: make(map[string]meaning)}
 	var errs []error
 	add := func(name string, m meaning) {
+		name = upstream.HostOf(name)
 		if other, taken := r.names[name]; taken && other.remote != m.remote {
 			errs = append(errs, fmt.Errorf("routing: both %s and %s are called %s", other.remote.Host, m.remote.Host, name))
 		}
@@ -93,27 +89,7 @@ func New(remotes []Remote) (*Router, error) {
 			add(ns, meaning{remote, ns + "/"})
 		}
 	}
-	// What users call Docker Hub, if it is there in any way.
-	for _, name := range []string{"docker.io", "index.docker.io", hub} {
-		if m, ok := r.names[name]; ok {
-			for _, other := range []string{"docker.io", "index.docker.io", hub} {
-				if _, taken := r.names[other]; !taken {
-					r.names[other] = m
-				}
-			}
-		}
-	}
 	return r, errors.Join(errs...)
-}
-
-// hostOf is the host of a registry that is called name, in the form that remotes
-// have it.
-func hostOf(name string) (string, error) {
-	u, err := upstream.ParseURL(name)
-	if err != nil || strings.ContainsAny(name, "/ ") {
-		return "", fmt.Errorf("%.100q is not a host", name)
-	}
-	return u.Host, nil
 }
 
 // Route returns the places that the repository name can mean, in order of
@@ -158,16 +134,12 @@ func (r *Router) Route(ns, name string) (canonical string, places []cache.Place,
 // explicit returns the remote that a request names, and what is left of the name.
 func (r *Router) explicit(ns, name string) (m meaning, rest string, ok bool) {
 	if ns != "" {
-		if m, ok = r.names[ns]; !ok {
-			if host, err := hostOf(ns); err == nil {
-				m, ok = r.names[host]
-			}
-		}
+		m, ok = r.names[upstream.HostOf(ns)]
 		return m, name, ok
 	}
 	first, rest, ok := strings.Cut(name, "/")
 	if ok {
-		m, ok = r.names[first]
+		m, ok = r.names[upstream.HostOf(first)]
 	}
 	return m, rest, ok
 }
@@ -175,7 +147,7 @@ func (r *Router) explicit(ns, name string) (m meaning, rest string, ok bool) {
 // place is the repository name of what m stands for. The images of Docker Hub that
 // have no owner are in library.
 func (r *Router) place(m meaning, name string) cache.Place {
-	if m.remote.Host == r.hub && !strings.Contains(name, "/") {
+	if m.remote.Host == upstream.DockerHub && !strings.Contains(name, "/") {
 		name = "library/" + name
 	}
 	return cache.Place{Host: m.remote.Host, Repo: m.prefix + name}
