@@ -81,7 +81,7 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%v: error %v, want one of usage", args, err)
 		}
 	}
-	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"demo", "--help"}, {"version", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"demo", "--help"}, {"version", "--help"}, {"doctor", "--help"}, {"bindings", "--help"}, {"bindings", "rm", "--help"}} {
 		out, _, err := command(t, args...)
 		if err != nil || len(args) == 2 && !strings.Contains(out, "Examples:") {
 			t.Errorf("%v: %v, printed\n%s", args, err, out)
