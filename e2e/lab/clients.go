@@ -35,6 +35,21 @@ func NewPodman(dir string) (*Podman, error) {
 	return p, nil
 }
 
+// Mirror configures a place, host:port with or without a path, as the mirror of a
+// registry, before all others. Podman knows the images by the registry's name, and
+// asks for them below that place.
+func (p *Podman) Mirror(registry, location string) error {
+	f, err := os.OpenFile(p.registries(), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("configuring podman: %w", err)
+	}
+	_, err = fmt.Fprintf(f, "[[registry]]\nlocation = %q\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", registry, location)
+	if err := cmp.Or(err, f.Close()); err != nil {
+		return fmt.Errorf("configuring podman: %w", err)
+	}
+	return nil
+}
+
 func (p *Podman) registries() string { return filepath.Join(p.dir, "registries.conf") }
 func (p *Podman) policy() string     { return filepath.Join(p.dir, "policy.json") }
 

@@ -119,9 +119,9 @@ func (g *Gateway) Down() error {
 	return nil
 }
 
-// forward returns a handler that sends requests to a registry as they came,
-// the Host header too, and streams the answers.
-func forward(addr string) http.Handler {
+// Forward returns a handler that sends requests to a server at host:port as they
+// came, the Host header too, and streams the answers.
+func Forward(addr string) http.Handler {
 	target := &url.URL{Scheme: "http", Host: addr}
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {

@@ -23,6 +23,7 @@ func TestUpstream(t *testing.T) {
 		"anonymous": {},
 		"basic":     {Auth: lab.Basic},
 		"bearer":    {Auth: lab.Bearer},
+		"identity":  {Auth: lab.Identity},
 		"redirects": {Redirect: http.StatusTemporaryRedirect},
 	} {
 		t.Run(name, func(t *testing.T) {

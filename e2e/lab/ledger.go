@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,7 +59,10 @@ type Request struct {
 	Method string
 	// URI is the request line's target, as it was sent.
 	URI    string
+	Host   string // as the Host header says
 	Header http.Header
+	// Body is what came with the request, its first 64 KiB.
+	Body string
 	// Status is the answer's, 0 while there is none.
 	Status int
 	// Bytes is how much of the answer's body was sent.
@@ -73,6 +78,10 @@ func (r Request) String() string {
 // answered is in it. The zero value is empty and ready; it may be used by many
 // goroutines.
 type Ledger struct {
+	// Tap is called with each request when it comes, before it is answered; nil is
+	// nobody. Set it before the first request.
+	Tap func(Request)
+
 	mu      sync.Mutex
 	entries []*entry // guarded by mu
 	bodies  int      // GETs of blobs that are being answered; guarded by mu
@@ -89,9 +98,14 @@ type entry struct {
 // of the kind that their path tells where kind is empty.
 func (l *Ledger) Record(kind Kind, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := &entry{request: Request{Kind: kind, Method: r.Method, URI: r.RequestURI, Header: r.Header.Clone()}}
+		e := &entry{request: Request{
+			Kind: kind, Method: r.Method, URI: r.RequestURI, Host: r.Host, Header: r.Header.Clone(), Body: peek(r),
+		}}
 		if kind == "" {
 			e.request.Kind = KindOf(r.URL.Path)
+		}
+		if l.Tap != nil {
+			l.Tap(e.request)
 		}
 		body := r.Method == http.MethodGet && (e.request.Kind == Blob || e.request.Kind == Signed)
 		l.begin(e, body)
@@ -100,6 +114,21 @@ func (l *Ledger) Record(kind Kind, next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(&recorder{ResponseWriter: w, entry: e}, r)
 	})
+}
+
+// peek returns the beginning of a request's body, and leaves all of it to read.
+func peek(r *http.Request) string {
+	const most = 64 << 10
+	if r.Body == nil || r.Body == http.NoBody {
+		return ""
+	}
+	// Who reads on meets the error, too.
+	head, _ := io.ReadAll(io.LimitReader(r.Body, most))
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
+	return string(head)
 }
 
 func (l *Ledger) begin(e *entry, body bool) {

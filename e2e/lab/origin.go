@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,14 +17,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Content is a registry that only serves: the manifests and blobs of images, as
-// far as pulls need it (OCI distribution specification 1.1, end-1 to end-3). It
-// reads blobs when it is asked for them, and keeps none of their bytes. The zero
-// value serves nothing.
+// Content is a registry that only serves: the manifests, blobs and tags of images,
+// as far as pulls need them (OCI distribution specification 1.1, end-1 to end-3 and
+// end-8a). It reads blobs when it is asked for them, and keeps none of their bytes.
+// The zero value serves nothing.
 type Content struct {
 	mu    sync.RWMutex
-	paths map[string]item  // by path, for example "/v2/a/b/blobs/sha256:..."; guarded by mu
-	sizes map[string]int64 // of blobs, by digest; guarded by mu
+	paths map[string]item     // by path, for example "/v2/a/b/blobs/sha256:..."; guarded by mu
+	sizes map[string]int64    // of blobs, by digest; guarded by mu
+	tags  map[string][]string // by repository; guarded by mu
 }
 
 // item is what a path gives.
@@ -38,10 +40,13 @@ func (c *Content) Add(images ...Image) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.paths == nil {
-		c.paths, c.sizes = map[string]item{}, map[string]int64{}
+		c.paths, c.sizes, c.tags = map[string]item{}, map[string]int64{}, map[string][]string{}
 	}
 	for _, img := range images {
 		base := "/v2/" + img.Repo
+		if tags := c.tags[img.Repo]; !slices.Contains(tags, img.Tag) {
+			c.tags[img.Repo] = append(tags, img.Tag)
+		}
 		for _, m := range img.Manifests {
 			it := item{m.MediaType, m.Digest, func() io.ReadSeeker { return bytes.NewReader(m.Bytes) }}
 			c.paths[base+"/manifests/"+m.Digest.String()] = it
@@ -62,6 +67,21 @@ func (c *Content) Clear() {
 	defer c.mu.Unlock()
 	clear(c.paths)
 	clear(c.sizes)
+	clear(c.tags)
+}
+
+// serveTags answers end-8a of the OCI distribution specification.
+func (c *Content) serveTags(w http.ResponseWriter, r *http.Request) {
+	repo := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/v2/"), "/tags/list")
+	c.mu.RLock()
+	tags := slices.Sorted(slices.Values(c.tags[repo]))
+	c.mu.RUnlock()
+	if tags == nil {
+		Refuse(http.StatusNotFound, "NAME_UNKNOWN")(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"name": repo, "tags": tags}) // an error: the client is gone
 }
 
 // Unique returns the length of the blobs that were sent, in whole or in part, in
@@ -98,6 +118,8 @@ func (c *Content) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case KindOf(r.URL.Path) == Ping:
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}") // an error: the client is gone
+	case KindOf(r.URL.Path) == Tags:
+		c.serveTags(w, r)
 	case found:
 		it.serve(w, r)
 	case KindOf(r.URL.Path) == Manifest:
@@ -142,6 +164,9 @@ type OriginOptions struct {
 	// redirected to, at another host and port. 0 is an origin that serves blobs
 	// itself.
 	URLLife time.Duration
+	// Canary and Name are as in [UpstreamOptions].
+	Canary *Canary
+	Name   string
 }
 
 // Origin is an upstream without a process of its own, for content that nobody
@@ -161,6 +186,7 @@ type Origin struct {
 // StartOrigin starts an origin that serves images. Down ends it.
 func StartOrigin(o OriginOptions, images ...Image) (_ *Origin, err error) {
 	origin := new(Origin)
+	origin.Tap = o.Canary.tap(o.Name)
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("starting an origin: %w", err), origin.Down())

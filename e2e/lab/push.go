@@ -35,7 +35,11 @@ func (u *Upstream) push(ctx context.Context, img Image) error {
 	case u.Username != "":
 		authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.Username+":"+u.Password))
 	}
-	p := pusher{u.Registry.URL() + "/v2/" + img.Repo, authorization}
+	return pusher{u.Registry.URL() + "/v2/" + img.Repo, authorization}.image(ctx, img)
+}
+
+// image pushes what an image is made of, and then its tag.
+func (p pusher) image(ctx context.Context, img Image) error {
 	for _, b := range img.Blobs {
 		if err := p.blob(ctx, b); err != nil {
 			return err

@@ -1,9 +1,10 @@
 package lab
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -27,22 +28,58 @@ func (s *Server) URL() string { return "http://" + s.Addr }
 
 // Metric reads a metric without labels at the admin listener.
 func (s *Server) Metric(ctx context.Context, name string) (value float64, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+"/metrics", nil)
+	text, err := s.Metrics(ctx)
 	if err != nil {
 		return 0, err
+	}
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, fmt.Errorf("reading metrics: no %s in them", name)
+}
+
+// MetricSum adds up a metric over all of its labels. One that is not there is 0.
+func (s *Server) MetricSum(ctx context.Context, name string) (sum float64, err error) {
+	text, err := s.Metrics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(text) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		if metric, _, labels := strings.Cut(series, "{"); !labels || metric != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading metrics: %w", err)
+		}
+		sum += v
+	}
+	return sum, nil
+}
+
+// Metrics is what the admin listener gives to a collector, as text.
+func (s *Server) Metrics(ctx context.Context) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+"/metrics", nil)
+	if err != nil {
+		return "", err
 	}
 	req.Close = true // a connection that is kept is one that is counted
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer resp.Body.Close()
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseFloat(text, 64)
-		}
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
 	}
-	return 0, fmt.Errorf("reading metrics: %s: no %s in it", resp.Status, name)
+	if err != nil {
+		return "", fmt.Errorf("reading metrics: %w", err)
+	}
+	return string(text), nil
 }
 
 // Restart stops the server and starts it again: same address, same data, same
@@ -57,7 +94,7 @@ func (s *Server) Restart(ctx context.Context) error {
 }
 
 // StartModule starts registry-module in a directory of its own, with its data
-// in dir/data.
+// in dir/data. It listens at a free address unless env says where.
 func StartModule(ctx context.Context, binary, dir string, env Env) (*Server, error) {
 	admin, err := FreeAddr()
 	if err != nil {
@@ -88,10 +125,15 @@ func StartStock(ctx context.Context, binary, dir string, env Env) (*Server, erro
 }
 
 func startServer(ctx context.Context, name, binary string, args []string, dir string, env Env) (*Server, error) {
-	addr, err := FreeAddr()
-	if err != nil {
-		return nil, err
+	addr := env["REGISTRY_HTTP_ADDR"]
+	if addr == "" {
+		free, err := FreeAddr()
+		if err != nil {
+			return nil, err
+		}
+		addr = free
 	}
+	var err error
 	s := &Server{Addr: addr, Data: filepath.Join(dir, "data")}
 	all := Env{
 		"REGISTRY_HTTP_ADDR":                        addr,

@@ -25,6 +25,8 @@ import (
 type tokenServer struct {
 	username, password string
 	service            string
+	identity           string             // the refresh token in the password's place; empty for none
+	issued             func(token string) // called with each token
 	key                *ecdsa.PrivateKey
 	cert               []byte // DER
 }
@@ -58,26 +60,36 @@ func (s *tokenServer) writeCert(path string) error {
 }
 
 func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	username, password, _ := r.BasicAuth()
-	if username != s.username || subtle.ConstantTimeCompare([]byte(password), []byte(s.password)) != 1 {
+	if !s.known(r) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("WWW-Authenticate", `Basic realm="token"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprintln(w, `{"errors":[{"code":"UNAUTHORIZED","message":"wrong user or password"}]}`)
 		return
 	}
-	if got := r.URL.Query().Get("service"); got != s.service {
+	if got := r.FormValue("service"); got != s.service {
 		http.Error(w, fmt.Sprintf("no such service: %q", got), http.StatusBadRequest)
 		return
 	}
-	token, err := s.token(strings.Join(r.URL.Query()["scope"], " "), time.Now())
+	token, err := s.token(strings.Join(r.Form["scope"], " "), time.Now())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	// The client's mistakes are its own: nothing to do about a failed write.
-	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 300})
+	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": 300})
+}
+
+// known tells whether a request is by the one user.
+func (s *tokenServer) known(r *http.Request) bool {
+	if s.identity != "" {
+		// RFC 6749, section 6.
+		return r.Method == http.MethodPost && r.PostFormValue("grant_type") == "refresh_token" &&
+			subtle.ConstantTimeCompare([]byte(r.PostFormValue("refresh_token")), []byte(s.identity)) == 1
+	}
+	username, password, _ := r.BasicAuth()
+	return username == s.username && subtle.ConstantTimeCompare([]byte(password), []byte(s.password)) == 1
 }
 
 // token signs a JWT (RFC 7519) with ES256 for scopes such as
@@ -125,5 +137,9 @@ func (s *tokenServer) token(scopes string, now time.Time) (string, error) {
 	signature := make([]byte, 64)
 	x.FillBytes(signature[:32])
 	y.FillBytes(signature[32:])
-	return signed + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+	token := signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+	if s.issued != nil {
+		s.issued(token)
+	}
+	return token, nil
 }

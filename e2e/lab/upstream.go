@@ -20,7 +20,11 @@ type Auth string
 const (
 	Anonymous Auth = ""
 	Basic     Auth = "basic"
-	Bearer    Auth = "bearer"
+	// Bearer wants a token, which the token server gives for a password.
+	Bearer Auth = "bearer"
+	// Identity is Bearer with an identity token (OAuth 2.0 refresh token) in the
+	// place of the password.
+	Identity Auth = "identity"
 )
 
 // UpstreamOptions says what kind of upstream to start. The zero value, with a
@@ -39,6 +43,11 @@ type UpstreamOptions struct {
 	Link *Link
 	// Env is added to the stock registry's environment.
 	Env Env
+	// Canary is told of all secrets and requests; nil is nobody. Name is what the
+	// upstream is called there: its token server is Name/token, and its blob host
+	// Name/signed.
+	Canary *Canary
+	Name   string
 }
 
 // Upstream is a stock registry with a gateway in front that counts, and with
@@ -50,8 +59,11 @@ type Upstream struct {
 	hosts
 	// Registry is the stock registry behind the gateway. Push to it directly.
 	Registry *Server
-	// Username and Password are of the one user; empty where none is needed.
+	// Username and Password are of the one user, and are nobody else's; empty
+	// where none is needed.
 	Username, Password string
+	// IdentityToken is in their place where it is set.
+	IdentityToken string
 
 	tokens *tokenServer // what Realm serves
 }
@@ -59,6 +71,7 @@ type Upstream struct {
 // StartUpstream starts an upstream. Stop ends it.
 func StartUpstream(ctx context.Context, o UpstreamOptions) (_ *Upstream, err error) {
 	u := new(Upstream)
+	u.Tap = o.Canary.tap(o.Name)
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("starting an upstream: %w", err), u.Stop())
@@ -83,7 +96,7 @@ func StartUpstream(ctx context.Context, o UpstreamOptions) (_ *Upstream, err err
 	if link == nil {
 		link = new(Link)
 	}
-	origin := forward(u.Registry.Addr)
+	origin := Forward(u.Registry.Addr)
 	if o.Redirect != 0 {
 		if origin, err = u.redirect(origin, o.Redirect, link); err != nil {
 			return nil, err
@@ -98,7 +111,11 @@ func (u *Upstream) auth(o UpstreamOptions, env Env) error {
 	if o.Auth == Anonymous {
 		return nil
 	}
-	u.Username, u.Password = "upstream-user", "upstream-secret"
+	u.Username, u.Password = NewUser(), NewSecret()
+	if o.Auth == Identity {
+		u.IdentityToken, u.Password = u.Password, ""
+	}
+	o.Canary.credentials(u, o)
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return err
 	}
@@ -109,12 +126,14 @@ func (u *Upstream) auth(o UpstreamOptions, env Env) error {
 		env["REGISTRY_AUTH_HTPASSWD_REALM"] = "upstream"
 		env["REGISTRY_AUTH_HTPASSWD_PATH"] = path
 		return WriteHtpasswd(path, u.Username, u.Password)
-	case Bearer:
+	case Bearer, Identity:
 		const service = "upstream"
 		tokens, err := newTokenServer(u.Username, u.Password, service)
 		if err != nil {
 			return err
 		}
+		tokens.identity = u.IdentityToken
+		tokens.issued = func(token string) { o.Canary.Secret("a token of "+o.Name, token, o.Name) }
 		path := filepath.Join(o.Dir, "tokens.pem")
 		if err := tokens.writeCert(path); err != nil {
 			return err
@@ -142,7 +161,10 @@ func (u *Upstream) record(kind Kind) Middleware {
 // Env is the setting of a cache in front of this upstream, with its credentials.
 func (u *Upstream) Env() Env {
 	env := u.hosts.Env()
-	if u.Username != "" {
+	switch {
+	case u.IdentityToken != "":
+		env["REGISTRY_PROXY_IDENTITYTOKEN"] = u.IdentityToken
+	case u.Username != "":
 		env["REGISTRY_PROXY_USERNAME"] = u.Username
 		env["REGISTRY_PROXY_PASSWORD"] = u.Password
 	}
