@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,17 +125,29 @@ func named(realm string) func(*hostile, string) http.HandlerFunc {
 	}
 }
 
-// leads wants the password, and then sends what is asked for elsewhere. The URL
+// leads wants credentials, and then sends what is asked for elsewhere. The URL
 // carries a secret, as signed URLs do.
-func leads(canary *lab.Canary, status int, to string, servers ...string) func(*hostile, string) http.HandlerFunc {
+func leads(canary *lab.Canary, status int, bearer bool, to string, servers ...string) func(*hostile, string) http.HandlerFunc {
 	return func(h *hostile, host string) http.HandlerFunc {
-		signature := lab.NewSecret()
+		signature, token := lab.NewSecret(), lab.NewSecret()
 		canary.Secret("a signed URL of "+h.alias, signature, append(servers, h.alias, "trap")...)
+		canary.Secret("a token of "+h.alias, token, h.alias)
 		to := strings.ReplaceAll(to, "SELF", host) + "?signature=" + url.QueryEscape(signature)
+		challenge := `Basic realm="hostile"`
+		if bearer {
+			challenge = fmt.Sprintf(`Bearer realm="http://%s/token",service="hostile",scope="repository:team/app:pull"`, host)
+		}
 		return func(w http.ResponseWriter, r *http.Request) {
-			switch _, password, _ := r.BasicAuth(); {
-			case password != h.password:
-				refuse(http.StatusUnauthorized, "WWW-Authenticate", `Basic realm="hostile"`)(w, r)
+			_, password, _ := r.BasicAuth()
+			known := password == h.password && h.password != "" || r.FormValue("refresh_token") == h.identity && h.identity != ""
+			if bearer && r.URL.Path != "/token" {
+				known = r.Header.Get("Authorization") == "Bearer "+token
+			}
+			switch {
+			case !known:
+				refuse(http.StatusUnauthorized, "WWW-Authenticate", challenge)(w, r)
+			case r.URL.Path == "/token":
+				fmt.Fprintf(w, `{"token":%q,"access_token":%[1]q}`, token)
 			case lab.KindOf(r.URL.Path) == lab.Ping:
 				fmt.Fprint(w, "{}")
 			case strings.HasPrefix(r.URL.Path, "/elsewhere"):
@@ -147,6 +160,17 @@ func leads(canary *lab.Canary, status int, to string, servers ...string) func(*h
 	}
 }
 
+// byCommand are the settings for an upstream whose credentials a command prints.
+func byCommand(t *testing.T, r *lab.Upstream) settings {
+	t.Helper()
+	command := filepath.Join(tempDir(t), "helper")
+	script := fmt.Sprintf("#!/bin/sh\ncat > /dev/null\necho '{\"Username\":\"%s\",\"Secret\":\"%s\"}'\n", r.Username, r.Password)
+	if err := os.WriteFile(command, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return settings{"REGISTRY_PROXY_REMOTEURL": r.Env()["REGISTRY_PROXY_REMOTEURL"], "REGISTRY_PROXY_EXEC_COMMAND": command}
+}
+
 // TestCanary has one module in front of many hostile registries and an honest one,
 // each with a secret of its own. No secret is seen by a server that it is not meant
 // for, and none is in what the module says.
@@ -155,6 +179,7 @@ func TestCanary(t *testing.T) {
 	canary := new(lab.Canary)
 	private := app(t, "honest and private")
 	honest := upstream(t, lab.UpstreamOptions{Auth: lab.Basic, Canary: canary, Name: "honest"}, private)
+	helped := upstream(t, lab.UpstreamOptions{Auth: lab.Bearer, Canary: canary, Name: "helped"}, private)
 	asking := newTrap(t, canary, "trap", bait)
 	bouncing := newTrap(t, canary, "trap", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Set-Cookie", "session=1")
@@ -203,10 +228,10 @@ func TestCanary(t *testing.T) {
 		"HONEST", honest.Addr, "NOBODY", nobody)
 
 	var all []*hostile
-	settings := []lab.Env{called("honest", true, honest)}
+	envs := []lab.Env{called("honest", true, honest), called("helped", false, byCommand(t, helped))}
 	add := func(h *hostile) {
 		all = append(all, h)
-		settings = append(settings, h.Env)
+		envs = append(envs, h.Env)
 	}
 	for name, realm := range realms {
 		for kind, identity := range map[string]bool{"password": false, "identity": true} {
@@ -214,17 +239,29 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	for name, to := range redirects {
-		for _, status := range []int{http.StatusTemporaryRedirect, http.StatusFound} {
-			var also []string
-			if name == "honest" {
-				also = []string{"honest"}
+		var also []string
+		if name == "honest" {
+			also = []string{"honest"}
+		}
+		for kind, o := range map[string]struct {
+			status           int
+			bearer, identity bool
+		}{
+			"basic":    {http.StatusTemporaryRedirect, false, false},
+			"bearer":   {http.StatusFound, true, false},
+			"identity": {http.StatusTemporaryRedirect, true, true},
+		} {
+			// Over TLS there is no token service, which would have to have TLS too.
+			tls := name == "downgrade"
+			if tls && o.bearer {
+				continue
 			}
-			add(newHostile(t, canary, fmt.Sprint("redirect-", name, "-", status), name == "downgrade", false,
-				leads(canary, status, place.Replace(to), also...)))
+			add(newHostile(t, canary, "redirect-"+name+"-"+kind, tls, o.identity, leads(canary, o.status, o.bearer, place.Replace(to), also...)))
 		}
 	}
-	m := module(t, inFrontOf(settings...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
+	m := module(t, inFrontOf(envs...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
 	wholeImage(t, m, way{}, private)
+	wholeImage(t, m, way{alias: "helped"}, private)
 	honest.Reset()
 
 	blob := private.Blobs[0].Digest
@@ -248,8 +285,9 @@ func TestCanary(t *testing.T) {
 					}
 				}
 			}
-			if len(h.Requests()) == 0 {
-				t.Error("it was not asked")
+			led := slices.ContainsFunc(h.Requests(), func(r lab.Request) bool { return r.Status/100 == 3 })
+			if want := strings.HasPrefix(h.alias, "redirect"); led != want || len(h.Requests()) == 0 {
+				t.Errorf("it was told who asks, and has sent us elsewhere: %v, want %v\n%v", led, want, &h.Ledger)
 			}
 		})
 	}

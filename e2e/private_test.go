@@ -65,6 +65,7 @@ func TestBlobOfTwoRemotes(t *testing.T) {
 
 	wholeImage(t, m, way{}, img)
 	untouched(t, "the first has it", second)
+	eventually(t, "all is stored", func() bool { return allStored(m, img) && stored(m, img.Root().Digest) })
 	n := checkStore(t, m)
 	takeDown(t, second)
 	refused(t, "not vouched for", at.manifest(m, img.Repo, img.Tag), http.StatusServiceUnavailable, "UNAVAILABLE")

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +27,37 @@ type remote interface {
 	Reset()
 	Requests() []lab.Request
 	Counts() lab.Counts
+}
+
+// settings are those of a module in front of some upstream.
+type settings lab.Env
+
+// Env returns them.
+func (s settings) Env() lab.Env { return lab.Env(s) }
+
+// byFile are the settings for an upstream whose password is in a file.
+func byFile(t *testing.T, r *lab.Upstream) settings {
+	t.Helper()
+	file := filepath.Join(tempDir(t), "password")
+	if err := os.WriteFile(file, []byte(r.Password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := r.Env()
+	delete(env, "REGISTRY_PROXY_PASSWORD")
+	env["REGISTRY_PROXY_PASSWORD_FILE"] = file
+	return settings(env)
+}
+
+// byDockerConfig are the settings for an upstream whose credentials are in a
+// config.json, as `docker login` writes it.
+func byDockerConfig(t *testing.T, r *lab.Upstream) settings {
+	t.Helper()
+	file := filepath.Join(tempDir(t), "config.json")
+	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, hostOf(r), base64.StdEncoding.EncodeToString([]byte(r.Username+":"+r.Password)))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return settings{"REGISTRY_PROXY_REMOTEURL": r.Env()["REGISTRY_PROXY_REMOTEURL"], "REGISTRY_PROXY_DOCKERCONFIG": file}
 }
 
 // inFrontOf makes the settings of a module in front of several remotes out of those
@@ -179,7 +212,12 @@ type fourth struct {
 	remote
 	alias string
 	push  func(context.Context, ...lab.Image) error
+	// env are the settings of a module in front of it.
+	env lab.Env
 }
+
+// Env returns them.
+func (f fourth) Env() lab.Env { return f.env }
 
 // host is a name for it that is in no DNS.
 func (f fourth) host() string { return f.alias + ".example.test" }
@@ -198,7 +236,12 @@ func fourRemotes(t *testing.T, canary *lab.Canary) []fourth {
 	two := upstream(t, lab.UpstreamOptions{Auth: lab.Identity, Canary: canary, Name: "two"})
 	three := upstream(t, lab.UpstreamOptions{Auth: lab.Basic, Canary: canary, Name: "three"})
 	four := memory(t, lab.MemoryOptions{Canary: canary, Name: "four"})
-	return []fourth{{one, "one", one.Push}, {two, "two", two.Push}, {three, "three", three.Push}, {four, "four", four.Push}}
+	return []fourth{
+		{one, "one", one.Push, byFile(t, one).Env()},
+		{two, "two", two.Push, two.Env()},
+		{three, "three", three.Push, byDockerConfig(t, three).Env()},
+		{four, "four", four.Push, four.Env()},
+	}
 }
 
 // access is one way of a client to name an image.
@@ -245,11 +288,11 @@ func TestFourRemotes(t *testing.T) {
 			t.Parallel()
 			canary := new(lab.Canary)
 			remotes := fourRemotes(t, canary)
-			var settings []lab.Env
+			var envs []lab.Env
 			for _, f := range remotes {
-				settings = append(settings, called(f.alias, true, f))
+				envs = append(envs, called(f.alias, true, f))
 			}
-			m := module(t, inFrontOf(settings...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
+			m := module(t, inFrontOf(envs...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
 			client, _ := start(t, remotes[0].remote.(*lab.Upstream), m)
 			ways := accesses(t, client, m, remotes)
 
