@@ -51,10 +51,10 @@ func newTrap(t *testing.T, canary *lab.Canary, name string, h http.HandlerFunc) 
 	return s
 }
 
-// on is the trap under the name of another host.
-func (s *trap) on(host string) string {
+// port is where it listens on 127.0.0.1.
+func (s *trap) port() string {
 	_, port, _ := strings.Cut(s.Addr, ":")
-	return host + ":" + port
+	return port
 }
 
 // bait asks for credentials in all ways.
@@ -171,146 +171,179 @@ func byCommand(t *testing.T, r *lab.Upstream) settings {
 	return settings{"REGISTRY_PROXY_REMOTEURL": r.Env()["REGISTRY_PROXY_REMOTEURL"], "REGISTRY_PROXY_EXEC_COMMAND": command}
 }
 
-// TestCanary has one module in front of many hostile registries and an honest one,
-// each with a secret of its own. No secret is seen by a server that it is not meant
-// for, and none is in what the module says.
-func TestCanary(t *testing.T) {
-	t.Parallel()
-	canary := new(lab.Canary)
-	private := app(t, "honest and private")
-	honest := upstream(t, lab.UpstreamOptions{Auth: lab.Basic, Canary: canary, Name: "honest"}, private)
-	helped := upstream(t, lab.UpstreamOptions{Auth: lab.Bearer, Canary: canary, Name: "helped"}, private)
-	asking := newTrap(t, canary, "trap", bait)
-	bouncing := newTrap(t, canary, "trap", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Set-Cookie", "session=1")
-		http.Redirect(w, r, asking.URL()+"/bounced", http.StatusTemporaryRedirect)
+// town is where hostile registries live beside an honest one, and traps.
+type town struct {
+	canary           *lab.Canary
+	private          lab.Image
+	honest, helped   *lab.Upstream
+	asking, bouncing *trap
+	// place fills in the addresses in a URL.
+	place *strings.Replacer
+}
+
+func newTown(t *testing.T) *town {
+	t.Helper()
+	w := &town{canary: new(lab.Canary), private: app(t, "honest and private")}
+	w.honest = upstream(t, lab.UpstreamOptions{Auth: lab.Basic, Canary: w.canary, Name: "honest"}, w.private)
+	w.helped = upstream(t, lab.UpstreamOptions{Auth: lab.Bearer, Canary: w.canary, Name: "helped"}, w.private)
+	w.asking = newTrap(t, w.canary, "trap", bait)
+	w.bouncing = newTrap(t, w.canary, "trap", func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Set-Cookie", "session=1")
+		http.Redirect(rw, r, w.asking.URL()+"/bounced", http.StatusTemporaryRedirect)
 	})
-	nobody := must(lab.FreeAddr())(t)
+	w.place = strings.NewReplacer("BOUNCEPORT", w.bouncing.port(), "BOUNCE", w.bouncing.Addr, "PORT", w.asking.port(),
+		"V6", w.asking.v6, "HONEST", w.honest.Addr, "NOBODY", must(lab.FreeAddr())(t))
+	return w
+}
 
-	// Realms are of the registry's own host, on any port: that is where token
-	// services are.
-	realms := map[string]string{
-		"host":           "http://127.0.0.1:PORT/token",
-		"ipv6":           "http://V6/token",
-		"userinfo":       "http://SELF@127.0.0.1:PORT/token",
-		"userinfo-own":   "http://user:pass@localhost:PORT/token",
-		"userinfo-tab":   "http://SELF%09@127.0.0.1:PORT/token",
-		"no-scheme":      "//127.0.0.1:PORT/token",
-		"path":           "/token",
-		"relative":       "token",
-		"backslash":      `http://SELF\\@127.0.0.1:PORT/token`,
-		"file":           "file:///etc/hostname",
-		"empty":          "",
-		"honest":         "http://HONEST/token",
-		"nobody":         "http://NOBODY/token",
-		"fragment":       "http://127.0.0.1:PORT/#SELF",
-		"downgrade":      "http://127.0.0.1:PORT/token", // over TLS
-		"downgrade-self": "http://SELF/token",           // over TLS
-	}
-	redirects := map[string]string{
-		"host":         "http://127.0.0.1:PORT/x",
-		"port":         "http://localhost:PORT/x",
-		"ipv6":         "http://V6/x",
-		"userinfo":     "http://SELF@127.0.0.1:PORT/x",
-		"userinfo-own": "http://user:pass@localhost:PORT/x",
-		"no-scheme":    "//127.0.0.1:PORT/x",
-		"path":         "/elsewhere",
-		"relative":     "elsewhere",
-		"bounce":       "http://BOUNCE/x",
-		"bounce-port":  "http://localhost:BOUNCEPORT/x",
-		"honest":       "http://HONEST/v2/team/app/manifests/1.0",
-		"nobody":       "http://NOBODY/x",
-		"downgrade":    "http://127.0.0.1:PORT/x", // over TLS
-	}
-	_, bouncePort, _ := strings.Cut(bouncing.Addr, ":")
-	_, port, _ := strings.Cut(asking.Addr, ":")
-	place := strings.NewReplacer("BOUNCEPORT", bouncePort, "BOUNCE", bouncing.Addr, "PORT", port, "V6", asking.v6,
-		"HONEST", honest.Addr, "NOBODY", nobody)
+// TestCanary has modules in front of many hostile registries and honest ones, each
+// with a secret of its own. No secret is seen by a server that it is not meant for,
+// and none is in what the module says.
+func TestCanary(t *testing.T) {
+	t.Run("realms", func(t *testing.T) {
+		t.Parallel()
+		w := newTown(t)
+		var all []*hostile
+		// A realm may be on the registry's own host, on any port: that is where token
+		// services are.
+		for name, realm := range map[string]string{
+			"host":           "http://127.0.0.1:PORT/token",
+			"ipv6":           "http://V6/token",
+			"userinfo":       "http://SELF@127.0.0.1:PORT/token",
+			"userinfo-own":   "http://user:pass@localhost:PORT/token",
+			"userinfo-tab":   "http://SELF%09@127.0.0.1:PORT/token",
+			"no-scheme":      "//127.0.0.1:PORT/token",
+			"path":           "/token",
+			"relative":       "token",
+			"backslash":      `http://SELF\\@127.0.0.1:PORT/token`,
+			"file":           "file:///etc/hostname",
+			"empty":          "",
+			"honest":         "http://HONEST/token",
+			"nobody":         "http://NOBODY/token",
+			"fragment":       "http://127.0.0.1:PORT/#SELF",
+			"downgrade":      "http://127.0.0.1:PORT/token", // over TLS
+			"downgrade-self": "http://SELF/token",           // over TLS
+		} {
+			for kind, identity := range map[string]bool{"password": false, "identity": true} {
+				tls := strings.HasPrefix(name, "downgrade")
+				all = append(all, newHostile(t, w.canary, name+"-"+kind, tls, identity, named(w.place.Replace(realm))))
+			}
+		}
+		w.visit(t, all)
+		for _, s := range []*trap{w.asking, w.bouncing} {
+			if s.Counts().Requests > 0 {
+				t.Errorf("a token service of another host was asked:\n%v", &s.Ledger)
+			}
+		}
+	})
 
-	var all []*hostile
-	envs := []lab.Env{called("honest", true, honest), called("helped", false, byCommand(t, helped))}
-	add := func(h *hostile) {
-		all = append(all, h)
+	t.Run("redirects", func(t *testing.T) {
+		t.Parallel()
+		w := newTown(t)
+		var all []*hostile
+		for name, to := range map[string]string{
+			"host":         "http://127.0.0.1:PORT/x",
+			"port":         "http://localhost:PORT/x",
+			"ipv6":         "http://V6/x",
+			"userinfo":     "http://SELF@127.0.0.1:PORT/x",
+			"userinfo-own": "http://user:pass@localhost:PORT/x",
+			"no-scheme":    "//127.0.0.1:PORT/x",
+			"path":         "/elsewhere",
+			"relative":     "elsewhere",
+			"bounce":       "http://BOUNCE/x",
+			"bounce-port":  "http://localhost:BOUNCEPORT/x",
+			"honest":       "http://HONEST/v2/team/app/manifests/1.0",
+			"nobody":       "http://NOBODY/x",
+			"downgrade":    "http://127.0.0.1:PORT/x", // over TLS
+		} {
+			also := "trap"
+			if name == "honest" {
+				also = "honest"
+			}
+			for kind, o := range map[string]struct {
+				status           int
+				bearer, identity bool
+			}{
+				"basic":    {http.StatusTemporaryRedirect, false, false},
+				"bearer":   {http.StatusFound, true, false},
+				"identity": {http.StatusTemporaryRedirect, true, true},
+			} {
+				tls := name == "downgrade"
+				if tls && o.bearer {
+					continue // its token service would have to have TLS as well
+				}
+				all = append(all, newHostile(t, w.canary, name+"-"+kind, tls, o.identity,
+					leads(w.canary, o.status, o.bearer, w.place.Replace(to), also)))
+			}
+		}
+		w.visit(t, all)
+		for _, h := range all {
+			led := slices.ContainsFunc(h.Requests(), func(r lab.Request) bool { return r.Status/100 == 3 })
+			if !led {
+				t.Errorf("%s has sent us nowhere, so that nothing was tried:\n%v", h.alias, &h.Ledger)
+			}
+		}
+		for _, s := range []*trap{w.asking, w.bouncing} {
+			if s.Counts().Requests == 0 {
+				t.Error("nobody went into a trap, so that there is nothing to see")
+			}
+			for _, r := range s.Requests() {
+				for _, name := range []string{"Authorization", "Cookie", "Referer"} {
+					if r.Header.Get(name) != "" {
+						t.Errorf("a trap was sent %s %q: %v", name, r.Header.Get(name), r)
+					}
+				}
+				if r.Body != "" || strings.Contains(r.URI, "/token") {
+					t.Errorf("a trap was asked for a token: %v", r)
+				}
+			}
+		}
+	})
+}
+
+// visit asks for things at each hostile registry, through one module in front of all
+// of them and the honest ones, and looks for secrets.
+func (w *town) visit(t *testing.T, all []*hostile) {
+	t.Helper()
+	envs := []lab.Env{called("honest", true, w.honest), called("helped", false, byCommand(t, w.helped))}
+	for _, h := range all {
 		envs = append(envs, h.Env)
 	}
-	for name, realm := range realms {
-		for kind, identity := range map[string]bool{"password": false, "identity": true} {
-			add(newHostile(t, canary, "realm-"+name+"-"+kind, strings.HasPrefix(name, "downgrade"), identity, named(place.Replace(realm))))
-		}
-	}
-	for name, to := range redirects {
-		var also []string
-		if name == "honest" {
-			also = []string{"honest"}
-		}
-		for kind, o := range map[string]struct {
-			status           int
-			bearer, identity bool
-		}{
-			"basic":    {http.StatusTemporaryRedirect, false, false},
-			"bearer":   {http.StatusFound, true, false},
-			"identity": {http.StatusTemporaryRedirect, true, true},
-		} {
-			// Over TLS there is no token service, which would have to have TLS too.
-			tls := name == "downgrade"
-			if tls && o.bearer {
-				continue
-			}
-			add(newHostile(t, canary, "redirect-"+name+"-"+kind, tls, o.identity, leads(canary, o.status, o.bearer, place.Replace(to), also...)))
-		}
-	}
 	m := module(t, inFrontOf(envs...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
-	wholeImage(t, m, way{}, private)
-	wholeImage(t, m, way{alias: "helped"}, private)
-	honest.Reset()
+	wholeImage(t, m, way{}, w.private)
+	wholeImage(t, m, way{alias: "helped"}, w.private)
+	w.honest.Reset()
+	w.helped.Reset()
 
-	blob := private.Blobs[0].Digest
 	for _, h := range all {
-		t.Run(h.alias, func(t *testing.T) {
-			by := way{alias: h.alias}
-			for _, url := range []string{
-				by.manifest(m, "team/app", "1.0"), by.manifest(m, "team/app", private.Root().Digest.String()),
-				by.blob(m, "team/app", blob), by.blob(m, "team/app", digest.FromString(h.alias)), by.url(m, "team/app", "/tags/list"),
-			} {
-				for _, method := range []string{http.MethodHead, http.MethodGet} {
-					a := do(t, method, url)
-					if a.Status < 400 {
-						t.Errorf("%s %s: status %d, want an error\n%.300s", method, url, a.Status, a.Body)
-					}
-					if method == http.MethodGet {
-						a.code(t)
-					}
-					for _, label := range canary.Find(fmt.Sprint(a.Header, string(a.Body))) {
-						t.Errorf("%s %s: there is %s in the answer\n%v\n%s", method, url, label, a.Header, a.Body)
-					}
+		by := way{alias: h.alias}
+		for _, url := range []string{
+			by.manifest(m, "team/app", "1.0"), by.manifest(m, "team/app", w.private.Root().Digest.String()),
+			by.blob(m, "team/app", w.private.Blobs[0].Digest), by.blob(m, "team/app", digest.FromString(h.alias)),
+			by.url(m, "team/app", "/tags/list"),
+		} {
+			for _, method := range []string{http.MethodHead, http.MethodGet} {
+				a := do(t, method, url)
+				if a.Status < 400 {
+					t.Errorf("%s %s: status %d, want an error\n%.300s", method, url, a.Status, a.Body)
 				}
-			}
-			led := slices.ContainsFunc(h.Requests(), func(r lab.Request) bool { return r.Status/100 == 3 })
-			if want := strings.HasPrefix(h.alias, "redirect"); led != want || len(h.Requests()) == 0 {
-				t.Errorf("it was told who asks, and has sent us elsewhere: %v, want %v\n%v", led, want, &h.Ledger)
-			}
-		})
-	}
-	for _, s := range []*trap{asking, bouncing} {
-		for _, r := range s.Requests() {
-			for _, name := range []string{"Authorization", "Cookie", "Referer"} {
-				if r.Header.Get(name) != "" {
-					t.Errorf("a trap was sent %s %q: %v", name, r.Header.Get(name), r)
+				if method == http.MethodGet {
+					a.code(t)
 				}
-			}
-			if r.Body != "" || strings.Contains(r.URI, "/token") {
-				t.Errorf("a trap was asked for a token: %v", r)
+				for _, label := range w.canary.Find(fmt.Sprint(a.Header, string(a.Body))) {
+					t.Errorf("%s %s: there is %s in the answer\n%v\n%s", method, url, label, a.Header, a.Body)
+				}
 			}
 		}
-		if len(s.Requests()) == 0 {
-			t.Error("nobody went into a trap, so that there is nothing to see")
+		if len(h.Requests()) == 0 {
+			t.Errorf("%s was not asked", h.alias)
 		}
 	}
 	// One remote must not be able to use the credentials of another one.
-	for _, r := range honest.Requests() {
+	for _, r := range slices.Concat(w.honest.Requests(), w.helped.Requests()) {
 		if r.Header.Get("Authorization") != "" {
-			t.Errorf("on behalf of another remote, the honest one was sent credentials: %v", r)
+			t.Errorf("on behalf of another remote, an honest one was sent credentials: %v", r)
 		}
 	}
-	noSecrets(t, canary, m)
+	noSecrets(t, w.canary, m)
 }
