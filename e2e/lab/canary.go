@@ -114,16 +114,19 @@ func (c *Canary) Requests(server string) (n int) {
 	return n
 }
 
-// Leaks lists the secrets that a server has seen that they are not meant for, one a
-// line.
+// Leaks lists the secrets that a server has seen that they are not meant for, each
+// with the first request that it was in.
 func (c *Canary) Leaks() (leaks []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	known := map[string]bool{}
 	for _, s := range c.seen {
 		text := s.request.dump()
 		for _, secret := range c.secrets {
-			if !slices.Contains(secret.servers, s.server) && secret.in(text) {
-				leaks = append(leaks, fmt.Sprintf("%s has seen %s: %v", s.server, secret.label, s.request))
+			what := s.server + " has seen " + secret.label
+			if !slices.Contains(secret.servers, s.server) && !known[what] && secret.in(text) {
+				known[what] = true
+				leaks = append(leaks, fmt.Sprintf("%s: %s %s", what, s.request.Method, s.request.URI))
 			}
 		}
 	}

@@ -262,10 +262,13 @@ func (r *recorder) WriteHeader(status int) {
 
 func (r *recorder) Write(p []byte) (int, error) {
 	r.entry.status.CompareAndSwap(0, http.StatusOK)
-	n, err := r.ResponseWriter.Write(p)
-	if r.entry.request.Method != http.MethodHead { // net/http sends nothing then
-		r.entry.bytes.Add(int64(n))
+	if r.entry.request.Method == http.MethodHead { // net/http sends nothing then
+		return r.ResponseWriter.Write(p)
 	}
+	// Who has received the last byte finds it counted.
+	r.entry.bytes.Add(int64(len(p)))
+	n, err := r.ResponseWriter.Write(p)
+	r.entry.bytes.Add(int64(n - len(p)))
 	return n, err
 }
 
