@@ -176,6 +176,9 @@ func TestBinding(t *testing.T) {
 	w.a.Reset()
 	wholeImage(t, m, way{}, late)
 	refused(t, "a tag that only the other has", way{}.manifest(m, late.Repo, "2.0"), http.StatusNotFound, "MANIFEST_UNKNOWN")
+	if a := get(t, way{}.url(m, late.Repo, "/tags/list")); a.Status != http.StatusOK || !strings.Contains(string(a.Body), `["1.0"]`) {
+		t.Errorf("tags: status %d, want those of the remote that the name is bound to\n%s", a.Status, a.Body)
+	}
 	untouched(t, "bound to the second remote", w.a)
 
 	// Found at the first one, which loses it: nobody can take it over.

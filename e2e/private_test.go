@@ -51,6 +51,14 @@ func TestBlobOracle(t *testing.T) {
 		}
 	}
 	checkStore(t, m)
+
+	// While the remote is away nobody knows what it has.
+	takeDown(t, first)
+	for _, by := range []way{{}, {alias: "first"}, {ns: hostOf(first)}} {
+		for _, dgst := range []digest.Digest{nobodys, private.Blobs[0].Digest} {
+			refused(t, "away", by.blob(m, public.Repo, dgst), http.StatusServiceUnavailable, "UNAVAILABLE")
+		}
+	}
 }
 
 // TestBlobOfTwoRemotes has one layer at two remotes. It is downloaded and stored once, and
