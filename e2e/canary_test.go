@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -69,8 +70,8 @@ func bait(w http.ResponseWriter, r *http.Request) {
 // elsewhere.
 type hostile struct {
 	lab.Ledger
-	lab.Env // the settings for it
-	alias   string
+	settings // for it
+	alias    string
 	// Of the one user. The password or the identity token is set.
 	user, password, identity string
 }
@@ -83,16 +84,16 @@ func newHostile(t *testing.T, canary *lab.Canary, alias string, tls, identity bo
 	if identity {
 		h.identity = lab.NewSecret()
 		canary.Secret("the identity token of "+alias, h.identity, alias)
-		h.Env = lab.Env{"REGISTRY_PROXY_IDENTITYTOKEN": h.identity}
+		h.settings = settings{"REGISTRY_PROXY_IDENTITYTOKEN": h.identity}
 	} else {
 		h.password = lab.NewSecret()
 		canary.Secret("the password of "+alias, h.password, alias)
 		canary.Name("the user of "+alias, h.user, alias)
-		h.Env = lab.Env{"REGISTRY_PROXY_USERNAME": h.user, "REGISTRY_PROXY_PASSWORD": h.password}
+		h.settings = settings{"REGISTRY_PROXY_USERNAME": h.user, "REGISTRY_PROXY_PASSWORD": h.password}
 	}
-	h.Env["REGISTRY_PROXY_ALIAS"] = alias
-	h.Env["REGISTRY_PROXY_DEFAULT"] = "false"
-	h.Env["REGISTRY_PROXY_RETRYFOR"] = "100ms"
+	h.settings["REGISTRY_PROXY_ALIAS"] = alias
+	h.settings["REGISTRY_PROXY_DEFAULT"] = "false"
+	h.settings["REGISTRY_PROXY_RETRYFOR"] = "100ms"
 
 	var serve http.HandlerFunc // set before the first request
 	s := httptest.NewUnstartedServer(h.Record("", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(w, r) })))
@@ -106,13 +107,13 @@ func newHostile(t *testing.T, canary *lab.Canary, alias string, tls, identity bo
 		if err := os.WriteFile(ca, cert, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		h.Env["REGISTRY_PROXY_CA"] = ca
-		h.Env["REGISTRY_PROXY_REMOTEURL"] = "https://127.0.0.1:" + port
+		h.settings["REGISTRY_PROXY_CA"] = ca
+		h.settings["REGISTRY_PROXY_REMOTEURL"] = "https://127.0.0.1:" + port
 		return h
 	}
 	serve = handler(h, "localhost:"+port)
 	s.Start()
-	h.Env["REGISTRY_PROXY_REMOTEURL"] = "http://localhost:" + port
+	h.settings["REGISTRY_PROXY_REMOTEURL"] = "http://localhost:" + port
 	return h
 }
 
@@ -307,9 +308,10 @@ func (w *town) visit(t *testing.T, all []*hostile) {
 	t.Helper()
 	envs := []lab.Env{called("honest", true, w.honest), called("helped", false, byCommand(t, w.helped))}
 	for _, h := range all {
-		envs = append(envs, h.Env)
+		envs = append(envs, h.Env())
 	}
-	m := module(t, inFrontOf(envs...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
+	env := merge(inFrontOf(envs...), lab.Env{"REGISTRY_LOG_LEVEL": "debug"})
+	m := module(t, env)
 	wholeImage(t, m, way{}, w.private)
 	wholeImage(t, m, way{alias: "helped"}, w.private)
 	w.honest.Reset()
@@ -345,5 +347,38 @@ func (w *town) visit(t *testing.T, all []*hostile) {
 			t.Errorf("on behalf of another remote, an honest one was sent credentials: %v", r)
 		}
 	}
+	w.examine(t, env, all)
 	noSecrets(t, w.canary, m)
+}
+
+// examine lets the command doctor try the remotes, all of them at once and then each
+// with an image, and looks for secrets in what it says.
+func (w *town) examine(t *testing.T, env lab.Env, all []*hostile) {
+	t.Helper()
+	dir := tempDir(t)
+	env = merge(env, lab.Env{
+		"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": filepath.Join(dir, "data"),
+		"REGISTRY_HTTP_ADDR":                        must(lab.FreeAddr())(t),
+		"REGISTRY_HTTP_DEBUG_ADDR":                  must(lab.FreeAddr())(t),
+	})
+	start := time.Now()
+	doctor := func(remote string, args ...string) {
+		t.Helper()
+		said, err := lab.Run(t.Context(), dir, env, bin.module, append([]string{"doctor"}, args...)...)
+		if err != nil { // a remote is not well; this has all that was printed
+			said = err.Error()
+		}
+		for _, label := range w.canary.Find(said) {
+			t.Errorf("doctor %v: there is %s in what it says", args, label)
+		}
+		if !strings.Contains(said, remote) {
+			t.Errorf("doctor %v: it says nothing of %s\n%.2000s", args, remote, said)
+		}
+	}
+	doctor(hostOf(w.helped))
+	doctor(hostOf(w.helped), "-o", "json")
+	for _, h := range all {
+		doctor(hostOf(h), h.alias, "--image", "team/app:1.0")
+	}
+	t.Logf("doctor took %v for %d remotes", time.Since(start).Round(time.Millisecond), len(all))
 }
