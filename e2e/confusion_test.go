@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -221,9 +222,11 @@ func TestAttacker(t *testing.T) {
 		"cut":          {uses(lab.Answer(anyRequest, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })), http.StatusServiceUnavailable, "UNAVAILABLE"},
 		"black hole":   {uses(lab.Hang(anyRequest)), http.StatusServiceUnavailable, "UNAVAILABLE"},
 		"portal":       {uses(lab.Answer(anyRequest, content("text/html", portal))), http.StatusBadGateway, "UNAVAILABLE"},
-		"tags say 500": {noTagButAnswers(http.StatusInternalServerError), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"tags say 429": {noTagButAnswers(http.StatusTooManyRequests, "Retry-After", "1"), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
-		"tags say 403": {noTagButAnswers(http.StatusForbidden), http.StatusForbidden, "DENIED"},
+		"portal, 404":  {uses(lab.Answer(anyRequest, notFoundPage)), http.StatusBadGateway, "UNAVAILABLE"},
+		"tags say 500": {noTagAnd(refuse(http.StatusInternalServerError)), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"tags say 429": {noTagAnd(refuse(http.StatusTooManyRequests, "Retry-After", "1")), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
+		"tags, portal": {noTagAnd(content("text/html", portal)), http.StatusBadGateway, "UNAVAILABLE"},
+		"tags say 403": {noTagAnd(refuse(http.StatusForbidden)), http.StatusForbidden, "DENIED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -286,15 +289,22 @@ func answers(status int, headers ...string) func(*testing.T, *lab.Origin) {
 	return uses(lab.Answer(anyRequest, refuse(status, headers...)))
 }
 
-// noTagButAnswers is a remote that says that the tag is not there, and of the
-// repository something else.
-func noTagButAnswers(status int, headers ...string) func(*testing.T, *lab.Origin) {
+// notFoundPage is what web servers say that are no registries.
+func notFoundPage(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html")
+	w.WriteHeader(http.StatusNotFound)
+	fmt.Fprint(w, portal)
+}
+
+// noTagAnd is a remote that says that the tag is not there, and of the repository
+// something else.
+func noTagAnd(tags http.HandlerFunc) func(*testing.T, *lab.Origin) {
 	return uses(lab.Each(func(r *http.Request) lab.Middleware {
 		switch lab.KindOf(r.URL.Path) {
 		case lab.Manifest:
 			return lab.Answer(anyRequest, lab.Refuse(http.StatusNotFound, "MANIFEST_UNKNOWN"))
 		case lab.Tags:
-			return lab.Answer(anyRequest, refuse(status, headers...))
+			return lab.Answer(anyRequest, tags)
 		}
 		return nil
 	}))
