@@ -217,11 +217,10 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (bool, er
 	switch {
 	case askErr == nil && exists:
 		return true, err
-	case askErr == nil, errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied), errors.Is(askErr, ErrInvalid):
-		// It does not list tags, or not for us: what it has said first has to do.
+	case askErr == nil, errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied) && r.remote.DeniedIsAbsent:
 		return false, nil
 	}
-	return false, askErr
+	return false, fmt.Errorf("whether there is a repository %s: %w", r.name, askErr)
 }
 
 // notAnywhere is ErrNotFound of all places that were asked.

@@ -85,8 +85,9 @@ func TestNameIsFound(t *testing.T) {
 		"the first denies what is not":      {func(up *cachetest.Upstream) { up.Fail(denied) }, true, "second.test", nil, "second.test", 1},
 		"away, though it denies what isn't": {func(up *cachetest.Upstream) { up.Fail(away) }, true, "", cache.ErrUnavailable, "", 0},
 		"away for the list of tags":         {func(up *cachetest.Upstream) { up.FailOp("tags", away) }, false, "", cache.ErrUnavailable, "", 0},
-		"no list of tags":                   {func(up *cachetest.Upstream) { up.FailOp("tags", status(cache.ErrInvalid)) }, false, "second.test", nil, "second.test", 1},
-		"no list of tags for us":            {func(up *cachetest.Upstream) { up.FailOp("tags", denied) }, false, "second.test", nil, "second.test", 1},
+		"no list of tags":                   {func(up *cachetest.Upstream) { up.FailOp("tags", status(cache.ErrInvalid)) }, false, "", cache.ErrInvalid, "", 0},
+		"no list of tags for us":            {func(up *cachetest.Upstream) { up.FailOp("tags", denied) }, false, "", cache.ErrDenied, "", 0},
+		"no list of tags of what is not":    {func(up *cachetest.Upstream) { up.FailOp("tags", denied) }, true, "second.test", nil, "second.test", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].DeniedIsAbsent = tt.lenient })

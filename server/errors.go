@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type answer struct {
 	code       errcode.ErrorCode
 	retryAfter time.Duration // 0 for none
 	hint       string        // what to do, beside the error's own text
+	text       string        // instead of the error's own text
 }
 
 // answerFor is the table from what went wrong to what a client is told. It is
@@ -59,7 +61,12 @@ func answerFor(kind contentKind, err error) answer {
 	case errors.Is(err, cache.ErrRefused):
 		return answer{status: http.StatusForbidden, code: errcode.ErrorCodeDenied}
 	case errors.Is(err, cache.ErrLoop):
-		return answer{status: http.StatusLoopDetected, code: errcode.ErrorCodeUnavailable}
+		a := answer{status: http.StatusLoopDetected, code: errcode.ErrorCodeUnavailable}
+		if up != nil && up.Err != nil {
+			// One of those above has noticed it. Each on the way back adds its remote.
+			a.text = fmt.Sprintf("%s: %v", up.Remote, up.Err)
+		}
+		return a
 	case errors.Is(err, cache.ErrNotFound):
 		return answer{status: http.StatusNotFound, code: kind.unknown()}
 	case errors.Is(err, cache.ErrDenied):
@@ -101,7 +108,7 @@ func (a answer) apiError(err error) errcode.Error {
 		// It may have paths of this machine in it.
 		return a.code.WithMessage("internal error; the log of the registry has the details")
 	}
-	message := err.Error()
+	message := cmp.Or(a.text, err.Error())
 	if a.hint != "" {
 		message = fmt.Sprintf("%s; %s", message, a.hint)
 	}

@@ -113,8 +113,8 @@ func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
 	case len(chain) == 0:
 		return r, nil
 	case at >= 0 && s.name != "":
-		return nil, fmt.Errorf("%w: the request has been here, at %s, before: it went on by way of %s; "+
-			"look at the remotes (REGISTRY_PROXY_REMOTEURL) of each", cache.ErrLoop, s.name, strings.Join(append(chain[at+1:], "here"), ", "))
+		way := append(slices.Clone(chain[at:]), s.name)
+		return nil, fmt.Errorf("%w: %s; change the remote (REGISTRY_PROXY_REMOTEURL) of one of them", cache.ErrLoop, strings.Join(way, ", then "))
 	case len(chain) > via.MaxHops:
 		return nil, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
 	}

@@ -18,7 +18,7 @@ import (
 // Where a host refuses that the remote has redirected to, the remote is asked
 // again, once: URLs are signed for a short while, and the next one may be good.
 func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
-	op := "fetching blob " + clean(repo) + "@" + clean(dgst.String())
+	op := opBlob(repo, dgst)
 	q, err := r.queryBlob(op, http.MethodGet, repo, dgst)
 	if err != nil {
 		return nil, err
@@ -41,6 +41,12 @@ func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part
 		return nil, err
 	}
 	return stream, nil
+}
+
+// opBlob says what is being done, the same for GET and HEAD: which of them it took is
+// nobody's business who asks for the blob.
+func opBlob(repo string, dgst digest.Digest) string {
+	return "asking for blob " + clean(repo) + "@" + clean(dgst.String())
 }
 
 // mayHaveExpired reports whether a status is one that hosts answer with to a
@@ -67,7 +73,7 @@ func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.Blo
 	case status == http.StatusRequestedRangeNotSatisfiable && asked:
 		return nil, r.unsatisfied(q.op, rep, part)
 	case status != http.StatusOK && status != http.StatusPartialContent:
-		return nil, r.refused(q.op, rep)
+		return nil, r.refusedBlob(q.op, rep)
 	case encoded(rep.Header):
 		return nil, r.invalid(q.op, status, "the answer is encoded (%q), which we did not ask for",
 			clean(rep.Header.Get("Content-Encoding")))
@@ -92,7 +98,7 @@ func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.Blo
 
 // StatBlob implements [cache.Upstream].
 func (r *Remote) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (int64, error) {
-	op := "asking for blob " + clean(repo) + "@" + clean(dgst.String())
+	op := opBlob(repo, dgst)
 	q, err := r.queryBlob(op, http.MethodHead, repo, dgst)
 	if err != nil {
 		return 0, err
@@ -111,7 +117,7 @@ func (r *Remote) StatBlob(ctx context.Context, repo string, dgst digest.Digest) 
 		// Signed URLs are good for one method, and often that is GET.
 		return r.statByGet(ctx, op, repo, dgst)
 	}
-	return 0, r.refused(op, rep)
+	return 0, r.refusedBlob(op, rep)
 }
 
 // statByGet asks for a blob's first byte to learn its size.
@@ -145,7 +151,7 @@ func (r *Remote) statByGet(ctx context.Context, op, repo string, dgst digest.Dig
 		}
 		return statSize(size, dgst), nil
 	}
-	return 0, r.refused(op, rep)
+	return 0, r.refusedBlob(op, rep)
 }
 
 // statSize is the size of the blob dgst of which the remote says that it has so

@@ -80,9 +80,26 @@ func explain(err error) error {
 // refused is an answer with a status that is not one of success. It reads the
 // body.
 func (r *Remote) refused(op string, resp *reply) error {
+	if resp.StatusCode == http.StatusLoopDetected {
+		return r.refusal(op, resp, loopText(resp.Response))
+	}
+	return r.refusal(op, resp, ociErrors(resp.Response))
+}
+
+// refusedBlob is refused for a blob. What the remote has to say beside the status is
+// left out: it cannot say it in the answer to a HEAD, so that it would tell which
+// blobs are stored for others, and need no GET.
+func (r *Remote) refusedBlob(op string, resp *reply) error {
+	if resp.StatusCode == http.StatusLoopDetected {
+		return r.refused(op, resp)
+	}
+	return r.refusal(op, resp, "")
+}
+
+// refusal is a refused answer, of which the remote says text.
+func (r *Remote) refusal(op string, resp *reply, text string) error {
 	e := r.failure(kindOf(resp.StatusCode), op, resp.StatusCode, nil)
 	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-	text := ociErrors(resp.Response)
 	if resp.foreign {
 		text = join(text, "answered by "+clean(resp.url.Host)+", where the remote has redirected us")
 	}
@@ -132,6 +149,20 @@ func ociErrors(resp *http.Response) string {
 	return diagnostics(terr)
 }
 
+// maxLoopText bounds, in bytes, what is repeated of how a request went round: each
+// registry on the way adds itself.
+const maxLoopText = 4 << 10
+
+// loopText reads which way a request took that came back, from the answer of a
+// registry that was on it.
+func loopText(resp *http.Response) string {
+	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
+	if !ok || len(terr.Errors) == 0 {
+		return ""
+	}
+	return cleanTo(maxLoopText, terr.Errors[0].Message)
+}
+
 func diagnostics(terr *transport.Error) string {
 	var text string
 	for _, d := range terr.Errors[:min(len(terr.Errors), maxErrors)] {
@@ -155,9 +186,12 @@ var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>\\]+`)
 // clean makes a text fit for logs and terminals that may come from a remote: it
 // is short, on one line, without control characters, and its URLs are without
 // what may be a secret: credentials, query, fragment.
-func clean(text string) string {
-	if len(text) > 4*maxText {
-		text = text[:4*maxText] // more cannot be left of it; saves the work
+func clean(text string) string { return cleanTo(maxText, text) }
+
+// cleanTo is clean for a text of so many bytes at most.
+func cleanTo(most int, text string) string {
+	if len(text) > 4*most {
+		text = text[:4*most] // more cannot be left of it; saves the work
 	}
 	text = strings.Map(func(c rune) rune {
 		if c == utf8.RuneError || unicode.IsSpace(c) || !unicode.IsPrint(c) {
@@ -167,8 +201,8 @@ func clean(text string) string {
 	}, text)
 	text = anyURL.ReplaceAllStringFunc(text, cleanURL)
 	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxText {
-		end := maxText
+	if len(text) > most {
+		end := most
 		for !utf8.RuneStart(text[end]) {
 			end--
 		}

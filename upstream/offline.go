@@ -42,7 +42,7 @@ func (o Offline) Resolve(_ context.Context, repo, ref string) (cache.Descriptor,
 
 // Blob implements [cache.Upstream].
 func (o Offline) Blob(_ context.Context, repo string, dgst digest.Digest, _ cache.BlobPart) (*cache.BlobStream, error) {
-	return nil, o.err("fetching blob " + dgst.String() + " of " + repo)
+	return nil, o.err("asking for blob " + dgst.String() + " of " + repo)
 }
 
 // StatBlob implements [cache.Upstream].

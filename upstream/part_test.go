@@ -125,7 +125,7 @@ func TestBadBlobs(t *testing.T) {
 		"offset too great":     {ut.Fault{}, cache.BlobPart{Offset: 10_000}, "HTTP status 416): no such part: byte 10000 was asked for, and the remote says that the blob has 10000 bytes"},
 		"offset far too great": {ut.Fault{}, cache.BlobPart{Offset: math.MaxInt64}, "has 10000 bytes"},
 		"416, no size":         {ut.Fault{Status: 416}, from100, "HTTP status 416): no such part: byte 100 was asked for, and the remote says that there is none"},
-		"416 unasked":          {ut.Fault{Status: 416}, cache.BlobPart{}, "scripted fault"},
+		"416 unasked":          {ut.Fault{Status: 416}, cache.BlobPart{}, "HTTP status 416"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reg := ut.New(t)

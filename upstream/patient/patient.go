@@ -144,7 +144,7 @@ func (p *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descrip
 
 // Blob implements cache.Upstream.
 func (p *Upstream) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
-	if err := p.held("fetching blob %s of %s", dgst, repo); err != nil {
+	if err := p.held("asking for blob %s of %s", dgst, repo); err != nil {
 		return nil, err
 	}
 	s, err := p.up.Blob(ctx, repo, dgst, part)

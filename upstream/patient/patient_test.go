@@ -61,7 +61,7 @@ func TestEveryCallWaits(t *testing.T) {
 		}{
 			{"manifest", "fetching manifest v1 of a/b", func() error { _, err := up.Manifest(ctx, "a/b", "v1"); return err }},
 			{"resolve", "asking for manifest v1 of a/b", func() error { _, err := up.Resolve(ctx, "a/b", "v1"); return err }},
-			{"blob", "fetching blob " + blob.String() + " of a/b", func() error { _, err := up.Blob(ctx, "a/b", blob, cache.BlobPart{}); return err }},
+			{"blob", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.Blob(ctx, "a/b", blob, cache.BlobPart{}); return err }},
 			{"stat", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.StatBlob(ctx, "a/b", blob); return err }},
 			{"tags", "listing tags of a/b", func() error { _, _, err := up.Tags(ctx, "a/b", -1, ""); return err }},
 		}
