@@ -118,7 +118,7 @@ func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
 	case len(chain) > via.MaxHops:
 		return nil, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
 	}
-	return r.WithContext(via.With(r.Context(), chain)), nil
+	return r.WithContext(via.With(r.Context(), via.Ours(chain))), nil
 }
 
 // forApp returns the request as the app is to see it. Where access is controlled,

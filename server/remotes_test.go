@@ -234,8 +234,8 @@ func TestLoops(t *testing.T) {
 	url := s.url + "/v2/a/b/manifests/v1"
 	long := strings.TrimSuffix(strings.Repeat("1.1 x, ", via.MaxHops+1), ", ")
 	for name, header := range map[string]string{
-		"directly":       "1.1 this-one",
-		"after others":   "1.1 below, 1.1 this-one, HTTP/1.1 above, 1.0 nginx (proxy)",
+		"directly":       "1.1 registry-module-this",
+		"after others":   "1.1 below, 1.1 registry-module-this, HTTP/1.1 registry-module-above, 1.0 nginx (proxy)",
 		"without an end": long,
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
@@ -243,7 +243,7 @@ func TestLoops(t *testing.T) {
 			if r.status != 508 {
 				t.Errorf("%s: status %d, want 508", name, r.status)
 			}
-			if method == http.MethodGet && (r.code(t) == "" || name == "after others" && !strings.Contains(string(r.body), "this-one, then above, then nginx, then this-one")) {
+			if method == http.MethodGet && (r.code(t) == "" || name == "after others" && !strings.Contains(string(r.body), "registry-module-this, then registry-module-above, then nginx, then registry-module-this")) {
 				t.Errorf("%s: %s", name, r.body)
 			}
 		}
@@ -251,7 +251,7 @@ func TestLoops(t *testing.T) {
 	if n := s.up.Calls(""); n != 0 {
 		t.Errorf("%d requests to the remote", n)
 	}
-	if r := do(t, http.MethodGet, url, "Via", "1.1 below, 1.1 nginx"); r.status != 200 || !slices.Equal(passed, []string{"below", "nginx"}) {
+	if r := do(t, http.MethodGet, url, "Via", "1.1 registry-module-below, 1.1 proxy.internal.test:3128"); r.status != 200 || !slices.Equal(passed, []string{"registry-module-below"}) {
 		t.Errorf("status %d, passed on %q", r.status, passed)
 	}
 	s.up.Fail(&cache.UpstreamError{Kind: cache.ErrLoop, Remote: "above.test", Op: "fetching", Status: 508, Err: errors.New("further.test: the way")})

@@ -107,7 +107,7 @@ func routes(tb testing.TB, remotes ...router.Remote) server.Router {
 // serve starts one more server over the same cache.
 func (s *site) serve(t *testing.T, adjust ...func(*server.Options)) string {
 	t.Helper()
-	opts := server.Options{Cache: s.cache, Name: "this-one", Router: routes(t,
+	opts := server.Options{Cache: s.cache, Name: "registry-module-this", Router: routes(t,
 		router.Remote{Host: s.up.Host(), Alias: "alias", Default: true},
 		router.Remote{Host: s.up2.Host(), Alias: "two", Deny: []string{"secret/**"}},
 	)}

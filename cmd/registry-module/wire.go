@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -25,6 +23,7 @@ import (
 	"registry-module/cache/disk"
 	"registry-module/cache/index"
 	"registry-module/config"
+	"registry-module/internal/via"
 	"registry-module/server"
 	"registry-module/upstream"
 	"registry-module/upstream/metered"
@@ -70,7 +69,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	p.closers = append(p.closers, idx)
 
-	p.name = "registry-module-" + strings.ToLower(rand.Text()[:8])
+	p.name = via.NewName()
 	remotes, routes, err := p.wireRemotes(cfg, store, log)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ package via
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,6 +23,18 @@ const Header = "Via"
 // MaxHops is how many registries a request can have passed. Nobody builds more
 // layers; a chain that is longer is a loop through something that alters names.
 const MaxHops = 64
+
+// prefix is what our names begin with.
+const prefix = "registry-module-"
+
+// NewName returns a name that no other process has. It tells nothing of the machine.
+func NewName() string { return prefix + strings.ToLower(rand.Text()[:8]) }
+
+// Ours returns the part of a chain that NewName has made. Others can be the names of
+// hosts, which are nobody's business above (RFC 9110, section 7.6.3).
+func Ours(chain []string) []string {
+	return slices.DeleteFunc(slices.Clone(chain), func(name string) bool { return !strings.HasPrefix(name, prefix) })
+}
 
 type chainKey struct{}
 

@@ -48,6 +48,17 @@ func TestCarry(t *testing.T) {
 	}
 }
 
+func TestNames(t *testing.T) {
+	a, b := via.NewName(), via.NewName()
+	if a == b || !slices.Equal(via.Parse(http.Header{via.Header: {via.Value([]string{a, b})}}), []string{a, b}) {
+		t.Errorf("names %q, %q", a, b)
+	}
+	chain := []string{a, "gateway.internal.test", b, "squid"}
+	if got := via.Ours(chain); !slices.Equal(got, []string{a, b}) || len(chain) != 4 || chain[1] != "gateway.internal.test" {
+		t.Errorf("ours of %q: %q", chain, got)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("1.1 a, 1.0 b (c)")
 	f.Fuzz(func(t *testing.T, line string) {
