@@ -27,7 +27,7 @@ func (d *download) prepare(ctx context.Context) (first *opened, err error) {
 	if size > 0 && f.have.EndAt(0) == size {
 		return nil, d.confirm(ctx, size)
 	}
-	release, err := f.acquire(ctx, f.by.remote.streamSlots, d.named)
+	release, err := f.acquire(ctx, d.by.remote.streamSlots, d.named)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (d *download) confirm(ctx context.Context, size int64) error {
 // ask asks the remote for the first span, and accepts its answer.
 func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, error) {
 	stream, err := atOnce(ctx, func() (*BlobStream, error) {
-		return d.f.by.remote.Upstream.Blob(ctx, d.f.by.name, d.f.dgst, d.part(span))
+		return d.by.remote.Upstream.Blob(ctx, d.by.name, d.f.dgst, d.part(span))
 	})
 	if err != nil {
 		return nil, err

@@ -41,17 +41,28 @@ func (c *Cache) binding(ctx context.Context, name string) (boundRecord, error) {
 	return b, err
 }
 
-// bind records that n means r; before is what it meant until now, nil for nothing.
-// Where that fails it is found out again next time.
-func (n *Name) bind(ctx context.Context, r, before *Repository) {
+// bind records that n means r, and returns r; before is what it meant when it was
+// looked for, nil for nothing. Where somebody has bound it to another one meanwhile,
+// that one is returned and stays. Where it cannot be recorded it is found out again
+// next time.
+func (n *Name) bind(ctx context.Context, r, before *Repository) *Repository {
 	c := n.c
+	c.binds.Lock()
+	defer c.binds.Unlock()
+	now, settled, err := n.meant(ctx)
 	switch {
+	case err != nil:
+		c.log.WithError(err).Warnf("what the name %s means is not recorded", n.name)
+		return r
+	case settled:
+		return now
 	case before == nil:
 		c.log.Infof("the name %s is bound to %s, where it was found", n.name, r.remote.Host)
 	case before != r:
 		c.log.Warnf("the name %s is bound to %s from now on, and not to %s any more", n.name, r.remote.Host, before.remote.Host)
 	}
 	c.tryApply(ctx, put(key(kindBound, n.name), boundRecord{r.remote.Host, c.opts.Now().UnixNano()}))
+	return r
 }
 
 // Bindings yields what names have turned out to mean, in the order of the names. An

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
+	"registry-module/internal/slots"
 	"registry-module/internal/verify"
+	"registry-module/internal/via"
 )
 
 // StatBlob returns the size of the blob dgst, or -1 where the remote does not
@@ -66,6 +69,54 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 		}
 		return size, nil
 	})
+}
+
+// vouchInTurn is vouch for who wants the blob. Unless a manifest of the repository has
+// named it, so that it is no secret here, it waits like one that has to be fetched: how
+// long that takes does not tell that it is there.
+func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error {
+	named, err := r.c.has(ctx, key(kindNamed, r.key, dgst.String()))
+	if err != nil {
+		return err
+	}
+	if named {
+		_, err := r.vouch(ctx, dgst)
+		return err
+	}
+	c := r.c
+	turn := c.flights.DoChan(string(key(kindNamed, r.key, dgst.String(), via.Value(via.From(ctx)))), func() (any, error) {
+		if !c.begin() {
+			return nil, ErrClosed
+		}
+		defer c.wg.Done()
+		ctx := via.Carry(c.ctx, ctx)
+		for _, s := range []*slots.Slots{r.remote.fillSlots, r.remote.streamSlots} {
+			release, err := s.Acquire(ctx, slots.First)
+			if err != nil {
+				return nil, c.ended(err)
+			}
+			defer release()
+		}
+		_, err := r.vouch(ctx, dgst)
+		return nil, err
+	})
+	select {
+	case res := <-turn:
+		return res.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// mayWaitFor tells whether the request of ctx has come another way than that which
+// f was begun for, and f has no answer yet: it might be waiting for this very request.
+func (f *fill) mayWaitFor(ctx context.Context) bool {
+	select {
+	case <-f.started:
+		return false
+	default:
+		return len(via.From(ctx)) > 0 && !slices.Equal(via.From(f.ctx), via.From(ctx))
+	}
 }
 
 // CachedBlob opens the blob dgst if it is stored and the remote has served it in
@@ -217,13 +268,13 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if err != nil {
 			return nil, err
 		}
-		if !fresh && !f.serves(r) {
-			if _, err := r.vouch(ctx, dgst); err != nil {
+		if !fresh && (!f.serves(r) || f.mayWaitFor(ctx)) {
+			if err := r.vouchInTurn(ctx, dgst); err != nil {
 				return nil, err
 			}
 		}
 		b, err = r.follow(ctx, f)
-		if f.failedForOthers(r, err) {
+		if f.failedForOthers(ctx, r, err) {
 			continue
 		}
 		return b, err
@@ -234,8 +285,13 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 
 // failedForOthers tells whether err, with which f has failed, says nothing about r:
 // it was the answer to another repository's name, or another remote's.
-func (f *fill) failedForOthers(r *Repository, err error) bool {
-	if f.by.key == r.key || err == nil {
+func (f *fill) failedForOthers(ctx context.Context, r *Repository, err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, ErrLoop) && !slices.Equal(via.From(f.ctx), via.From(ctx)):
+		return true // that was about the way of another request
+	case f.by.key == r.key:
 		return false
 	}
 	if f.by.remote != r.remote {
@@ -255,7 +311,7 @@ func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, er
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.vouch(ctx, dgst); err != nil {
+	if err := r.vouchInTurn(ctx, dgst); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	if linked, err := r.CachedBlob(ctx, dgst); err == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,6 +75,9 @@ type Cache struct {
 	// prefetch is what is to be fetched before somebody asks for it.
 	prefetch *prefetcher
 
+	// binds keeps those apart who find out what a name means.
+	binds sync.Mutex
+
 	// accounts keeps the entries of stored blobs in step with space.
 	accounts sync.Mutex
 
@@ -118,13 +122,11 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		fills:     make(map[digest.Digest]*fill),
 		left:      make(map[digest.Digest]*leftover),
 	}
-	asked := false // somewhere there is something to fetch
 	for _, r := range opts.Remotes {
 		if c.remote(r.Host) != nil {
 			return nil, fmt.Errorf("cache: there are two remotes %s", r.Host)
 		}
 		c.remotes = append(c.remotes, newRemote(r))
-		asked = asked || r.Upstream != nil
 	}
 	c.buffers.New = func() any {
 		buf := make([]byte, streamBuffer)
@@ -140,10 +142,13 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(c.watchLeft)
-	if asked && opts.Resume {
-		c.wg.Go(c.resumeLeft)
+	asked := slices.DeleteFunc(slices.Clone(c.remotes), func(r *remote) bool { return r.Upstream == nil })
+	if opts.Resume {
+		for _, r := range asked {
+			c.wg.Go(func() { c.resumeLeft(r) })
+		}
 	}
-	if asked && opts.Prefetch {
+	if len(asked) > 0 && opts.Prefetch {
 		if c.prefetch, err = newPrefetcher(c); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}

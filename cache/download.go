@@ -36,7 +36,8 @@ const (
 // goroutine, run's, decides; each stream has one of its own, and so has the sum.
 type download struct {
 	f     *fill
-	named int64 // the blob's size by a manifest of f.by; 0 where none tells
+	by    *Repository // whose name the next stream asks for
+	named int64       // the blob's size by a manifest of f.by; 0 where none tells
 	res   *reservation
 	// partial is f.draft where that can be kept, nil where it is too small to
 	// be worth it.
@@ -94,7 +95,7 @@ var (
 
 // enter runs the download when it is its turn.
 func (d *download) enter(ctx context.Context) error {
-	release, err := d.f.acquire(ctx, d.f.by.remote.fillSlots, d.named)
+	release, err := d.f.acquire(ctx, d.by.remote.fillSlots, d.named)
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (d *download) run(ctx context.Context) error {
 		return err
 	}
 	// No stream sends more than two events, or has to wait to do it.
-	d.events = make(chan event, 2*2*d.f.by.remote.Connections)
+	d.events = make(chan event, 2*2*d.by.remote.Connections)
 	d.summed = make(chan struct{})
 	go func() {
 		defer close(d.summed)
@@ -144,7 +145,7 @@ func (d *download) setSize(size int64) {
 		d.end = maxEnd
 		return
 	}
-	if n := int64(d.f.by.remote.Connections); n > 1 && size >= manyFrom {
+	if n := int64(d.by.remote.Connections); n > 1 && size >= manyFrom {
 		chunk := size / (2 * n) / PartSize * PartSize
 		d.chunk = min(max(chunk, minChunk), maxChunk)
 	}
@@ -254,7 +255,7 @@ func (d *download) more(ctx context.Context) {
 			d.launch(ctx, opened{span: span})
 			continue
 		}
-		limit := d.f.by.remote.Connections
+		limit := d.by.remote.Connections
 		if wanted {
 			limit *= 2 // who waits for a place far ahead is not to wait for a chunk, too
 		}
@@ -265,7 +266,7 @@ func (d *download) more(ctx context.Context) {
 		if d.f.class(d.f.size) == slots.Ahead {
 			class = slots.Ahead // what nobody waits for has a limit of its own
 		}
-		release, ok := d.f.by.remote.streamSlots.Try(class)
+		release, ok := d.by.remote.streamSlots.Try(class)
 		if !ok {
 			return
 		}
@@ -335,7 +336,7 @@ func (d *download) launch(ctx context.Context, o opened) {
 	d.claimed.Add(o.span)
 	d.streams++
 	d.opening++
-	s := stream{f: d.f, res: d.res, span: o.span, part: d.part(o.span), end: d.end, untold: d.untold, events: d.events}
+	s := stream{f: d.f, by: d.by, res: d.res, span: o.span, part: d.part(o.span), end: d.end, untold: d.untold, events: d.events}
 	go func() {
 		began, got, err := s.run(ctx, o)
 		d.events <- event{span: o.span, began: began, got: got, err: err}
@@ -381,7 +382,7 @@ func (d *download) handle(ctx context.Context, e event) error {
 			return d.failed(e)
 		}
 		d.parts, d.whole, d.chunk = false, true, 0
-		d.f.c.log.Infof("%s gives no parts of %s: it comes from its start again", d.f.by.remote.Host, d.f.dgst)
+		d.f.c.log.Infof("%s gives no parts of %s: it comes from its start again", d.by.remote.Host, d.f.dgst)
 		return nil
 	}
 	return d.failed(e)
@@ -394,10 +395,11 @@ func (d *download) failed(e event) error {
 		return nil // another one has failed just before
 	}
 	log := d.f.c.log.WithError(e.err)
-	wait, err := d.retry.again(e.err, d.f.idle(), d.f.by.remote.RetryFor)
+	wait, err := d.retry.again(e.err, d.f.idle(), d.by.remote.RetryFor)
 	if err != nil {
 		return err
 	}
+	d.turn()
 	if wait == 0 {
 		log.Debugf("download of %s goes on at once", d.f.dgst)
 		return nil
@@ -405,6 +407,15 @@ func (d *download) failed(e event) error {
 	log.Infof("download of %s goes on in %v", d.f.dgst, wait.Round(10*time.Millisecond))
 	d.pause = time.NewTimer(wait)
 	return nil
+}
+
+// turn has the next stream ask another remote that serves the blob, too, if there is
+// one: this one has just failed, and might for long.
+func (d *download) turn() {
+	if next := d.f.elsewhere(d.by); next != nil {
+		d.f.c.log.Infof("download of %s goes on at %s", d.f.dgst, next.remote.Host)
+		d.by, d.validator = next, ""
+	}
 }
 
 // putAside ends a download that has failed: what is right of it is kept for the

@@ -142,7 +142,7 @@ func (f *fill) drop() {
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
 	ctx := f.ctx
-	d := &download{f: f, named: f.by.namedSize(ctx, f.dgst)}
+	d := &download{f: f, by: f.by, named: f.by.namedSize(ctx, f.dgst)}
 	err := d.enter(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -253,6 +253,19 @@ func (f *fill) vouch(r *Repository) bool {
 	}
 	f.vouched[r.key] = r
 	return true
+}
+
+// elsewhere returns a repository of another remote than r's that serves the blob as
+// well, nil where there is none.
+func (f *fill) elsewhere(r *Repository) *Repository {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, other := range f.vouched {
+		if other.remote != r.remote {
+			return other
+		}
+	}
+	return nil
 }
 
 // hurry tells that a client waits for the blob.

@@ -35,10 +35,14 @@ func (c *Cache) begin() bool {
 
 // flight runs ask once for all who want the same of r at the same time; kind and
 // name say what. It belongs to the cache: it goes on when the caller leaves.
+//
+// Only those share it whose requests have come the same way: of two registries that
+// fetch from each other, each would otherwise wait for the other one's flight, and
+// nobody would notice that it is a loop.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
 	c := r.c
 	var none T
-	result := c.flights.DoChan(string(key(kind, r.key, name)), func() (any, error) {
+	result := c.flights.DoChan(string(key(kind, r.key, name, via.Value(via.From(ctx)))), func() (any, error) {
 		if !c.begin() {
 			return none, ErrClosed
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -167,12 +166,16 @@ type partialNote struct {
 }
 
 func (d *download) note() []byte {
-	n := partialNote{Size: d.f.size, Remote: d.f.by.remote.Host, Validator: d.validator}
+	n := partialNote{Size: d.f.size, Remote: d.by.remote.Host, Validator: d.validator}
 	if d.known.Remote == n.Remote {
 		n.Repositories = slices.Clone(d.known.Repositories)
 	}
 	d.f.mu.Lock()
-	n.Repositories = slices.AppendSeq(n.Repositories, maps.Keys(d.f.vouched))
+	for key, r := range d.f.vouched {
+		if r.remote == d.by.remote {
+			n.Repositories = append(n.Repositories, key)
+		}
+	}
 	d.f.mu.Unlock()
 	slices.Sort(n.Repositories)
 	n.Repositories = slices.Compact(n.Repositories)
@@ -201,11 +204,16 @@ func (n partialNote) vouchedFor(remote, key string) bool {
 // for it, and each of them is a line in the log.
 const resumeWait = 5 * time.Minute
 
-// resumeLeft goes on with the unfinished downloads of earlier processes, one
-// after the other, and waits for the remote where it is away.
-func (c *Cache) resumeLeft() {
+// resumeLeft goes on with the unfinished downloads from one remote of earlier
+// processes, one after the other, and waits for the remote where it is away.
+func (c *Cache) resumeLeft(from *remote) {
+	var todo []digest.Digest
 	c.mu.Lock()
-	todo := slices.Collect(maps.Keys(c.left))
+	for dgst, l := range c.left {
+		if l.note.Remote == from.Host {
+			todo = append(todo, dgst)
+		}
+	}
 	c.mu.Unlock()
 	waits := newBackOff(resumeWait)
 	for {
@@ -234,11 +242,16 @@ func (c *Cache) resume(dgst digest.Digest) error {
 	c.mu.Lock()
 	l := c.left[dgst]
 	c.mu.Unlock()
-	if l == nil || len(l.note.Repositories) == 0 {
+	if l == nil {
 		return nil
 	}
-	r := c.stored(l.note.Remote, l.note.Repositories[0])
-	if r == nil || r.remote.Upstream == nil {
+	var r *Repository
+	for _, key := range l.note.Repositories {
+		if r = c.stored(l.note.Remote, key); r != nil {
+			break
+		}
+	}
+	if r == nil {
 		return nil
 	}
 	f, _, err := c.fill(c.ctx, r, dgst)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 // (see [Binding]), so that what has a name today is not something else tomorrow.
 //
 // The next place is asked only where one has said that it has no such repository:
-// neither this manifest or blob, nor any tag. While a remote cannot be asked nobody
+// neither this manifest or blob, nor a list of tags. While a remote cannot be asked nobody
 // can answer in its stead, since that might be somebody who has taken a name that is
 // not theirs.
 //
@@ -156,36 +157,48 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 		return none, err
 	}
 	if settled {
-		got, err := op(bound)
-		if errors.Is(err, ErrNotFound) && len(n.among) > 1 {
-			err = fmt.Errorf("%w; the name %s is bound to %s, and not looked for elsewhere", err, n.name, bound.remote.Host)
-		}
-		return got, err
+		return at(n, bound, op)
 	}
 	var nowhere notAnywhere
 	for _, r := range n.among {
 		if bound != nil && r != bound && r.isAway() {
-			return op(bound) // it cannot be asked whether that has changed
+			return at(n, bound, op) // it cannot be asked whether that has changed
 		}
 		got, err := op(r)
-		if err == nil {
-			n.bind(ctx, r, bound)
-			return got, nil
+		has := err == nil
+		if !has {
+			has, err = r.has(ctx, what, err)
 		}
-		has, err := r.has(ctx, what, err)
 		switch {
 		case has:
-			n.bind(ctx, r, bound)
-			return none, err
+			if meant := n.bind(ctx, r, bound); meant != r {
+				// Somebody else was faster, and has found it elsewhere.
+				if c, ok := any(got).(io.Closer); ok && err == nil {
+					_ = c.Close() // it was not read
+				}
+				return at(n, meant, op)
+			}
+			return got, err
 		case err == nil:
 			nowhere = append(nowhere, fmt.Errorf("%s has no repository %s", r.remote.Host, r.name))
-		case bound != nil && r != bound:
-			return op(bound)
-		default:
-			return none, err
+			continue
 		}
+		r.noteFailure(err)
+		if bound != nil && r != bound {
+			return at(n, bound, op)
+		}
+		return none, err
 	}
 	return none, nowhere
+}
+
+// at does op at r, which n means.
+func at[T any](n *Name, r *Repository, op func(*Repository) (T, error)) (T, error) {
+	got, err := op(r)
+	if errors.Is(err, ErrNotFound) && len(n.among) > 1 {
+		err = fmt.Errorf("%w; the name %s is bound to %s, and not looked for elsewhere", err, n.name, r.remote.Host)
+	}
+	return got, err
 }
 
 // has tells whether there is the repository at all, after what was asked for has
@@ -210,14 +223,14 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (bool, er
 	if what == allTags {
 		return false, nil
 	}
-	exists, askErr := flight(ctx, r, kindRepo, "", func(ctx context.Context) (bool, error) {
-		tags, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
-		return len(tags) > 0, err
+	_, askErr := flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
+		_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
+		return struct{}{}, err
 	})
 	switch {
-	case askErr == nil && exists:
+	case askErr == nil:
 		return true, err
-	case askErr == nil, errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied) && r.remote.DeniedIsAbsent:
+	case errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied) && r.remote.DeniedIsAbsent:
 		return false, nil
 	}
 	return false, fmt.Errorf("whether there is a repository %s: %w", r.name, askErr)

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -85,6 +86,7 @@ func TestNameIsFound(t *testing.T) {
 		"the first denies what is not":      {func(up *cachetest.Upstream) { up.Fail(denied) }, true, "second.test", nil, "second.test", 1},
 		"away, though it denies what isn't": {func(up *cachetest.Upstream) { up.Fail(away) }, true, "", cache.ErrUnavailable, "", 0},
 		"away for the list of tags":         {func(up *cachetest.Upstream) { up.FailOp("tags", away) }, false, "", cache.ErrUnavailable, "", 0},
+		"the first has a list without tags": {func(up *cachetest.Upstream) { addImageAt(up, "a", "x", "first"); up.RemoveTag("a", "x") }, false, "", cache.ErrNotFound, "upstream.test", 0},
 		"no list of tags":                   {func(up *cachetest.Upstream) { up.FailOp("tags", status(cache.ErrInvalid)) }, false, "", cache.ErrInvalid, "", 0},
 		"no list of tags for us":            {func(up *cachetest.Upstream) { up.FailOp("tags", denied) }, false, "", cache.ErrDenied, "", 0},
 		"no list of tags of what is not":    {func(up *cachetest.Upstream) { up.FailOp("tags", denied) }, true, "second.test", nil, "second.test", 1},
@@ -245,6 +247,53 @@ func TestNameHasMoved(t *testing.T) {
 	}
 	if _, err := s.called("b").Tag(t.Context(), "v1"); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("what is not stored: %v", err)
+	}
+}
+
+// Who is slow to find a name does not change what it means meanwhile.
+func TestNameIsFoundTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t)
+		blob := second.AddBlob("a", []byte("of somebody else"))
+		slow := make(chan struct{})
+		second.Asked = func(context.Context, string) { <-slow }
+		done := make(chan error)
+		go func() {
+			_, err := s.called("a").OpenBlob(t.Context(), blob)
+			done <- err
+		}()
+		synctest.Wait() // the first remote does not have it, yet
+		mine := addImageAt(s.up, "a", "v1", "first")
+		m, err := s.called("a").Tag(t.Context(), "v1")
+		if err != nil || m.Digest != mine {
+			t.Errorf("%s, %v", m.Digest, err)
+		}
+		close(slow)
+		if err := <-done; !errors.Is(err, cache.ErrNotFound) || !strings.Contains(err.Error(), "bound to upstream.test") {
+			t.Errorf("what the other remote has: %v", err)
+		}
+		if got := s.bindings(t); !slices.Equal(got, []string{"a=upstream.test"}) {
+			t.Errorf("bindings %q", got)
+		}
+	})
+}
+
+// Many who use a name whose binding has expired wait for a remote that is away once.
+func TestExpiredNameOfRemoteThatIsAway(t *testing.T) {
+	const ttl = 24 * time.Hour
+	s, second := newPair(t, func(o *cache.Options) { o.BindingTTL = ttl })
+	dgst := addImageAt(second, "a", "v1", "second")
+	_, err := s.called("a").Tag(t.Context(), "v1")
+	must(t, err)
+	s.now = s.now.Add(2 * ttl)
+	s.up.Fail(status(cache.ErrUnavailable))
+	asked := s.up.Calls("")
+	for range 10 {
+		_, err := s.called("a").Manifest(t.Context(), dgst)
+		must(t, err)
+	}
+	if n := s.up.Calls("") - asked; n != 1 {
+		t.Errorf("%d requests to the remote that is away", n)
 	}
 }
 

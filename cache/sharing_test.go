@@ -154,6 +154,68 @@ func TestBlobOfAnotherRemoteFails(t *testing.T) {
 	})
 }
 
+// A download goes on at the other remote that serves the blob, when the first one
+// breaks off.
+func TestBlobGoesOnAtAnotherRemote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t)
+		content := bytes.Repeat([]byte("shared by two"), 200<<10)
+		dgst := s.up.AddBlob("a", content)
+		second.AddBlob("b", content)
+		feed := cachetest.NewFeed()
+		s.up.Body = feedOf(feed)
+		got := make(chan []byte, 2)
+		read := func(host, repo string) {
+			content, err := pull(t, s.at(t, host, repo), dgst)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- content
+		}
+		go read("upstream.test", "a")
+		must(t, feed.Send(content[:1<<20]))
+		go read("second.test", "b")
+		synctest.Wait()
+		s.up.Fail(status(cache.ErrUnavailable))
+		feed.End(status(cache.ErrUnavailable))
+		for range 2 {
+			if got := <-got; !bytes.Equal(got, content) {
+				t.Errorf("%d bytes, want %d", len(got), len(content))
+			}
+		}
+		if got, want := second.Sent(), int64(len(content)-1<<20); got != want {
+			t.Errorf("the second remote has sent %d bytes, want %d", got, want)
+		}
+	})
+}
+
+// How long it takes does not tell either, while others are served.
+func TestQueueIsNoOracle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].MaxConnections = 1 })
+		secret := second.AddBlob("private", []byte("a secret of the second"))
+		_, err := pull(t, s.at(t, "second.test", "private"), secret)
+		must(t, err)
+		feed := cachetest.NewFeed()
+		s.up.Body = feedOf(feed)
+		busy := s.up.AddBlob("a", bytes.Repeat([]byte("busy"), 1<<20))
+		b, err := s.at(t, "upstream.test", "a").OpenBlob(t.Context(), busy)
+		must(t, err)
+		defer func() { _ = b.Close() }() // it was not read
+		synctest.Wait()
+		for _, dgst := range []digest.Digest{secret, digest.FromString("of which nobody has heard")} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			start := time.Now()
+			_, err := s.at(t, "upstream.test", "a").OpenBlob(ctx, dgst)
+			cancel()
+			if took := time.Since(start); took != time.Minute || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("answered after %v: %v", took, err)
+			}
+		}
+		feed.End(status(cache.ErrNotFound))
+	})
+}
+
 // What is stored for somebody else is answered like what is stored for nobody: by
 // the remote, after as many requests.
 func TestStoredBlobsAreNoOracle(t *testing.T) {
@@ -238,6 +300,47 @@ func TestResumeOfTwoRemotes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Resuming waits for no other remote, and knows its own repositories.
+func TestResumeWithoutTheOther(t *testing.T) {
+	for _, repo := range []string{"a", "zeta"} { // of which one comes before the other remote's in a list
+		synctest.Test(t, func(t *testing.T) {
+			s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].RetryFor, o.Remotes[1].RetryFor = -1, -1 })
+			content := bytes.Repeat([]byte("first"), 200<<10)
+			feed := cachetest.NewFeed()
+			s.up.Body = feedOf(feed)
+			dgst := s.up.AddBlob(repo, content)
+			second.AddBlob("b", content)
+			first, err := s.at(t, "upstream.test", repo).OpenBlob(t.Context(), dgst)
+			must(t, err)
+			must(t, feed.Send(content[:512<<10]))
+			other, err := s.at(t, "second.test", "b").OpenBlob(t.Context(), dgst)
+			must(t, err)
+			feed.End(status(cache.ErrUnavailable))
+			synctest.Wait()
+			must(t, errors.Join(first.Close(), other.Close()))
+
+			stuck := cachetest.NewFeed()
+			second.Body = feedOf(stuck)
+			lost := second.AddBlob("c", content[1:])
+			b, err := s.at(t, "second.test", "c").OpenBlob(t.Context(), lost)
+			must(t, err)
+			must(t, stuck.Send(content[1:512<<10]))
+			stuck.End(status(cache.ErrUnavailable))
+			synctest.Wait()
+			must(t, b.Close())
+
+			s.up.Body = nil
+			second.Fail(status(cache.ErrUnavailable))
+			before := s.up.Sent()
+			s.reopen(t, func(o *cache.Options) { o.Resume = true })
+			time.Sleep(time.Minute)
+			if got, want := s.up.Sent()-before, int64(len(content)-512<<10); got != want {
+				t.Errorf("%s: the first remote has sent %d bytes, want %d", repo, got, want)
+			}
+		})
+	}
 }
 
 // A remote that is busy, or does not answer, holds up nobody else.

@@ -14,6 +14,7 @@ import (
 // stream brings one span of a blob into its draft, over one connection.
 type stream struct {
 	f      *fill
+	by     *Repository // whose name the remote is asked for
 	res    *reservation
 	span   extents.Span
 	part   BlobPart // what the remote is asked for to get it
@@ -28,29 +29,29 @@ type stream struct {
 func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err error) {
 	f := s.f
 	if o.release == nil {
-		if o.release, err = f.acquire(ctx, f.by.remote.streamSlots, f.size); err != nil {
+		if o.release, err = f.acquire(ctx, s.by.remote.streamSlots, f.size); err != nil {
 			return false, 0, err
 		}
 	}
 	defer o.release()
 	if o.stream == nil {
-		if o.stream, err = f.by.remote.Upstream.Blob(ctx, f.by.name, f.dgst, s.part); err != nil {
+		if o.stream, err = s.by.remote.Upstream.Blob(ctx, s.by.name, f.dgst, s.part); err != nil {
 			return false, 0, err
 		}
 	}
 	defer func() { _ = o.stream.Body.Close() }() // it was only read
 	switch size := o.stream.Size; {
 	case f.size >= 0 && size >= 0 && size != f.size:
-		return false, 0, f.by.bodyError(f.dgst, otherSize(size, f.size))
+		return false, 0, s.by.bodyError(f.dgst, otherSize(size, f.size))
 	case o.stream.Offset == 0 && s.span.Start > 0:
 		return false, 0, errWhole
 	case o.stream.Offset != s.span.Start:
-		return false, 0, f.by.bodyError(f.dgst, otherOffset(o.stream.Offset, s.span.Start))
+		return false, 0, s.by.bodyError(f.dgst, otherOffset(o.stream.Offset, s.span.Start))
 	}
 	s.events <- event{opened: o.stream}
 	got, err = s.copy(ctx, o.stream)
 	if err != nil && !errors.Is(err, ErrNoSpace) {
-		err = f.by.bodyError(f.dgst, err)
+		err = s.by.bodyError(f.dgst, err)
 	}
 	return true, got, err
 }

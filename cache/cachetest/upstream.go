@@ -28,7 +28,7 @@ type Upstream struct {
 	Answer func(n int, part cache.BlobPart, s *cache.BlobStream) error
 	// HideSize makes blobs come without their size.
 	HideSize bool
-	// Asked, if set, is called with each request before it is answered.
+	// Asked, if set, is called with each request before it is answered. It may wait.
 	Asked func(ctx context.Context, op string)
 	// NoParts makes it give the whole blob where a part is asked for.
 	NoParts bool
@@ -145,10 +145,15 @@ func (u *Upstream) Calls(op string) int {
 	return all
 }
 
-func (u *Upstream) call(ctx context.Context, op string) error {
+// begin locks u for the answer to a request.
+func (u *Upstream) begin(ctx context.Context, op string) {
 	if u.Asked != nil {
 		u.Asked(ctx, op)
 	}
+	u.mu.Lock()
+}
+
+func (u *Upstream) call(op string) error {
 	if u.calls == nil {
 		u.calls = make(map[string]int)
 	}
@@ -161,9 +166,9 @@ func (u *Upstream) Host() string { return cmp.Or(u.Name, "upstream.test") }
 
 // Manifest implements cache.Upstream.
 func (u *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {
-	u.mu.Lock()
+	u.begin(ctx, "manifest")
 	defer u.mu.Unlock()
-	if err := u.call(ctx, "manifest"); err != nil {
+	if err := u.call("manifest"); err != nil {
 		return cache.Manifest{}, err
 	}
 	m, ok := u.manifests[repo+"@"+ref]
@@ -175,9 +180,9 @@ func (u *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manife
 
 // Resolve implements cache.Upstream.
 func (u *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
-	u.mu.Lock()
+	u.begin(ctx, "resolve")
 	defer u.mu.Unlock()
-	if err := u.call(ctx, "resolve"); err != nil {
+	if err := u.call("resolve"); err != nil {
 		return cache.Descriptor{}, err
 	}
 	m, ok := u.manifests[repo+"@"+ref]
@@ -189,9 +194,9 @@ func (u *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descrip
 
 // Blob implements cache.Upstream.
 func (u *Upstream) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
-	u.mu.Lock()
+	u.begin(ctx, "blob")
 	defer u.mu.Unlock()
-	if err := u.call(ctx, "blob"); err != nil {
+	if err := u.call("blob"); err != nil {
 		return nil, err
 	}
 	content, ok := u.blobs[repo+"@"+dgst.String()]
@@ -254,9 +259,9 @@ func (u *Upstream) Parts() []cache.BlobPart {
 
 // StatBlob implements cache.Upstream.
 func (u *Upstream) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (int64, error) {
-	u.mu.Lock()
+	u.begin(ctx, "stat")
 	defer u.mu.Unlock()
-	if err := u.call(ctx, "stat"); err != nil {
+	if err := u.call("stat"); err != nil {
 		return 0, err
 	}
 	content, ok := u.blobs[repo+"@"+dgst.String()]
@@ -268,9 +273,9 @@ func (u *Upstream) StatBlob(ctx context.Context, repo string, dgst digest.Digest
 
 // Tags implements cache.Upstream. It gives at most two tags at a time.
 func (u *Upstream) Tags(ctx context.Context, repo string, n int, last string) ([]string, bool, error) {
-	u.mu.Lock()
+	u.begin(ctx, "tags")
 	defer u.mu.Unlock()
-	if err := u.call(ctx, "tags"); err != nil {
+	if err := u.call("tags"); err != nil {
 		return nil, false, err
 	}
 	all, ok := u.tags[repo]
