@@ -95,8 +95,12 @@ const statusClientClosed = 499
 // appError makes err one that the app passes on with the right code, and leaves
 // status and headers, which the app has no way to express, with the exchange.
 func appError(ctx context.Context, kind contentKind, err error) error {
+	x := exchangeFrom(ctx)
+	if x != nil && x.refused != nil {
+		err = x.refused
+	}
 	a := answerFor(kind, err)
-	if x := exchangeFrom(ctx); x != nil {
+	if x != nil {
 		x.override(a, err)
 	}
 	return a.apiError(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -65,17 +66,28 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		s.refuse(x, bad.status, bad.code, bad.message)
 		return
 	}
-	canonical, err := s.direct(x, r, rt)
-	if err == nil {
-		r, err = s.onBehalf(r)
-	}
+	ns, err := namespaceOf(r)
 	if err != nil {
+		s.refuse(x, http.StatusBadRequest, errcode.ErrorCodeNameInvalid, err.Error())
+		return
+	}
+	if rt.kind == tagsRoute {
+		x.asked = r.URL
+	}
+	resource := rt.name // of access control
+	if rt.name != "" {
+		if r, err = s.onBehalf(r); err == nil {
+			resource, err = s.direct(x, ns, rt)
+		}
+	}
+	if x.refused = err; err != nil && s.access == nil {
 		s.setCommonHeader(x.Header())
 		s.fail(x, repositoryContent, err)
 		return
 	}
-	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt, canonical) {
-		s.app.ServeHTTP(x, s.forApp(x, r, rt, canonical))
+	// With access control, who is not let in is not told what is configured.
+	if err != nil || !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt, resource) {
+		s.app.ServeHTTP(x, s.forApp(x, r, rt, resource))
 	}
 	// Only now, so that the manifest is on its way before its blobs are.
 	if r.Method == http.MethodGet && x.status == http.StatusOK && len(x.manifest.Bytes) > 0 {
@@ -83,25 +95,38 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	}
 }
 
-// direct finds out which repository of which remote the request is about, and what
-// that is called for access control.
-func (s *Server) direct(x *exchange, r *http.Request, rt route) (canonical string, err error) {
-	if rt.name == "" {
+// namespaceOf returns the namespace parameter (OCI distribution specification, "Registry
+// Proxying"). One that cannot be understood is not taken for none: that would be
+// another registry.
+func namespaceOf(r *http.Request) (string, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "", fmt.Errorf("the query cannot be read: %w", err)
+	}
+	ns := query["ns"]
+	if len(ns) == 0 {
 		return "", nil
 	}
-	ns := r.URL.Query().Get("ns")
-	canonical, places, err := s.router.Route(ns, rt.name)
+	if len(ns) > 1 || ns[0] == "" {
+		return "", errors.New("the parameter ns is to be the host of one registry")
+	}
+	return ns[0], nil
+}
+
+// direct finds out which repository of which remote the request is about, and what
+// that is called for access control: who may pull a repository need not be allowed to
+// pull the one of the same name in another namespace.
+func (s *Server) direct(x *exchange, ns string, rt route) (resource string, err error) {
+	places, err := s.router.Route(ns, rt.name)
 	if err != nil {
-		return "", err
+		return rt.name, err
 	}
 	x.repo = s.cache.Name(rt.name, places...)
-	if rt.kind == tagsRoute {
-		x.asked = r.URL
+	if ns == "" {
+		return rt.name, nil
 	}
-	if ns != "" { // OCI distribution specification, "Registry Proxying"
-		x.Header().Set("OCI-Namespace", ns)
-	}
-	return canonical, nil
+	x.Header().Set("OCI-Namespace", ns)
+	return places[0].Host + "/" + places[0].Repo, nil // whatever it is called
 }
 
 // onBehalf returns the request with what it has passed on its way to us, for what
@@ -121,17 +146,16 @@ func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
 	return r.WithContext(via.With(r.Context(), via.Ours(chain))), nil
 }
 
-// forApp returns the request as the app is to see it. Where access is controlled,
-// that is by its canonical name: who may pull a repository of one remote need not be
-// allowed to pull the one of the same name of another.
-func (s *Server) forApp(x *exchange, r *http.Request, rt route, canonical string) *http.Request {
+// forApp returns the request as the app is to see it, which controls access by the
+// name in the path.
+func (s *Server) forApp(x *exchange, r *http.Request, rt route, resource string) *http.Request {
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-	if s.access == nil || canonical == rt.name {
+	if s.access == nil || resource == rt.name {
 		return r
 	}
 	u := *r.URL
 	before, after, _ := strings.Cut(u.Path, "/v2/"+rt.name+"/")
-	u.Path, u.RawPath = before+"/v2/"+canonical+"/"+after, ""
+	u.Path, u.RawPath = before+"/v2/"+resource+"/"+after, ""
 	r.URL = &u
 	return r
 }
@@ -170,11 +194,11 @@ func (s *Server) setCommonHeader(h http.Header) {
 // has to take over: for anything else, and for whom the access controller has
 // something to say to. That is asked last, because it can be slow on purpose
 // (bcrypt), and the app will ask again.
-func (s *Server) serveStored(x *exchange, r *http.Request, rt route, canonical string) bool {
+func (s *Server) serveStored(x *exchange, r *http.Request, rt route, resource string) bool {
 	switch rt.kind {
 	case manifestRoute:
 		m, err := storedManifest(r.Context(), x.repo, rt.reference)
-		if err != nil || !s.mayPull(r, canonical) {
+		if err != nil || !s.mayPull(r, resource) {
 			return false
 		}
 		s.setCommonHeader(x.Header())
@@ -182,21 +206,21 @@ func (s *Server) serveStored(x *exchange, r *http.Request, rt route, canonical s
 		x.manifest = m
 		return true
 	case blobRoute:
-		return s.serveStoredBlob(x, r, rt, canonical)
+		return s.serveStoredBlob(x, r, rt, resource)
 	default:
 		return false
 	}
 }
 
 // serveStoredBlob is serveStored for a blob.
-func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route, canonical string) bool {
+func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route, resource string) bool {
 	dgst := digest.Digest(rt.reference)
 	content, err := x.repo.CachedBlob(r.Context(), dgst)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if !s.mayPull(r, canonical) {
+	if !s.mayPull(r, resource) {
 		return false
 	}
 	s.setCommonHeader(x.Header())

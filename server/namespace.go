@@ -37,10 +37,14 @@ func (*namespace) Scope() distribution.Scope { return distribution.GlobalScope }
 // the request comes in, since the app does not see all of it.
 func (n *namespace) Repository(ctx context.Context, name reference.Named) (distribution.Repository, error) {
 	x := exchangeFrom(ctx)
-	if x == nil || x.repo == nil {
+	if x == nil {
 		return nil, distribution.ErrRepositoryUnknown{Name: name.Name()}
 	}
-	return &repository{ns: n, named: name, repo: x.repo}, nil
+	repo := x.repo
+	if repo == nil {
+		repo = n.cache.Name(name.Name()) // which has nothing; see appError for why
+	}
+	return &repository{ns: n, named: name, repo: repo}, nil
 }
 
 // Repositories implements distribution.Namespace: the names, after last, by which

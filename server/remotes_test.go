@@ -32,6 +32,27 @@ func (s *site) addSecond(repo, tag string) (manifest []byte, layer digest.Digest
 	return manifest, layer
 }
 
+// query is the query with the namespace parameter, if there is one.
+func query(ns string) string {
+	if ns == "" {
+		return ""
+	}
+	return "?ns=" + ns
+}
+
+// A namespace that cannot be understood is not taken for none.
+func TestMalformedNamespace(t *testing.T) {
+	s := newSite(t)
+	for _, query := range []string{"?ns=", "?ns", "?ns=two;x", "?ns=%zz", "?ns=alias&ns=two", "?ns=two&x=%"} {
+		if r := do(t, http.MethodGet, s.url+"/v2/a/b/manifests/v1"+query); r.status != 400 || r.code(t) != "NAME_INVALID" {
+			t.Errorf("%s: status %d\n%s", query, r.status, r.body)
+		}
+	}
+	if n := s.up.Calls(""); n != 0 {
+		t.Errorf("%d requests to the remote", n)
+	}
+}
+
 // One name, two remotes, all ways to say which one is meant.
 func TestRemoteIsChosen(t *testing.T) {
 	for _, tt := range []struct {
@@ -54,10 +75,7 @@ func TestRemoteIsChosen(t *testing.T) {
 		if tt.second {
 			want, blob, wrong = manifest, layer, s.up
 		}
-		query := ""
-		if tt.ns != "" {
-			query = "?ns=" + tt.ns
-		}
+		query := query(tt.ns)
 		for range 2 { // cold, stored
 			r := do(t, http.MethodGet, s.url+"/v2/"+tt.path+"/manifests/v1"+query)
 			if r.status != 200 || string(r.body) != string(want) || r.header.Get("OCI-Namespace") != tt.ns {
@@ -160,7 +178,7 @@ func TestDeniedRepositories(t *testing.T) {
 	for _, ways := range []struct{ name, ns string }{{"two/secret/a", ""}, {"secret/a", "two"}, {"secret/a", "second.test:5000"}} {
 		for _, path := range append(paths(ways.name), "/v2/"+ways.name+"/referrers/"+mDigest.String()) {
 			for _, method := range []string{http.MethodGet, http.MethodHead} {
-				r := do(t, method, s.url+path+"?ns="+ways.ns)
+				r := do(t, method, s.url+path+query(ways.ns))
 				if r.status != 403 || method == http.MethodGet && r.code(t) != "DENIED" || r.header.Get("WWW-Authenticate") != "" {
 					t.Errorf("%s %s?ns=%s: status %d", method, path, ways.ns, r.status)
 				}
@@ -272,7 +290,7 @@ func (c *resources) Authorized(_ *http.Request, access ...stockauth.Access) (*st
 	defer c.mu.Unlock()
 	for _, a := range access {
 		c.names = append(c.names, a.Name)
-		if strings.HasPrefix(a.Name, "second.test") {
+		if strings.HasPrefix(a.Name, "second.test") || strings.HasPrefix(a.Name, "two/") {
 			return nil, fmt.Errorf("%s is not for you", a.Name)
 		}
 	}
@@ -296,11 +314,15 @@ func TestAccessIsByRemote(t *testing.T) {
 	for _, state := range []string{"cold", "stored"} {
 		for _, way := range []struct{ path, ns string }{{"a/b", "second.test:5000"}, {"a/b", "two"}, {"two/a/b", ""}} {
 			for _, what := range []string{"manifests/v1", "blobs/" + layer.String(), "tags/list"} {
-				r := do(t, http.MethodGet, url+"/v2/"+way.path+"/"+what+"?ns="+way.ns)
+				r := do(t, http.MethodGet, url+"/v2/"+way.path+"/"+what+query(way.ns))
 				if r.status != 400 && r.status != 401 && r.status != 403 {
 					t.Errorf("%s, %s?ns=%s, %s: status %d\n%s", state, way.path, way.ns, what, r.status, r.body)
 				}
-				if got := access.names[len(access.names)-1]; got != "second.test:5000/a/b" {
+				want := "second.test:5000/a/b"
+				if way.ns == "" {
+					want = way.path
+				}
+				if got := access.names[len(access.names)-1]; got != want {
 					t.Errorf("%s, %s?ns=%s, %s: access to %q was asked for", state, way.path, way.ns, what, got)
 				}
 			}
@@ -317,7 +339,17 @@ func TestAccessIsByRemote(t *testing.T) {
 			}
 		}
 	}
-	if !slices.Contains(access.names, "a/b") || !slices.Contains(access.names, "upstream.test/a/b") {
+	if !slices.Contains(access.names, "a/b") || !slices.Contains(access.names, "alias/a/b") {
 		t.Errorf("access was asked for to %q", access.names)
+	}
+	// Who is not let in does not learn what is configured.
+	for _, path := range []string{"two/a/b/manifests/v1?ns=elsewhere.test", "two/secret/a/manifests/v1", "two/secret/a/tags/list"} {
+		r := do(t, http.MethodGet, url+"/v2/"+path)
+		if r.status != 400 && r.status != 401 && r.status != 403 || strings.Contains(string(r.body), "configur") {
+			t.Errorf("%s: status %d\n%s", path, r.status, r.body)
+		}
+	}
+	if r := do(t, http.MethodGet, url+"/v2/a/b/manifests/v1?ns=elsewhere.test"); r.status != 404 || r.code(t) != "NAME_UNKNOWN" {
+		t.Errorf("a registry that is not configured, for who is let in: status %d\n%s", r.status, r.body)
 	}
 }

@@ -12,7 +12,8 @@
 // It promises honest statuses (one table, errors.go), that no response ends well
 // whose bytes do not match the digest, and that nothing that a client sends gets
 // further than its own request. It trusts the cache for content and the access
-// controller for identity. Of this module it imports cache.
+// controller for identity. Of this module it imports cache and
+// internal/via.
 package server
 
 import (
@@ -43,9 +44,8 @@ import (
 type Router interface {
 	// Route returns them in order of preference, at least one, for a request for
 	// the repository name with the namespace parameter ns, which may be empty.
-	// Canonical is one name for what is meant, by which it is decided who may pull
-	// it. Errors are or wrap [cache.ErrNotServed] and [cache.ErrRefused].
-	Route(ns, name string) (canonical string, places []cache.Place, err error)
+	// Errors are or wrap [cache.ErrNotServed] and [cache.ErrRefused].
+	Route(ns, name string) (places []cache.Place, err error)
 
 	// Listed returns the name by which clients can ask for a repository, or false
 	// where there is none.

@@ -68,7 +68,7 @@ func New(remotes []Remote) (*Router, error) {
 	var errs []error
 	add := func(name string, m meaning) {
 		name = upstream.HostOf(name)
-		if other, taken := r.names[name]; taken && other.remote != m.remote {
+		if other, taken := r.names[name]; taken && other != m {
 			errs = append(errs, fmt.Errorf("routing: both %s and %s are called %s", other.remote.Host, m.remote.Host, name))
 		}
 		r.names[name] = m
@@ -93,21 +93,19 @@ func New(remotes []Remote) (*Router, error) {
 }
 
 // Route returns the places that the repository name can mean, in order of
-// preference, at least one. Ns is the namespace parameter, or empty. Canonical is
-// one name for what is meant, whatever it is called in the request: with the remote's
-// host in front, unless it is for the default remotes. Errors are
+// preference, at least one. Ns is the namespace parameter, or empty. Errors are
 // [cache.ErrNotServed] and [cache.ErrRefused].
-func (r *Router) Route(ns, name string) (canonical string, places []cache.Place, err error) {
+func (r *Router) Route(ns, name string) (places []cache.Place, err error) {
 	m, rest, ok := r.explicit(ns, name)
 	if ok {
 		p := r.place(m, rest)
 		if !m.remote.admits(p.Repo) {
-			return "", nil, fmt.Errorf("repository %s of %s: %w", p.Repo, p.Host, cache.ErrRefused)
+			return nil, fmt.Errorf("repository %s of %s: %w", p.Repo, p.Host, cache.ErrRefused)
 		}
-		return p.Host + "/" + p.Repo, []cache.Place{p}, nil
+		return []cache.Place{p}, nil
 	}
 	if ns != "" {
-		return "", nil, fmt.Errorf("registry %.100q: %w; configured: %s", ns, cache.ErrNotServed, r.list())
+		return nil, fmt.Errorf("registry %.100q: %w; configured: %s", ns, cache.ErrNotServed, r.list())
 	}
 	refused := false
 	for i := range r.remotes {
@@ -123,11 +121,11 @@ func (r *Router) Route(ns, name string) (canonical string, places []cache.Place,
 	}
 	switch {
 	case len(places) > 0:
-		return name, places, nil
+		return places, nil
 	case refused:
-		return "", nil, fmt.Errorf("repository %s: %w", name, cache.ErrRefused)
+		return nil, fmt.Errorf("repository %s: %w", name, cache.ErrRefused)
 	}
-	return "", nil, fmt.Errorf("repository %s: %w, because no remote registry is the default: write one in front of the name; configured: %s",
+	return nil, fmt.Errorf("repository %s: %w, because no remote registry is the default: write one in front of the name; configured: %s",
 		name, cache.ErrNotServed, r.list())
 }
 
@@ -147,15 +145,31 @@ func (r *Router) explicit(ns, name string) (m meaning, rest string, ok bool) {
 // place is the repository name of what m stands for. The images of Docker Hub that
 // have no owner are in library.
 func (r *Router) place(m meaning, name string) cache.Place {
-	if m.remote.Host == upstream.DockerHub && !strings.Contains(name, "/") {
-		name = "library/" + name
+	if m.remote.Host == upstream.DockerHub {
+		name = inLibrary(name)
 	}
 	return cache.Place{Host: m.remote.Host, Repo: m.prefix + name}
 }
 
-// admits tells whether a repository is not ruled out.
+// inLibrary is the full name of a repository of Docker Hub.
+func inLibrary(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	return "library/" + name
+}
+
+// admits tells whether a repository is not ruled out. Patterns are for the full names
+// of images of Docker Hub, too, which a remote that serves them beside its own, as
+// another registry-module does, has by others as well.
 func (m *Remote) admits(repo string) bool {
-	matches := func(pattern string) bool { return doublestar.MatchUnvalidated(pattern, repo) }
+	full := repo
+	if first, rest, ok := strings.Cut(repo, "/"); ok && upstream.HostOf(first) == upstream.DockerHub {
+		full = "docker.io/" + inLibrary(rest)
+	}
+	matches := func(pattern string) bool {
+		return doublestar.MatchUnvalidated(pattern, repo) || doublestar.MatchUnvalidated(pattern, full)
+	}
 	return !slices.ContainsFunc(m.Deny, matches) && (len(m.Allow) == 0 || slices.ContainsFunc(m.Allow, matches))
 }
 
@@ -170,7 +184,7 @@ func (r *Router) Listed(p cache.Place) (name string, ok bool) {
 		if strings.HasPrefix(name, "/") || strings.Contains(name, ":") {
 			continue // no alias, or no name
 		}
-		if _, places, err := r.Route("", name); err == nil && places[0] == p {
+		if places, err := r.Route("", name); err == nil && places[0] == p {
 			return name, true
 		}
 	}

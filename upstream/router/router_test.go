@@ -9,6 +9,7 @@ import (
 	"github.com/distribution/reference"
 
 	"registry-module/cache"
+	"registry-module/upstream"
 	"registry-module/upstream/router"
 )
 
@@ -36,47 +37,46 @@ func site(t *testing.T) *router.Router {
 func TestRoute(t *testing.T) {
 	r := site(t)
 	for _, tt := range []struct {
-		ns, name  string
-		canonical string
-		places    string // host and repository of each
+		ns, name string
+		places   string // host and repository of each
 	}{
 		// By namespace.
-		{"mcr.microsoft.com", "azureiotedge-agent", "mcr.microsoft.com/azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent"},
-		{"MCR.microsoft.com:443", "a", "mcr.microsoft.com/a", "mcr.microsoft.com a"},
-		{"mcr", "a", "mcr.microsoft.com/a", "mcr.microsoft.com a"},
-		{"private.test:5000", "a/b", "private.test:5000/a/b", "private.test:5000 a/b"},
-		{"docker.io", "library/nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"docker.io", "nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"index.docker.io", "team/a", hub + "/team/a", hub + " team/a"},
-		{hub, "nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"quay.io", "a/b", "upper.test:8000/quay.io/a/b", "upper.test:8000 quay.io/a/b"},
+		{"mcr.microsoft.com", "azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent"},
+		{"MCR.microsoft.com:443", "a", "mcr.microsoft.com a"},
+		{"mcr", "a", "mcr.microsoft.com a"},
+		{"private.test:5000", "a/b", "private.test:5000 a/b"},
+		{"docker.io", "library/nginx", hub + " library/nginx"},
+		{"docker.io", "nginx", hub + " library/nginx"},
+		{"index.docker.io", "team/a", hub + " team/a"},
+		{hub, "nginx", hub + " library/nginx"},
+		{"quay.io", "a/b", "upper.test:8000 quay.io/a/b"},
 		// The namespace wins over the name.
-		{"private.test:5000", "mcr/a", "private.test:5000/mcr/a", "private.test:5000 mcr/a"},
+		{"private.test:5000", "mcr/a", "private.test:5000 mcr/a"},
 
 		// By the first component.
-		{"", "mcr.microsoft.com/azureiotedge-agent", "mcr.microsoft.com/azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent"},
-		{"", "mcr/a/b", "mcr.microsoft.com/a/b", "mcr.microsoft.com a/b"},
-		{"", "docker.io/nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"", "docker.io/library/nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"", "hub/nginx", hub + "/library/nginx", hub + " library/nginx"},
-		{"", "registry-1.docker.io/team/a/b", hub + "/team/a/b", hub + " team/a/b"},
-		{"", "quay.io/a/b", "upper.test:8000/quay.io/a/b", "upper.test:8000 quay.io/a/b"},
+		{"", "mcr.microsoft.com/azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent"},
+		{"", "mcr/a/b", "mcr.microsoft.com a/b"},
+		{"", "docker.io/nginx", hub + " library/nginx"},
+		{"", "docker.io/library/nginx", hub + " library/nginx"},
+		{"", "hub/nginx", hub + " library/nginx"},
+		{"", "registry-1.docker.io/team/a/b", hub + " team/a/b"},
+		{"", "quay.io/a/b", "upper.test:8000 quay.io/a/b"},
 
 		// By default.
-		{"", "azureiotedge-agent", "azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent, private.test:5000 azureiotedge-agent"},
-		{"", "mcr", "mcr", "mcr.microsoft.com mcr, private.test:5000 mcr"}, // a name, not a remote
-		{"", "elsewhere.test/a", "elsewhere.test/a", "mcr.microsoft.com elsewhere.test/a, private.test:5000 elsewhere.test/a"},
+		{"", "azureiotedge-agent", "mcr.microsoft.com azureiotedge-agent, private.test:5000 azureiotedge-agent"},
+		{"", "mcr", "mcr.microsoft.com mcr, private.test:5000 mcr"}, // a name, not a remote
+		{"", "elsewhere.test/a", "mcr.microsoft.com elsewhere.test/a, private.test:5000 elsewhere.test/a"},
 		// What one must not have can be the other's.
-		{"", "secret/a", "secret/a", "mcr.microsoft.com secret/a"},
-		{"", "x-internal", "x-internal", "mcr.microsoft.com x-internal"},
+		{"", "secret/a", "mcr.microsoft.com secret/a"},
+		{"", "x-internal", "mcr.microsoft.com x-internal"},
 	} {
-		canonical, places, err := r.Route(tt.ns, tt.name)
+		places, err := r.Route(tt.ns, tt.name)
 		var got []string
 		for _, p := range places {
 			got = append(got, p.Host+" "+p.Repo)
 		}
-		if err != nil || canonical != tt.canonical || strings.Join(got, ", ") != tt.places {
-			t.Errorf("ns %q, name %q: %q, %q, %v; want %q, %q", tt.ns, tt.name, canonical, got, err, tt.canonical, tt.places)
+		if err != nil || strings.Join(got, ", ") != tt.places {
+			t.Errorf("ns %q, name %q: %q, %v; want %q", tt.ns, tt.name, got, err, tt.places)
 		}
 	}
 }
@@ -84,6 +84,7 @@ func TestRoute(t *testing.T) {
 func TestRouteRefuses(t *testing.T) {
 	r := site(t)
 	onlyHub := newRouter(t, router.Remote{Host: hub, Default: true, Deny: []string{"library/**"}})
+	upper := newRouter(t, router.Remote{Host: "upper.test", Alias: "up", Default: true, Namespaces: []string{"docker.io"}, Deny: []string{"docker.io/library/evil"}})
 	noDefault := newRouter(t, router.Remote{Host: "a.test"})
 	for _, tt := range []struct {
 		router   *router.Router
@@ -110,10 +111,17 @@ func TestRouteRefuses(t *testing.T) {
 		{r, "", "hub/library/evil", cache.ErrRefused, ""},
 		{r, "", "hub/other/a", cache.ErrRefused, ""},
 		{onlyHub, "", "nginx", cache.ErrRefused, ""},
+		// And of one of Docker Hub that another remote serves.
+		{upper, "docker.io", "evil", cache.ErrRefused, ""},
+		{upper, "index.docker.io", "library/evil", cache.ErrRefused, ""},
+		{upper, "", "docker.io/evil", cache.ErrRefused, ""},
+		{upper, "", "up/docker.io/evil", cache.ErrRefused, ""},
+		{upper, "", "up/registry-1.docker.io/library/evil", cache.ErrRefused, ""},
+		{upper, "upper.test", "index.docker.io/library/evil", cache.ErrRefused, ""},
 		{onlyHub, "", "library/nginx", cache.ErrRefused, ""},
 	} {
-		canonical, places, err := tt.router.Route(tt.ns, tt.name)
-		if !errors.Is(err, tt.kind) || len(places) > 0 || canonical != "" || !strings.Contains(err.Error(), tt.says) || len(err.Error()) > 500 {
+		places, err := tt.router.Route(tt.ns, tt.name)
+		if !errors.Is(err, tt.kind) || len(places) > 0 || !strings.Contains(err.Error(), tt.says) || len(err.Error()) > 500 {
 			t.Errorf("ns %.50q, name %q: %v, %v; want %v with %q", tt.ns, tt.name, places, err, tt.kind, tt.says)
 		}
 	}
@@ -147,11 +155,13 @@ func TestListed(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for name, remotes := range map[string][]router.Remote{
-		"two of a host":        {{Host: "a.test"}, {Host: "a.test"}},
-		"an alias is a host":   {{Host: "a.test"}, {Host: "b.test", Alias: "a.test"}},
-		"two of an alias":      {{Host: "a.test", Alias: "x"}, {Host: "b.test", Alias: "x"}},
-		"a namespace is taken": {{Host: "a.test"}, {Host: "b.test", Namespaces: []string{"a.test"}}},
-		"pattern":              {{Host: "a.test", Deny: []string{"[a"}}},
+		"two of a host":                         {{Host: "a.test"}, {Host: "a.test"}},
+		"an alias is a host":                    {{Host: "a.test"}, {Host: "b.test", Alias: "a.test"}},
+		"two of an alias":                       {{Host: "a.test", Alias: "x"}, {Host: "b.test", Alias: "x"}},
+		"a namespace is the remote's own host":  {{Host: "a.test", Namespaces: []string{"a.test"}}},
+		"a namespace is the remote's own alias": {{Host: "a.test", Alias: "b.test", Namespaces: []string{"b.test"}}},
+		"a namespace is taken":                  {{Host: "a.test"}, {Host: "b.test", Namespaces: []string{"a.test"}}},
+		"pattern":                               {{Host: "a.test", Deny: []string{"[a"}}},
 	} {
 		if _, err := router.New(remotes); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -165,12 +175,13 @@ func TestNewRefuses(t *testing.T) {
 
 // FuzzRoute looks for names by which something that is ruled out can be had.
 func FuzzRoute(f *testing.F) {
-	for _, seed := range [][2]string{{"docker.io", "evil"}, {"", "hub/evil"}, {"quay.io", "a"}, {"", "a"}, {"[::1]", "a"}, {"%zz", "a"}} {
+	for _, seed := range [][2]string{{"docker.io", "evil"}, {"", "hub/evil"}, {"upper.test", "docker.io/evil"}, {"", "up/index.docker.io/library/evil"}, {"quay.io", "a"}, {"", "a"}, {"[::1]", "a"}, {"%zz", "a"}} {
 		f.Add(seed[0], seed[1])
 	}
 	r, err := router.New([]router.Remote{
 		{Host: "a.test", Alias: "a", Default: true, Deny: []string{"evil/**", "**/evil"}},
 		{Host: hub, Alias: "hub", Default: true, Allow: []string{"library/*"}, Deny: []string{"library/evil"}},
+		{Host: "upper.test", Alias: "up", Namespaces: []string{"quay.io"}, Deny: []string{"docker.io/library/evil"}},
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -179,21 +190,22 @@ func FuzzRoute(f *testing.F) {
 		if _, err := reference.WithName(name); err != nil {
 			return // the server refuses it
 		}
-		canonical, places, err := r.Route(ns, name)
+		places, err := r.Route(ns, name)
 		if err != nil {
 			if !errors.Is(err, cache.ErrNotServed) && !errors.Is(err, cache.ErrRefused) || len(places) > 0 {
 				t.Errorf("%q, %q: %v, %v", ns, name, places, err)
 			}
 			return
 		}
-		if len(places) == 0 || canonical == "" {
+		if len(places) == 0 {
 			t.Fatalf("%q, %q: nothing, and no error", ns, name)
 		}
 		for _, p := range places {
 			parts := strings.Split(p.Repo, "/")
 			if p.Host == "a.test" && (parts[0] == "evil" || parts[len(parts)-1] == "evil") ||
 				p.Host == hub && (p.Repo == "library/evil" || len(parts) != 2 || parts[0] != "library") ||
-				!slices.Contains([]string{"a.test", hub}, p.Host) {
+				p.Host == "upper.test" && upstream.HostOf(parts[0]) == hub && slices.Contains([]string{"evil", "library/evil"}, strings.Join(parts[1:], "/")) ||
+				!slices.Contains([]string{"a.test", hub, "upper.test"}, p.Host) {
 				t.Errorf("%q, %q: %+v", ns, name, p)
 			}
 		}
