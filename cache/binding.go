@@ -2,12 +2,16 @@ package cache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"iter"
 	"time"
 )
+
+// defaultBindingTTL is that of [Options].BindingTTL.
+const defaultBindingTTL = 30 * 24 * time.Hour
 
 // Binding is what a [Name] has turned out to mean.
 type Binding struct {
@@ -68,9 +72,29 @@ func (n *Name) bind(ctx context.Context, r, before *Repository) *Repository {
 // Bindings yields what names have turned out to mean, in the order of the names. An
 // error ends the iteration.
 func (c *Cache) Bindings(ctx context.Context) iter.Seq2[Binding, error] {
+	return c.bindings().Bindings(ctx)
+}
+
+// Unbind makes what a name means be found out anew at its next use. It returns
+// false where the name was not bound.
+func (c *Cache) Unbind(ctx context.Context, name string) (bool, error) {
+	return c.bindings().Unbind(ctx, name)
+}
+
+func (c *Cache) bindings() Bindings { return Bindings{c.opts.Index, c.opts.BindingTTL} }
+
+// Bindings are those in an index of which no [Cache] makes use.
+type Bindings struct {
+	Index Index
+	// TTL is [Options].BindingTTL.
+	TTL time.Duration
+}
+
+// Bindings is [Cache.Bindings].
+func (b Bindings) Bindings(ctx context.Context) iter.Seq2[Binding, error] {
 	prefix := key(kindBound, "")
 	return func(yield func(Binding, error) bool) {
-		for e, err := range c.opts.Index.Scan(ctx, prefix, nil) {
+		for e, err := range b.Index.Scan(ctx, prefix, nil) {
 			var rec boundRecord
 			if err == nil {
 				err = json.Unmarshal(e.Value, &rec)
@@ -79,23 +103,28 @@ func (c *Cache) Bindings(ctx context.Context) iter.Seq2[Binding, error] {
 				yield(Binding{}, fmt.Errorf("listing bindings: %w", err))
 				return
 			}
-			b := Binding{Name: string(bytes.TrimPrefix(e.Key, prefix)), Host: rec.Host, Since: time.Unix(0, rec.Since)}
-			if c.opts.BindingTTL >= 0 {
-				b.Expires = b.Since.Add(c.opts.BindingTTL)
+			binding := Binding{Name: string(bytes.TrimPrefix(e.Key, prefix)), Host: rec.Host, Since: time.Unix(0, rec.Since)}
+			if b.TTL >= 0 {
+				binding.Expires = binding.Since.Add(cmp.Or(b.TTL, defaultBindingTTL))
 			}
-			if !yield(b, nil) {
+			if !yield(binding, nil) {
 				return
 			}
 		}
 	}
 }
 
-// Unbind makes what a name means be found out anew at its next use. It returns
-// false where the name was not bound.
-func (c *Cache) Unbind(ctx context.Context, name string) (bool, error) {
-	bound, err := c.has(ctx, key(kindBound, name))
-	if err != nil || !bound {
-		return false, err
+// Unbind is [Cache.Unbind].
+func (b Bindings) Unbind(ctx context.Context, name string) (bool, error) {
+	k := key(kindBound, name)
+	if _, err := b.Index.Get(ctx, k); err != nil {
+		if absent(err) {
+			return false, nil
+		}
+		return false, fmt.Errorf("unbinding %s: %w", name, err)
 	}
-	return true, c.opts.Index.Apply(ctx, Change{Key: key(kindBound, name), Delete: true})
+	if err := b.Index.Apply(ctx, Change{Key: k, Delete: true}); err != nil {
+		return false, fmt.Errorf("unbinding %s: %w", name, err)
+	}
+	return true, nil
 }

@@ -169,7 +169,7 @@ func (o Options) withDefaults() Options {
 	if o.MinFree == nil {
 		o.MinFree = func(int64) int64 { return 0 }
 	}
-	o.BindingTTL = cmp.Or(o.BindingTTL, 30*24*time.Hour)
+	o.BindingTTL = cmp.Or(o.BindingTTL, defaultBindingTTL)
 	o.PartialTTL = cmp.Or(o.PartialTTL, 7*24*time.Hour)
 	return o
 }

@@ -30,6 +30,8 @@ const maxCursors = 128
 // for by its name. Some registries only know cursors of their own, which they
 // hand out as a link; so the link at the end of an answer is kept for whom asks
 // to go on from there. Links to other hosts are not followed.
+//
+// The error is [cache.ErrNotFound] only where the registry itself has said so.
 func (r *Remote) Tags(ctx context.Context, repo string, n int, last string) ([]string, bool, error) {
 	op := "listing tags of " + clean(repo)
 	if err := r.checkName(op, repo); err != nil {
@@ -55,7 +57,7 @@ func (r *Remote) Tags(ctx context.Context, repo string, n int, last string) ([]s
 	}
 	defer rep.drain()
 	if rep.StatusCode != http.StatusOK {
-		return nil, false, r.refused(op, rep)
+		return nil, false, r.refusedTags(op, rep)
 	}
 	tags, err := r.readTags(op, rep)
 	if err != nil {
@@ -76,6 +78,20 @@ func (r *Remote) Tags(ctx context.Context, repo string, n int, last string) ([]s
 		r.keepCursor(cursorKey{repo, n, tags[len(tags)-1]}, next)
 	}
 	return tags, true, nil
+}
+
+// refusedTags is refused for a list of tags. That there is no such repository is
+// believed only of a registry, by the form of its answer: a proxy in front of one that
+// is down says 404 as well, and others may be asked because of it.
+func (r *Remote) refusedTags(op string, rep *reply) error {
+	if rep.StatusCode != http.StatusNotFound {
+		return r.refused(op, rep)
+	}
+	text := ociErrors(rep.Response)
+	if rep.foreign || text == "" && rep.Header.Get("Docker-Distribution-Api-Version") == "" {
+		return r.invalid(op, rep.StatusCode, "the answer is not that of a registry: does a proxy in between say so?")
+	}
+	return r.refusal(op, rep, text)
 }
 
 func (r *Remote) readTags(op string, rep *reply) ([]string, error) {

@@ -92,6 +92,9 @@ func unbind(cmd *cobra.Command, b bindings, names []string) error {
 	done, missing := 0, ""
 	for _, name := range names {
 		was, err := b.Unbind(cmd.Context(), name)
+		if err != nil && done > 0 {
+			return partlyError{err}
+		}
 		if err != nil {
 			return err
 		}

@@ -116,6 +116,37 @@ func TestBindingsUsage(t *testing.T) {
 	}
 }
 
+// Without a server, the command works on a directory that is there and the user's, and
+// leaves nothing that the server could not read.
+func TestBindingsWithoutServer(t *testing.T) {
+	missing := t.TempDir() + "/missing"
+	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", missing)
+	if _, _, err := command(t, "bindings"); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("of a directory that is not there: %v", err)
+	}
+	if _, err := os.Stat(missing); err == nil {
+		t.Error("the directory was made")
+	}
+	dir := t.TempDir()
+	if err := ownedBy(os.Geteuid(), dir); err != nil {
+		t.Error(err)
+	}
+	if err := ownedBy(os.Geteuid()+1, dir); err == nil || !strings.Contains(err.Error(), "run this command as that user") {
+		t.Errorf("of another user: %v", err)
+	}
+	// Too long for a socket: the server has none.
+	long := t.TempDir() + strings.Repeat("/too-long", 15)
+	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", long)
+	stop := serving(t, testConfig(t, long, ""))
+	if _, _, err := command(t, "bindings"); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("while a server without a socket runs: %v", err)
+	}
+	stop()
+	if out, _, err := command(t, "bindings", "-o", "json"); err != nil || strings.TrimSpace(out) != "[]" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 // The server works without its socket, where the path is too long for one.
 func TestServesWithoutSocket(t *testing.T) {
 	dir := t.TempDir() + strings.Repeat("/too-long", 15)

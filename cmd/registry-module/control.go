@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"registry-module/cache"
+	"registry-module/cache/disk"
+	"registry-module/cache/index"
 	"registry-module/config"
 )
 
@@ -88,18 +90,40 @@ func listBindings(ctx context.Context, b bindings) ([]cache.Binding, error) {
 // the server that runs on it, or directly where none does.
 func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) error) error {
 	remote := newControlClient(controlPath(cfg.DataDir))
-	if err := remote.ping(ctx); err == nil {
+	err := remote.ping(ctx)
+	switch {
+	case err == nil:
 		return do(remote)
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EINVAL):
 		return err
 	}
-	quiet := *cfg // nothing is to be fetched
-	quiet.Offline, quiet.Resume, quiet.Prefetch = true, false, false
-	p, err := wire(ctx, &quiet, newLogger(cfg, io.Discard))
+	// There is no server, or one without a socket, since the path is too long for one.
+	if err := ownedBy(os.Geteuid(), cfg.DataDir); err != nil {
+		return err
+	}
+	store, err := disk.Open(cfg.DataDir, disk.Options{})
 	if err != nil {
-		return err
+		return fmt.Errorf("no running server answers at %s, and without one: %w", remote.path, err)
 	}
-	return errors.Join(do(p.cache), p.Close())
+	idx, err := index.Open(indexPath(cfg.DataDir), nil)
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	return errors.Join(do(cache.Bindings{Index: idx, TTL: orNever(cfg.BindingTTL)}), idx.Close(), store.Close())
+}
+
+// ownedBy makes sure that the data directory is the user's, so that the server can read
+// what is written to it.
+func ownedBy(user int, dataDir string) error {
+	info, err := os.Stat(dataDir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w; name it as the server has it (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY)", err)
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != user {
+		return fmt.Errorf("data directory %s is of user %d, and no server runs on it: run this command as that user (su, sudo -u '#%[2]d', docker exec --user %[2]d), "+
+			"or else the server could not read what it writes", dataDir, owner.Uid)
+	}
+	return nil
 }
 
 // controlClient asks the running server.

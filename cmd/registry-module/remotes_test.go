@@ -148,7 +148,7 @@ func TestMirrorOfSeveral(t *testing.T) {
 	cfg := testConfig(t, dir, "")
 	for _, host := range []string{"first.test", "second.test"} {
 		cfg.Remotes = append(cfg.Remotes, config.Remote{
-			URL: &url.URL{Scheme: "http", Host: host}, HTTPProxy: via, Default: host == "first.test", TagTTL: config.DefaultTagTTL,
+			URL: &url.URL{Scheme: "http", Host: host}, HTTPProxy: via, Default: true, TagTTL: config.DefaultTagTTL,
 		})
 	}
 	targets := []string{"a/manifests/v1", "second.test/a/manifests/v1", "a/manifests/v1?ns=first.test", "a/manifests/v1?ns=second.test"}
@@ -169,8 +169,12 @@ func TestMirrorOfSeveral(t *testing.T) {
 		http.DefaultClient.CloseIdleConnections()
 		return bodies
 	}
+	second.AddRandomImage("only/second", "v1", 1, 100)
 	stop := serving(t, cfg)
 	want := pull(cfg.Addr)
+	targets = append(targets, "only/second/manifests/v1")
+	pull(cfg.Addr)
+	targets = targets[:len(want)]
 	stop()
 	if want[0] == want[1] || want[0] != want[2] || want[1] != want[3] {
 		t.Fatal("the two remotes are mixed up")
@@ -180,6 +184,12 @@ func TestMirrorOfSeveral(t *testing.T) {
 	if got := pull(mirror.Addr); !slices.Equal(got, want) {
 		t.Error("without remotes, something else is served")
 	}
+	resp, err := http.Get("http://" + mirror.Addr + "/v2/only/second/manifests/v1")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a name that was found at the second default: %v, %v", resp, err)
+	}
+	_ = resp.Body.Close() // its status is of interest
+	http.DefaultClient.CloseIdleConnections()
 	stop()
 
 	// In another order, content stays where it is.

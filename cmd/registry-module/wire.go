@@ -63,7 +63,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 	p.closers = append(p.closers, store)
-	idx, err := index.Open(filepath.Join(cfg.DataDir, "index"), log)
+	idx, err := index.Open(indexPath(cfg.DataDir), log)
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +111,9 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	return p, nil
 }
 
+// indexPath is where the index is.
+func indexPath(dataDir string) string { return filepath.Join(dataDir, "index") }
+
 // wireRemotes connects the configured remote registries, and says which requests
 // they are for. Without any, what the data directory holds is served as it is.
 func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.FieldLogger) ([]cache.Remote, []router.Remote, error) {
@@ -148,16 +151,17 @@ func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.
 }
 
 // mirrored are the remotes that the data directory has content of, with nobody to
-// ask. The one that the bare names belong to is the default.
+// ask. All of them are defaults: which ones were, nobody knows any more, and what was
+// found then is bound.
 func mirrored(store *disk.Store) (remotes []cache.Remote, routes []router.Remote, err error) {
 	hosts, err := store.Hosts()
 	if err != nil {
 		return nil, nil, err
 	}
 	namings, err := store.Namings(hosts...)
-	for i, host := range hosts {
+	for _, host := range hosts {
 		remotes = append(remotes, cache.Remote{Host: host, Naming: namings[host]})
-		routes = append(routes, router.Remote{Host: host, Default: i == 0})
+		routes = append(routes, router.Remote{Host: host, Default: true})
 	}
 	return remotes, routes, err
 }
