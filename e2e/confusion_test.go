@@ -13,6 +13,9 @@ import (
 // anyRequest matches all requests.
 func anyRequest(*http.Request) bool { return true }
 
+// notPing matches all but those for the version of the API.
+func notPing(r *http.Request) bool { return lab.KindOf(r.URL.Path) != lab.Ping }
+
 // app is an image whose name is the same wherever it comes from, and whose content
 // is not.
 func app(t *testing.T, from string) lab.Image {
@@ -212,21 +215,23 @@ func TestAttacker(t *testing.T) {
 		status int
 		code   string
 	}{
-		"down":         {func(t *testing.T, r *lab.Origin) { takeDown(t, r) }, http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"500":          {answers(http.StatusInternalServerError), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"502":          {answers(http.StatusBadGateway), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"503":          {answers(http.StatusServiceUnavailable, "Retry-After", "1"), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"429":          {answers(http.StatusTooManyRequests, "Retry-After", "1"), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
-		"401":          {answers(http.StatusUnauthorized), http.StatusForbidden, "DENIED"},
-		"403":          {answers(http.StatusForbidden), http.StatusForbidden, "DENIED"},
-		"cut":          {uses(lab.Answer(anyRequest, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"black hole":   {uses(lab.Hang(anyRequest)), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"portal":       {uses(lab.Answer(anyRequest, content("text/html", portal))), http.StatusBadGateway, "UNAVAILABLE"},
-		"portal, 404":  {uses(lab.Answer(anyRequest, notFoundPage)), http.StatusBadGateway, "UNAVAILABLE"},
-		"tags say 500": {noTagAnd(refuse(http.StatusInternalServerError)), http.StatusServiceUnavailable, "UNAVAILABLE"},
-		"tags say 429": {noTagAnd(refuse(http.StatusTooManyRequests, "Retry-After", "1")), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
-		"tags, portal": {noTagAnd(content("text/html", portal)), http.StatusBadGateway, "UNAVAILABLE"},
-		"tags say 403": {noTagAnd(refuse(http.StatusForbidden)), http.StatusForbidden, "DENIED"},
+		"down":        {func(t *testing.T, r *lab.Origin) { takeDown(t, r) }, http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"500":         {answers(http.StatusInternalServerError), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"502":         {answers(http.StatusBadGateway), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"503":         {answers(http.StatusServiceUnavailable, "Retry-After", "1"), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"429":         {answers(http.StatusTooManyRequests, "Retry-After", "1"), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
+		"401":         {answers(http.StatusUnauthorized), http.StatusForbidden, "DENIED"},
+		"403":         {answers(http.StatusForbidden), http.StatusForbidden, "DENIED"},
+		"cut":         {uses(lab.Answer(anyRequest, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"black hole":  {uses(lab.Hang(anyRequest)), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"portal":      {uses(lab.Answer(anyRequest, content("text/html", portal))), http.StatusBadGateway, "UNAVAILABLE"},
+		"portal, 404": {uses(lab.Answer(anyRequest, notFoundPage)), http.StatusBadGateway, "UNAVAILABLE"},
+		// What the proxy in front of a registry that is down says of all but /v2/.
+		"404 of a proxy": {uses(lab.Answer(notPing, http.NotFound)), http.StatusBadGateway, "UNAVAILABLE"},
+		"tags say 500":   {noTagAnd(refuse(http.StatusInternalServerError)), http.StatusServiceUnavailable, "UNAVAILABLE"},
+		"tags say 429":   {noTagAnd(refuse(http.StatusTooManyRequests, "Retry-After", "1")), http.StatusTooManyRequests, "TOOMANYREQUESTS"},
+		"tags, portal":   {noTagAnd(content("text/html", portal)), http.StatusBadGateway, "UNAVAILABLE"},
+		"tags say 403":   {noTagAnd(refuse(http.StatusForbidden)), http.StatusForbidden, "DENIED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
