@@ -399,18 +399,18 @@ func (d *download) failed(e event) error {
 	if err != nil {
 		return err
 	}
-	d.turn()
 	if wait == 0 {
 		log.Debugf("download of %s goes on at once", d.f.dgst)
 		return nil
 	}
+	d.turn()
 	log.Infof("download of %s goes on in %v", d.f.dgst, wait.Round(10*time.Millisecond))
 	d.pause = time.NewTimer(wait)
 	return nil
 }
 
 // turn has the next stream ask another remote that serves the blob, too, if there is
-// one: this one has just failed, and might for long.
+// one: this one has failed twice in a row, and might for long.
 func (d *download) turn() {
 	if next := d.f.elsewhere(d.by); next != nil {
 		d.f.c.log.Infof("download of %s goes on at %s", d.f.dgst, next.remote.Host)
