@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,9 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 		// As patient as a download begins: how long it takes does not tell whether
 		// the blob is stored for somebody else.
 		size, err := atOnce(ctx, func() (int64, error) { return r.remote.Upstream.StatBlob(ctx, r.name, dgst) })
+		if errors.Is(err, ErrNotFound) {
+			size, err = r.statNamed(ctx, dgst, err)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -69,6 +73,20 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 		}
 		return size, nil
 	})
+}
+
+// statNamed asks for the first byte of a blob of which a HEAD has said that it does not
+// exist, if a manifest of the repository names it: caches that have not fetched it yet
+// answer so, and give it all the same.
+func (r *Repository) statNamed(ctx context.Context, dgst digest.Digest, notFound error) (int64, error) {
+	if named, err := r.c.has(ctx, key(kindNamed, r.key, dgst.String())); err != nil || !named {
+		return 0, cmp.Or(err, notFound)
+	}
+	s, err := r.remote.Upstream.Blob(ctx, r.name, dgst, BlobPart{Length: 1})
+	if err != nil {
+		return 0, err
+	}
+	return s.Size, s.Body.Close()
 }
 
 // vouchInTurn is vouch for who wants the blob. Unless a manifest of the repository has

@@ -154,6 +154,36 @@ func TestBlobOfAnotherRemoteFails(t *testing.T) {
 	})
 }
 
+// Some caches say of what they have not fetched yet that it does not exist, but only
+// if they are asked by HEAD.
+func TestVouchingWithoutHead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t)
+		dgst := addImageAt(second, "a", "v1", "second") // names its configuration
+		blob := s.up.AddBlob("b", []byte("config of second"))
+		_, err := pull(t, s.at(t, "upstream.test", "b"), blob)
+		must(t, err)
+		synctest.Wait()
+		second.FailOp("stat", status(cache.ErrNotFound))
+		if _, err := pull(t, s.at(t, "second.test", "a"), blob); !errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("which no manifest names: %v", err)
+		}
+		_, err = s.at(t, "second.test", "a").Manifest(t.Context(), dgst)
+		must(t, err)
+		if got, err := pull(t, s.at(t, "second.test", "a"), blob); err != nil || string(got) != "config of second" {
+			t.Errorf("which a manifest names: %q, %v", got, err)
+		}
+		if sent := second.Sent(); sent > 1 {
+			t.Errorf("the second remote has sent %d bytes", sent)
+		}
+		second.FailOp("blob", status(cache.ErrNotFound))
+		gone := second.AddBlob("a", []byte("gone"))
+		if _, err := pull(t, s.at(t, "second.test", "a"), gone); !errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("which does not exist: %v", err)
+		}
+	})
+}
+
 // A download goes on at the other remote that serves the blob, when the first one
 // breaks off.
 func TestBlobGoesOnAtAnotherRemote(t *testing.T) {
