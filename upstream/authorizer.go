@@ -112,7 +112,7 @@ func (a *authorizer) authorization(ctx context.Context, q *query) (authorization
 		return a.bearer(ctx, q, challenge)
 	default:
 		return authorization{}, a.remote.failure(cache.ErrDenied, q.op, 0,
-			fmt.Errorf("the registry wants authentication by %q, which is not supported", clean(challenge.Scheme)))
+			fmt.Errorf("the registry wants authentication by %q, which is not supported", a.remote.clean(challenge.Scheme)))
 	}
 }
 
@@ -196,7 +196,7 @@ func (a *authorizer) rejected(resp *http.Response, q *query, sent authorization)
 		renewed := a.renew(sent.from)
 		return a.forget(sent) || renewed
 	case a.learn(c):
-		a.remote.log.WithField("scheme", c.Scheme).Debug("the remote wants another authentication than before")
+		a.remote.log.WithField("scheme", a.remote.clean(c.Scheme)).Debug("the remote wants another authentication than before")
 		return true
 	case sent.from != nil:
 		return a.renew(sent.from)
@@ -281,6 +281,7 @@ func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthCon
 	if err != nil {
 		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
 	}
+	a.remote.secrets.AddCredentials(*config)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.none = *config == authn.AuthConfig{}

@@ -28,7 +28,7 @@ func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part
 	}
 	rep, err := r.ask(ctx, q)
 	if err == nil && rep.foreign && mayHaveExpired(rep.StatusCode) {
-		r.log.WithFields(logrus.Fields{"host": rep.url.Host, "status": rep.StatusCode}).Debug("a host of blobs refuses; asking the remote for another URL")
+		r.log.WithFields(logrus.Fields{"host": r.clean(rep.url.Host), "status": rep.StatusCode}).Debug("a host of blobs refuses; asking the remote for another URL")
 		rep.drain()
 		rep, err = r.ask(ctx, q)
 	}
@@ -76,11 +76,11 @@ func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.Blo
 		return nil, r.refusedBlob(q.op, rep)
 	case encoded(rep.Header):
 		return nil, r.invalid(q.op, status, "the answer is encoded (%q), which we did not ask for",
-			clean(rep.Header.Get("Content-Encoding")))
+			r.clean(rep.Header.Get("Content-Encoding")))
 	case status == http.StatusPartialContent && !asked:
 		return nil, r.invalid(q.op, status, "the answer is a part, and the whole was asked for")
 	}
-	stream := &cache.BlobStream{Body: rep.Body, Length: rep.ContentLength, Size: rep.ContentLength, Validator: rep.validator().String()}
+	stream := &cache.BlobStream{Body: rep.Body, Length: rep.ContentLength, Size: rep.ContentLength, Validator: r.validatorOf(rep)}
 	if rep.StatusCode == http.StatusOK {
 		return stream, nil
 	}
@@ -140,7 +140,7 @@ func (r *Remote) statByGet(ctx context.Context, op, repo string, dgst digest.Dig
 		cr, ok := parseContentRange(rep.Header.Get("Content-Range"))
 		if !ok || cr.first != 0 {
 			return 0, r.invalid(op, rep.StatusCode, "the answer is a part, and its Content-Range %q is not that of the first byte",
-				clean(rep.Header.Get("Content-Range")))
+				r.clean(rep.Header.Get("Content-Range")))
 		}
 		return cr.size, nil
 	case http.StatusRequestedRangeNotSatisfiable:

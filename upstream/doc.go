@@ -9,7 +9,8 @@
 //   - credentials go to the registry that they were given for and to its token
 //     service, see [auth.RealmPolicy], and nowhere else: not to the hosts that
 //     blobs are redirected to, not over http where https was configured, and
-//     not into errors or logs;
+//     not into errors or logs, where a remote that repeats them cannot bring them
+//     either, see [Secrets];
 //   - credentials that are rejected are sent again only where others are to be had,
 //     and once: those who give them are asked for that, see [Options.Credentials];
 //   - bytes and media types are handed on as they came;

@@ -9,11 +9,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"regexp"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -22,6 +18,9 @@ import (
 
 // errStalled is why a request is given up whose body has stopped coming.
 var errStalled = errors.New("the connection has stalled")
+
+// clean makes a text that the remote may have made fit to be repeated.
+func (r *Remote) clean(text string) string { return r.secrets.Clean(text) }
 
 // invalid is an answer that is not what was asked for.
 func (r *Remote) invalid(op string, status int, format string, args ...any) error {
@@ -45,7 +44,7 @@ func (r *Remote) broken(ctx context.Context, op string, status int, err error) e
 	case ctxErr != nil:
 		return r.failure(cache.ErrUnavailable, op, status, fmt.Errorf("not done in time: %w", ctxErr))
 	}
-	return r.failure(cache.ErrUnavailable, op, status, explain(err))
+	return r.failure(cache.ErrUnavailable, op, status, r.explain(err))
 }
 
 // explained is an error whose text is fit to be shown. The error that it stands
@@ -60,11 +59,11 @@ func (e *explained) Unwrap() error { return e.err }
 
 // explain makes an error of the transport fit to be shown, with what to do
 // about it where that is known.
-func explain(err error) error {
+func (r *Remote) explain(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err // it repeats the URL, with its query
 	}
-	text := clean(err.Error())
+	text := r.clean(err.Error())
 	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
 		text = "malformed HTTP headers" // it repeats one of them, whichever that is
 	}
@@ -77,13 +76,23 @@ func explain(err error) error {
 	return &explained{text: text, err: err}
 }
 
+// maxRealmText bounds, in bytes, what is said of a token service that is refused: its
+// host is named twice.
+const maxRealmText = 1 << 10
+
+// refusedRealm makes an error of a [auth.RealmPolicy] fit to be repeated: the remote
+// has chosen the names in it.
+func (r *Remote) refusedRealm(err error) error {
+	return &explained{text: r.secrets.CleanTo(maxRealmText, err.Error()), err: err}
+}
+
 // refused is an answer with a status that is not one of success. It reads the
 // body.
 func (r *Remote) refused(op string, resp *reply) error {
 	if resp.StatusCode == http.StatusLoopDetected {
-		return r.refusal(op, resp, loopText(resp.Response))
+		return r.refusal(op, resp, r.loopText(resp.Response))
 	}
-	return r.refusal(op, resp, ociErrors(resp.Response))
+	return r.refusal(op, resp, r.ociErrors(resp.Response))
 }
 
 // refusedBlob is refused for a blob. What the remote has to say beside the status is
@@ -101,7 +110,7 @@ func (r *Remote) refusal(op string, resp *reply, text string) error {
 	e := r.failure(kindOf(resp.StatusCode), op, resp.StatusCode, nil)
 	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	if resp.foreign {
-		text = join(text, "answered by "+clean(resp.url.Host)+", where the remote has redirected us")
+		text = join(text, "answered by "+r.clean(resp.url.Host)+", where the remote has redirected us")
 	}
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized && !resp.foreign, resp.StatusCode == http.StatusForbidden && !resp.foreign:
@@ -141,12 +150,12 @@ const maxErrors = 3
 // ociErrors reads the codes and messages of an error body in the form of the
 // OCI distribution specification. Other bodies are not repeated: those of
 // object stores quote what was signed, and pages help nobody.
-func ociErrors(resp *http.Response) string {
+func (r *Remote) ociErrors(resp *http.Response) string {
 	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
 	if !ok {
 		return "" // the body could not be read; the status has been
 	}
-	return diagnostics(terr)
+	return r.diagnostics(terr)
 }
 
 // maxLoopText bounds, in bytes, what is repeated of how a request went round: each
@@ -155,18 +164,18 @@ const maxLoopText = 4 << 10
 
 // loopText reads which way a request took that came back, from the answer of a
 // registry that was on it.
-func loopText(resp *http.Response) string {
+func (r *Remote) loopText(resp *http.Response) string {
 	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
 	if !ok || len(terr.Errors) == 0 {
 		return ""
 	}
-	return cleanTo(maxLoopText, terr.Errors[0].Message)
+	return r.secrets.CleanTo(maxLoopText, terr.Errors[0].Message)
 }
 
-func diagnostics(terr *transport.Error) string {
+func (r *Remote) diagnostics(terr *transport.Error) string {
 	var text string
 	for _, d := range terr.Errors[:min(len(terr.Errors), maxErrors)] {
-		text = join(text, clean(fmt.Sprintf("%s: %s", d.Code, d.Message)))
+		text = join(text, r.clean(fmt.Sprintf("%s: %s", d.Code, d.Message)))
 	}
 	return text
 }
@@ -176,50 +185,4 @@ func join(a, b string) string {
 		return a + b
 	}
 	return a + "; " + b
-}
-
-// maxText bounds, in bytes, what is repeated of a text that a remote has made.
-const maxText = 400
-
-var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>\\]+`)
-
-// clean makes a text fit for logs and terminals that may come from a remote: it
-// is short, on one line, without control characters, and its URLs are without
-// what may be a secret: credentials, query, fragment.
-func clean(text string) string { return cleanTo(maxText, text) }
-
-// cleanTo is clean for a text of so many bytes at most.
-func cleanTo(most int, text string) string {
-	if len(text) > 4*most {
-		text = text[:4*most] // more cannot be left of it; saves the work
-	}
-	text = strings.Map(func(c rune) rune {
-		if c == utf8.RuneError || unicode.IsSpace(c) || !unicode.IsPrint(c) {
-			return ' '
-		}
-		return c
-	}, text)
-	text = anyURL.ReplaceAllStringFunc(text, cleanURL)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > most {
-		end := most
-		for !utf8.RuneStart(text[end]) {
-			end--
-		}
-		text = text[:end] + "..."
-	}
-	return text
-}
-
-func cleanURL(raw string) string {
-	scheme, rest, _ := strings.Cut(raw, "://")
-	if i := strings.IndexAny(rest, "?#"); i >= 0 {
-		rest = rest[:i]
-	}
-	host, path, slash := strings.Cut(rest, "/")
-	host = host[strings.LastIndex(host, "@")+1:]
-	if slash {
-		host += "/"
-	}
-	return scheme + "://" + host + path
 }

@@ -120,7 +120,7 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 			return rep, nil
 		}
 		rep.drain()
-		if u, err = redirect(u, resp.Header.Get("Location")); err != nil {
+		if u, err = r.redirect(u, resp.Header.Get("Location")); err != nil {
 			return nil, r.invalid(q.op, resp.StatusCode, "refusing a redirect: %w", err)
 		}
 	}
@@ -138,7 +138,7 @@ func isRedirect(status int) bool {
 
 // redirect gives where location leads to from u. Its errors leave out all but
 // the host: the rest may be signed.
-func redirect(u *url.URL, location string) (*url.URL, error) {
+func (r *Remote) redirect(u *url.URL, location string) (*url.URL, error) {
 	if location == "" {
 		return nil, errors.New("it does not say where to")
 	}
@@ -150,7 +150,7 @@ func redirect(u *url.URL, location string) (*url.URL, error) {
 	case next.Scheme != "https" && next.Scheme != "http":
 		return nil, errors.New("its target is neither https nor http")
 	case u.Scheme == "https" && next.Scheme == "http":
-		return nil, errors.New("it leads from https to http, at " + clean(next.Host))
+		return nil, errors.New("it leads from https to http, at " + r.clean(next.Host))
 	}
 	next.User, next.Fragment, next.RawFragment = nil, "", ""
 	return next, nil

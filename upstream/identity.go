@@ -31,6 +31,7 @@ func (a *authorizer) latest(configured string) string {
 // replace makes successor count in place of configured; empty ones that of what is
 // configured itself.
 func (a *authorizer) replace(configured, successor string) {
+	a.remote.secrets.Add(successor)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.predecessor, a.successor = configured, successor

@@ -93,19 +93,30 @@ func (r *Remote) describeManifest(op string, rep *reply) (cache.Descriptor, erro
 	switch {
 	case isPage(mediaType):
 		return cache.Descriptor{}, r.invalid(op, rep.StatusCode,
-			"the answer is of type %q: is there a login page or a block page of a proxy in between?", clean(mediaType))
+			"the answer is of type %q: is there a login page or a block page of a proxy in between?", r.clean(mediaType))
 	case encoded(rep.Header):
 		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the answer is encoded (%q), which we did not ask for",
-			clean(rep.Header.Get("Content-Encoding")))
+			r.clean(rep.Header.Get("Content-Encoding")))
+	}
+	if r.repeatsSecret(mediaType) {
+		// It would be kept, and handed on as it is.
+		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the type of the answer repeats our credentials: %q", r.clean(mediaType))
 	}
 	desc := cache.Descriptor{MediaType: mediaType, Size: -1}
 	if claim := rep.Header.Get("Docker-Content-Digest"); claim != "" {
 		desc.Digest = digest.Digest(claim)
 		if err := desc.Digest.Validate(); err != nil {
-			return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "its Docker-Content-Digest %q is no digest: %w", clean(claim), err)
+			return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "its Docker-Content-Digest %q is no digest: %w", r.clean(claim), err)
 		}
 	}
 	return desc, nil
+}
+
+// repeatsSecret reports whether a secret is in the type of a manifest. Words that types
+// are made of are none, even where somebody has chosen one as password.
+func (r *Remote) repeatsSecret(mediaType string) bool {
+	base, params, _ := strings.Cut(mediaType, ";")
+	return r.secrets.Contains(params) || !strings.Contains(acceptManifests, strings.TrimSpace(base)) && r.secrets.Contains(base)
 }
 
 // readManifest reads the bytes of a manifest.

@@ -44,16 +44,16 @@ func (r *Remote) checkPart(q *query, rep *reply, part cache.BlobPart) (contentRa
 	cr, ok := parseContentRange(header)
 	switch etag := strongETag(rep.Header); {
 	case !ok:
-		return invalid("the answer is a part, and its Content-Range %q does not say which", clean(header))
+		return invalid("the answer is a part, and its Content-Range %q does not say which", r.clean(header))
 	case cr.first != part.Offset:
 		return invalid("the answer begins at byte %d, and %d was asked for", cr.first, part.Offset)
 	case part.Length > 0 && cr.last-cr.first >= part.Length:
 		return invalid("the answer ends at byte %d, and %d bytes from byte %d on were asked for", cr.last, part.Length, part.Offset)
 	case rep.ContentLength >= 0 && rep.ContentLength != cr.last-cr.first+1:
-		return invalid("the answer is %d bytes long, and its Content-Range says %q", rep.ContentLength, clean(header))
+		return invalid("the answer is %d bytes long, and its Content-Range says %q", rep.ContentLength, r.clean(header))
 	case etag != "" && q.validator.of(rep.url) && etag != q.validator.etag:
 		// It should have sent the whole.
-		return invalid("the remote has other content by now (its ETag is %q, and was %q)", clean(etag), clean(q.validator.etag))
+		return invalid("the remote has other content by now (its ETag is %q, and was %q)", r.clean(etag), r.clean(q.validator.etag))
 	}
 	return cr, nil
 }
@@ -131,6 +131,16 @@ func (p *reply) validator() validator {
 		return validator{origin: origin(p.url), etag: etag}
 	}
 	return validator{}
+}
+
+// validatorOf returns the validator of p as callers keep it: none that repeats a
+// secret, for it is written down.
+func (r *Remote) validatorOf(p *reply) string {
+	v := p.validator().String()
+	if r.secrets.Contains(v) {
+		return ""
+	}
+	return v
 }
 
 // of reports whether v means something to the host of u.

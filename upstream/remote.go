@@ -90,6 +90,9 @@ type Remote struct {
 	name  string // empty: no Via header
 	stall time.Duration
 	auth  *authorizer
+	// secrets are what the remote and its token service are sent, and what they give
+	// out for it.
+	secrets Secrets
 	// own is for the registry and its token service, foreign for the hosts that
 	// they redirect to: it shows no client certificate.
 	own, foreign *http.Transport

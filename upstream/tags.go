@@ -87,7 +87,7 @@ func (r *Remote) refusedTags(op string, rep *reply) error {
 	if rep.StatusCode != http.StatusNotFound {
 		return r.refused(op, rep)
 	}
-	text := ociErrors(rep.Response)
+	text := r.ociErrors(rep.Response)
 	if rep.foreign || text == "" && rep.Header.Get("Docker-Distribution-Api-Version") == "" {
 		return r.invalid(op, rep.StatusCode, "the answer is not that of a registry: does a proxy in between say so?")
 	}
@@ -97,7 +97,7 @@ func (r *Remote) refusedTags(op string, rep *reply) error {
 func (r *Remote) readTags(op string, rep *reply) ([]string, error) {
 	if encoded(rep.Header) {
 		return nil, r.invalid(op, rep.StatusCode, "the answer is encoded (%q), which we did not ask for",
-			clean(rep.Header.Get("Content-Encoding")))
+			r.clean(rep.Header.Get("Content-Encoding")))
 	}
 	content, err := io.ReadAll(io.LimitReader(rep.Body, maxTagsBody+1))
 	if err != nil {
@@ -110,7 +110,7 @@ func (r *Remote) readTags(op string, rep *reply) ([]string, error) {
 		Tags []string `json:"tags"`
 	}
 	if !isJSONObject(content) || json.Unmarshal(content, &list) != nil {
-		return nil, r.invalid(op, rep.StatusCode, "the answer, of type %q, is no list of tags", clean(rep.Header.Get("Content-Type")))
+		return nil, r.invalid(op, rep.StatusCode, "the answer, of type %q, is no list of tags", r.clean(rep.Header.Get("Content-Type")))
 	}
 	return list.Tags, nil
 }

@@ -80,9 +80,9 @@ func (a *authorizer) exchange(ctx context.Context, scope string, challenge *tran
 	}
 	realm, err := a.realms.Check(a.remote.base, challenge.Parameters["realm"])
 	if err != nil {
-		return authorization{}, false, a.remote.failure(cache.ErrDenied, "getting a token", 0, err)
+		return authorization{}, false, a.remote.failure(cache.ErrDenied, "getting a token", 0, a.remote.refusedRealm(err))
 	}
-	trip := &tokenTrip{a: a, op: "getting a token from " + clean(realm.Host), realm: realm}
+	trip := &tokenTrip{a: a, op: "getting a token from " + a.remote.clean(realm.Host), realm: realm}
 	if config.IdentityToken == "" {
 		got, _, err := a.exchangeBy(ctx, trip, scope, challenge, *config)
 		return got, false, err
@@ -134,8 +134,9 @@ func (a *authorizer) exchangeBy(ctx context.Context, trip *tokenTrip, scope stri
 	if !validToken(value) {
 		return authorization{}, "", r.failure(cache.ErrUnavailable, trip.op, trip.status, errors.New("its answer holds no usable token"))
 	}
+	r.secrets.AddToken(value)
 	life := tokenLife(answer.ExpiresIn)
-	r.log.WithFields(logrus.Fields{"scope": scope, "realm": trip.realm.Host, "seconds": int64(life / time.Second)}).Debug("got a token")
+	r.log.WithFields(logrus.Fields{"scope": scope, "realm": r.clean(trip.realm.Host), "seconds": int64(life / time.Second)}).Debug("got a token")
 	t := token{value: value, expires: start.Add(life)}
 	a.keep(scope, t)
 	return authorization{header: t.header(), fresh: true}, answer.RefreshToken, nil

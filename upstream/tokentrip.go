@@ -42,7 +42,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, t.refuse(err)
 		}
 		if home = home && sameOrigin(u, t.realm); !home && method != http.MethodGet {
-			return nil, t.refuse(fmt.Errorf("the token service redirects us to %s, and would have us take the identity token along", clean(u.Host)))
+			return nil, t.refuse(fmt.Errorf("the token service redirects us to %s, and would have us take the identity token along", u.Host))
 		}
 		next, err := t.request(req, u, method, home)
 		if err != nil {
@@ -58,7 +58,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		(&reply{Response: resp}).drain()
-		if u, err = redirect(u, resp.Header.Get("Location")); err != nil {
+		if u, err = r.redirect(u, resp.Header.Get("Location")); err != nil {
 			return nil, err
 		}
 		if t.status != http.StatusTemporaryRedirect && t.status != http.StatusPermanentRedirect {
@@ -97,12 +97,12 @@ func (t *tokenTrip) request(req *http.Request, u *url.URL, method string, home b
 func (t *tokenTrip) failure(ctx context.Context, err error) error {
 	r := t.a.remote
 	if t.refusal != nil {
-		return r.failure(cache.ErrDenied, t.op, 0, t.refusal)
+		return r.failure(cache.ErrDenied, t.op, 0, r.refusedRealm(t.refusal))
 	}
 	if terr, ok := errors.AsType[*transport.Error](err); ok {
 		e := r.failure(cache.ErrUnavailable, t.op, t.status, nil)
 		e.RetryAfter = t.retryAfter
-		text := diagnostics(terr)
+		text := r.diagnostics(terr)
 		switch t.status {
 		case http.StatusUnauthorized, http.StatusForbidden:
 			e.Kind = cache.ErrDenied

@@ -1,0 +1,114 @@
+package upstream_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"html"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"registry-module/upstream"
+)
+
+func TestSecretsAreMasked(t *testing.T) {
+	const special = `s3cret/pass "&+% wörd`
+	login := base64.StdEncoding.EncodeToString([]byte("me:" + special))
+	for name, tt := range map[string]struct {
+		config     authn.AuthConfig
+		text, want string
+	}{
+		"nothing":           {authn.AuthConfig{}, "DENIED: no", "DENIED: no"},
+		"password":          {password("hunter2"), "no, hunter2 is wrong", "no, REDACTED is wrong"},
+		"twice":             {password("hunter2"), "hunter2hunter2", "REDACTED"},
+		"within a word":     {password("hunter2"), "xhunter2y", "xREDACTEDy"},
+		"in capitals":       {password("hunter2"), "HUNTER2", "REDACTED"},
+		"user name":         {password("hunter2"), "no, me", "no, me"},
+		"Basic":             {password(special), "got Basic " + login, "got Basic REDACTED=="},
+		"Basic, cut":        {password(special), "got Basic " + login[:20], "got Basic REDACTED"},
+		"Basic, for URLs":   {password("???>>>"), base64.URLEncoding.EncodeToString([]byte("me:???>>>")), "REDACTED"},
+		"auth":              {authn.AuthConfig{Auth: login}, "Basic " + login + " is " + special, "Basic REDACTED is REDACTED"},
+		"in a query":        {password(special), "password=" + url.QueryEscape(special), "password=REDACTED"},
+		"in a path":         {password(special), "/" + url.PathEscape(special), "/REDACTED"},
+		"escaped otherwise": {password(special), strings.ToLower(url.QueryEscape(special)), "REDACTED"},
+		"in HTML":           {password(special), html.EscapeString(special), "REDACTED"},
+		"quoted":            {password(special), fmt.Sprintf("%q", special), `"REDACTED"`},
+		"with line breaks":  {password("hun\nter \t2"), "hun\nter \t2", "REDACTED"},
+		"identity token":    {authn.AuthConfig{IdentityToken: "abcdefgh"}, "abcdefgh", "REDACTED"},
+		"registry token":    {authn.AuthConfig{RegistryToken: "abcdefgh"}, "Bearer abcdefgh.", "Bearer REDACTED."},
+		"long, cut":         {password(strings.Repeat("abcdefgh", 9)), strings.Repeat("abcdefgh", 4) + "...", "REDACTED..."},
+		"begun twice":       {password("abababababababababac"), "ababababababababababac", "REDACTED"},
+		"not the same":      {password("abcdefghijklmnopq"), "abcdefghijklmno", "abcdefghijklmno"},
+		"short":             {password("a"), "a: that is a, a_, a1 and 'a'", "REDACTED: that is REDACTED, REDACTED_, a1 and 'REDACTED'"},
+		"behind spaces":     {password("hunter2"), strings.Repeat(" ", 100_000) + "hunter2", ""},
+		"at the cut":        {password("hunter2"), strings.Repeat("x", 397) + "hunter2", strings.Repeat("x", 397) + "RED..."},
+		"beyond the cut":    {password("hunter2"), strings.Repeat("x", 400) + "hunter2", strings.Repeat("x", 400) + "..."},
+		"in what is cut":    {password(strings.Repeat("ab", 50_000)), strings.Repeat("ab", 50_000) + "!", "REDACTED!"},
+		"in a URL":          {password("hunter2"), "see https://x/hunter2?a=b", "see https://x/REDACTED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s upstream.Secrets
+			s.AddCredentials(tt.config)
+			if got := s.Clean(tt.text); got != tt.want {
+				t.Errorf("%q becomes %q, want %q", tt.text, got, tt.want)
+			}
+			if found := strings.Contains(tt.want, "RED"); found && !s.Contains(tt.text) {
+				t.Errorf("%q contains no secret", tt.text)
+			}
+		})
+	}
+}
+
+// TestSecretsOverlap takes the parts of secrets that have something in common.
+func TestSecretsOverlap(t *testing.T) {
+	var s upstream.Secrets
+	s.Add("abcdefgh", "efghijkl", "cdef-not", "", "abcdefghijkl-and-more")
+	if got, want := s.Clean("1 abcdefghijkl 2 abcdefghijkl-and-mor 3"), "1 REDACTED 2 REDACTED 3"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestSecretsAreBounded has tokens forgotten, and not what they were got for.
+func TestSecretsAreBounded(t *testing.T) {
+	var s upstream.Secrets
+	s.AddCredentials(password("hunter2"))
+	token := func(i int) string { return fmt.Sprintf("token-%06d", i) }
+	const many = 2000
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i := range many {
+				s.AddToken(token(i))
+				s.Clean("hunter2")
+			}
+		})
+	}
+	all.Wait()
+	if s.Contains(token(0)) || !s.Contains(token(many-1)) || !s.Contains(token(many-300)) || !s.Contains("hunter2") {
+		t.Error("the wrong ones are forgotten")
+	}
+}
+
+// FuzzSecrets has secrets found in whatever is around them.
+func FuzzSecrets(f *testing.F) {
+	f.Add("hunter2", "wrong password ", "!")
+	f.Add("abababababababababac", "abab", "ab")
+	f.Add("p\xc3\x28 \n%2F", "https://", "@host?x")
+	f.Fuzz(func(t *testing.T, secret, before, after string) {
+		if len(secret) < 6 || len(secret) > 60 {
+			return // short ones are looked for as words, and long ones by their start
+		}
+		var s upstream.Secrets
+		s.Add(secret)
+		text := before + secret + after
+		if got := s.CleanTo(1<<20, text); strings.Contains(got, secret) && !strings.Contains("REDACTED", secret) && !strings.Contains(before+"REDACTED"+after, secret) {
+			t.Errorf("%q becomes %q", text, got)
+		}
+		if !s.Contains(text) {
+			t.Errorf("%q does not contain %q", text, secret)
+		}
+	})
+}
