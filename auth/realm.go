@@ -48,8 +48,17 @@ func NewRealmPolicy(allowed ...string) (RealmPolicy, error) {
 	return p, errors.Join(errs...)
 }
 
+// maxRealmHost bounds the host of a realm with its port, in bytes: that of a name
+// (RFC 1035 section 2.3.4), and of a port.
+const maxRealmHost = 255 + len(":65535")
+
+// notInHost finds what is not printable ASCII, of which international names are made,
+// too (RFC 5890), where they are asked for.
+func notInHost(c rune) bool { return c <= ' ' || c >= 0x7f }
+
 // Check returns realm as a URL if a token for registry, a URL with scheme and
-// host, may be asked for there.
+// host, may be asked for there. Its errors are of a few hundred bytes, and can be
+// shown; there are names in them that the registry has chosen.
 func (p RealmPolicy) Check(registry *url.URL, realm string) (*url.URL, error) {
 	u, err := url.Parse(realm)
 	if err != nil {
@@ -58,6 +67,8 @@ func (p RealmPolicy) Check(registry *url.URL, realm string) (*url.URL, error) {
 	}
 	host := normalHost(u.Hostname(), "")
 	switch {
+	case len(u.Host) > maxRealmHost || strings.ContainsFunc(u.Host, notInHost):
+		return nil, errors.New("the registry's challenge names a token service whose host has characters that are not allowed, or too many")
 	case host == "":
 		return nil, errors.New("the registry's challenge names no token service (its realm has no host)")
 	case u.User != nil:
@@ -65,7 +76,7 @@ func (p RealmPolicy) Check(registry *url.URL, realm string) (*url.URL, error) {
 	case u.Scheme == "http" && registry.Scheme != "http":
 		return nil, fmt.Errorf("the token service at %s is to be asked over http, but the registry %s over https", host, registry.Host)
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("the token service at %s is to be asked over %q, not https", host, u.Scheme)
+		return nil, fmt.Errorf("the token service at %s is to be asked over %.20q, not https", host, u.Scheme)
 	}
 	if !p.accepts(normalHost(registry.Hostname(), ""), host, effectivePort(u)) {
 		return nil, fmt.Errorf("the registry %s sends us to the token service of another domain, %s: "+

@@ -56,6 +56,14 @@ func TestRealmPolicy(t *testing.T) {
 		{"relative", "https://ghcr.io", "/token", nil, "names no token service"},
 		{"empty", "https://ghcr.io", "", nil, "names no token service"},
 		{"no URL", "https://ghcr.io", "https://gh cr.io/\x00secret", nil, "not a URL"},
+		{"long host", "https://ghcr.io", "https://" + strings.Repeat("a", 100_000) + ".io/token", nil, "or too many"},
+		{"host as long as can be", "https://ghcr.io", "https://" + strings.Repeat("a.", 125) + "aa.io:65535/token", nil, "another domain"},
+		{"long port", "https://ghcr.io", "https://ghcr.io:" + strings.Repeat("4", 300) + "/token", nil, "or too many"},
+		{"long scheme", "https://ghcr.io", strings.Repeat("a", 100_000) + "://ghcr.io/token", nil, "not https"},
+		{"control characters", "https://ghcr.io", "https://a\u009b2J.io/token", nil, "not allowed"},
+		{"writing from right to left", "https://ghcr.io", "https://a\u202egro.io/token", nil, "not allowed"},
+		{"escaped", "https://ghcr.io", "https://a%c2%9b2J.io/token", nil, "not allowed"},
+		{"zone", "https://ghcr.io", "https://[fe80::1%25a%c2%9bb]/token", nil, "not a URL"},
 		{"userinfo", "https://ghcr.io", "https://me:secret@ghcr.io/token", nil, "credentials in the URL"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -79,6 +87,8 @@ func TestRealmPolicy(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, test.refused)
 			case err != nil && strings.Contains(err.Error(), "secret"):
 				t.Errorf("error %q shows a secret", err)
+			case err != nil && (len(err.Error()) > 1000 || strings.ContainsFunc(err.Error(), func(c rune) bool { return c < ' ' || c >= 0x7f })):
+				t.Errorf("error %q is not fit to be shown", err)
 			}
 		})
 	}

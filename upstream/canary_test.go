@@ -116,6 +116,9 @@ func TestCanary(t *testing.T) {
 		"realm is no URL":               {realm: "http://me:" + canaryUserinfo + "@[evil/token"},
 		"realm with the name as prefix": {realm: "http://registry.example.com.evil.example.net/token"},
 
+		"realm of great length":         {realm: "http://" + strings.Repeat("a", 100_000) + ".example.com/token"},
+		"realm with control characters": {realm: "http://\u009b2J\u202e.example.com/token"},
+
 		"blobs on another host":            {realm: auth, services: []string{token}, blob: blobAt, visited: []string{token, cdn}, works: true},
 		"blobs on another host, Basic":     {basic: true, blob: blobAt, visited: []string{cdn}, works: true},
 		"blobs on a host that demands":     {realm: auth, services: []string{token}, blob: blobAt, demand: true, visited: []string{token, cdn}},
@@ -155,6 +158,7 @@ func TestCanary(t *testing.T) {
 		"service leads on here":                 {realm: auth, services: []string{token}, token: "/token?again", tokenStatus: 308, visited: []string{token}, works: true},
 		"service leads here, with credentials":  {realm: auth, services: []string{token}, token: "http://me:" + canaryUserinfo + "@auth.example.com/token?again", tokenStatus: 307, visited: []string{token}, works: true},
 		"service leads on here, by 303":         {realm: auth, services: []string{token}, token: "?again", tokenStatus: 303, visited: []string{token}, works: true, withoutPost: true},
+		"service leads far away":                {realm: auth, services: []string{token}, token: "http://" + strings.Repeat("a", 100_000) + ".example.com/\u009b", tokenStatus: 302, visited: []string{token}},
 		"service leads in a circle":             {realm: auth, services: []string{token}, token: "/token", tokenStatus: 307, visited: []string{token}},
 
 		"registry repeats, 401":          {realm: auth, services: []string{token}, echo: 401, visited: []string{token}},
@@ -226,6 +230,11 @@ func (a *around) check(t *testing.T, kind, said string) {
 		}
 		if via := strings.Contains(seen, "Via: 1.1 module"); via && host != home {
 			t.Errorf("%s: the host %q has seen where we come from:\n%s", kind, host, seen)
+		}
+	}
+	for line := range strings.Lines(said) {
+		if len(line) > 2000 || strings.ContainsAny(line, "\u009b\u202e\x1b\r") {
+			t.Errorf("%s: an error or the log has a line that is not fit to be shown: %.3000q", kind, line)
 		}
 	}
 	login := base64.RawStdEncoding.EncodeToString([]byte("me:" + canaryPassword))
