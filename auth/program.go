@@ -141,21 +141,25 @@ func (p program) run(ctx context.Context, server string) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = out, complaint
 	// A group of its own, so that what it has started ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Cancel = kill
+	kill := func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // they may have ended by now
+	cmd.Cancel = func() error { kill(); return nil }
 	cmd.WaitDelay = p.grace
 
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("it cannot be run: %w", withoutPath(err))
 	}
+	// Also while it has ended, and what it has left behind is waited for.
+	done := context.AfterFunc(ctx, kill)
 	err = cmd.Wait()
+	done()
+	// However it has ended: what is meant to stay leaves the group, as daemons do.
+	kill()
 	switch {
 	case ctx.Err() != nil:
 		// Also where it has ended by itself just then: its output may be cut short.
 		return nil, context.Cause(ctx)
 	case errors.Is(err, exec.ErrWaitDelay):
-		// It has succeeded, and left something behind that holds its output.
-		_ = kill() // what was left behind may have ended by now
+		// It has succeeded, and left something behind that has held its output.
 	case err != nil:
 		return out.kept, p.failure(cmd.ProcessState, string(out.kept)+"\n"+string(complaint.kept))
 	}

@@ -161,6 +161,9 @@ func TestCommandGetsNoSettings(t *testing.T) {
 // TestCommandEndsWithItsChildren proves by a pipe that nobody is left who holds it.
 func TestCommandEndsWithItsChildren(t *testing.T) {
 	const child = `exec 3>"$FIFO"; sleep 1000 & echo started >&3; `
+	const quiet = `exec 3>"$FIFO"; sleep 1000 >/dev/null 2>&1 & `
+	// It says so only when the program has ended and was waited for.
+	const orphan = `exec 3>"$FIFO"; (while kill -0 $$; do sleep 0.01; done 2>/dev/null; echo started >&3; exec sleep 1000) & `
 	for name, tt := range map[string]struct {
 		body           string
 		timeout, grace time.Duration
@@ -171,6 +174,10 @@ func TestCommandEndsWithItsChildren(t *testing.T) {
 		"deaf to signals":        {`trap '' TERM INT HUP PIPE; ` + child + `wait`, time.Hour, time.Hour, true, "context canceled"},
 		"too slow":               {child + `wait`, 10 * time.Millisecond, time.Hour, false, "has not answered within 10ms"},
 		"too much":               {child + `while :; do echo s3crets3cret; done`, time.Hour, time.Hour, false, "more than 65536 bytes"},
+		"fails and leaves one":   {child + `exit 1`, time.Hour, time.Millisecond, false, "exit status 1"},
+		"fails, a quiet one":     {quiet + `exit 1`, time.Hour, time.Hour, false, "exit status 1"},
+		"answers, a quiet one":   {quiet + `echo '{"Username":"me","Secret":"x"}'`, time.Hour, time.Hour, false, ""},
+		"caller leaves later":    {orphan, time.Hour, time.Hour, true, "context canceled"},
 		"answers and leaves one": {child + `echo '{"Username":"me","Secret":"x"}'`, time.Hour, time.Millisecond, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
