@@ -59,12 +59,21 @@ func (f *file[T]) read() (T, error) {
 }
 
 func readFile(path string) ([]byte, error) {
-	// Without O_NONBLOCK, a pipe that nobody writes into would hold us up.
+	// Without O_NONBLOCK, a pipe that nobody writes into would hold us up, and in spite
+	// of it, one that somebody holds open.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, withoutPath(err)
 	}
 	defer f.Close()
+	switch info, err := f.Stat(); {
+	case err != nil:
+		return nil, withoutPath(err)
+	case info.IsDir():
+		return nil, syscall.EISDIR
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file, but a pipe or a device")
+	}
 	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	switch {
 	case err != nil:

@@ -36,12 +36,23 @@ func TestSecretFileThatNeverWas(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	held := filepath.Join(dir, "held")
+	if err := syscall.Mkfifo(held, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := os.OpenFile(held, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
 	for name, tt := range map[string]struct{ path, says string }{
 		"missing":                   {filepath.Join(dir, "missing"), "no such file"},
 		"empty":                     {write(t, "", ""), "empty"},
 		"only a line break":         {write(t, "", "\r\n"), "empty"},
 		"a directory":               {dir, "is a directory"},
-		"a pipe that nobody writes": {fifo, "empty"},
+		"a pipe that nobody writes": {fifo, "not a regular file"},
+		"a pipe that is held open":  {held, "not a regular file"},
+		"a device":                  {os.DevNull, "not a regular file"},
 		"huge":                      {write(t, "", strings.Repeat("s3cret", 200_000)), "larger than"},
 	} {
 		t.Run(name, func(t *testing.T) {
