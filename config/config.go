@@ -25,6 +25,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -316,13 +317,38 @@ func (s source) firstStockPath() string {
 	return ""
 }
 
-// readFile returns the content of a file that a person has written.
+// readFile returns the content of a configuration file, which may be a pipe, as for
+// the stock registry.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
 	}
 	defer f.Close()
+	return readAll(f, path)
+}
+
+// readRegularFile is readFile for what is read again while the program runs, and may
+// so be no pipe: one that somebody holds open would hold us up.
+func readRegularFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		err = errNotRegular
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))
+	}
+	return readAll(f, path)
+}
+
+var errNotRegular = errors.New("not a regular file, but a pipe or a device")
+
+func readAll(f *os.File, path string) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, reason(err))

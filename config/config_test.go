@@ -274,7 +274,8 @@ func TestWarnings(t *testing.T) {
 		{"settings that are off", "version: 0.1\nhttp: {h2c: {enabled: false}}\nhealth: {storagedriver: {enabled: false, interval: 10s}}\n" +
 			"log: {hooks: [{type: mail, disabled: true}]}\nstorage: {maintenance: {readonly: {enabled: false}}}\nproxy: {remoteurl: r, ttl: '0'}", nil, nil},
 		{"service links", "", []string{"REGISTRY_PORT=tcp://10.0.0.1:80", "REGISTRY_PORT_80_TCP_ADDR=10.0.0.1", "REGISTRY_SERVICE_HOST=10.0.0.1",
-			"REGISTRY_NAME=/a/registry", "REGISTRY_ENV_PATH=/bin", "REGISTRY_VERSION=3", "REGISTRY_CONFIGURATION_PATH="}, nil},
+			"REGISTRY_NAME=/a/registry", "REGISTRY_ENV_PATH=/bin",
+			"REGISTRY_MODULE_SERVICE_HOST=10.0.0.1", "REGISTRY_MODULE_SERVICE_PORT_HTTP=80", "REGISTRY_MODULE_PORT=tcp://10.0.0.1:80", "REGISTRY_MODULE_PORT_80_TCP_PROTO=tcp", "REGISTRY_VERSION=3", "REGISTRY_CONFIGURATION_PATH="}, nil},
 		{"variables of others", "", []string{"PATH=/bin", "REGISTRYX=1", "NOTHING"}, nil},
 	}
 	for _, tt := range tests {

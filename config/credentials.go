@@ -50,11 +50,11 @@ func (r remoteReader) credentials() Credentials {
 	switch hasPassword := s.Password != "" || s.PasswordFile != ""; {
 	case len(kinds) > 1:
 		for _, k := range kinds[1:] {
-			r.bad(k.setting, k.value, "is set, and %s too: keep only one kind of credentials", r.at(kinds[0].setting))
+			r.bad(k.setting, k.value, "is set, and %s too: keep only one kind of credentials", r.named(kinds[0].setting))
 		}
 	case s.Username != "" && !hasPassword:
 		r.bad("password", "", "is missing, but %s is set: set it or %s, or remove the username for anonymous access",
-			r.at("username"), r.at("passwordfile"))
+			r.named("username"), r.named("passwordfile"))
 	case s.Username == "" && hasPassword:
 		r.bad("username", "", "is missing, but a password is set: set it, or remove the password for anonymous access")
 	}
@@ -66,7 +66,7 @@ func (r remoteReader) credentials() Credentials {
 	if s.Exec != nil {
 		c.Command, c.CommandLifetime = s.Exec.Command, s.Exec.Lifetime
 		if c.Command == "" {
-			r.bad("exec.command", "", "is missing, but %s is set: write the command that prints credentials", r.at("exec.lifetime"))
+			r.bad("exec.command", "", "is missing, but %s is set: write the command that prints credentials", r.named("exec.lifetime"))
 		}
 		if c.CommandLifetime != nil {
 			r.loader.notNegative(r.at("exec.lifetime"), *c.CommandLifetime)
@@ -81,7 +81,7 @@ func (r remoteReader) secretFile(setting, path, direct, value string) {
 		return
 	}
 	if value != "" {
-		r.bad(setting, path, "is set, and %s too: keep only one of them", r.at(direct))
+		r.bad(setting, path, "is set, and %s too: keep only one of them", r.named(direct))
 		return
 	}
 	// Editors and shells end a file with a line break, which is not meant.

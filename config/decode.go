@@ -219,7 +219,8 @@ func expected(t reflect.Type) string {
 }
 
 // yamlReason returns an error of package yaml without prefixes, line numbers
-// and the names of Go types, which mean nothing to who writes a configuration.
+// and the names of Go types, which mean nothing to who writes a configuration, and
+// without what it quotes: that can be a secret, wherever somebody has put one.
 func yamlReason(err error) string {
 	text := err.Error()
 	if te, ok := errors.AsType[*yaml.TypeError](err); ok && len(te.Errors) > 0 {
@@ -229,7 +230,18 @@ func yamlReason(err error) string {
 	if lineOf(err) > 0 {
 		_, text, _ = strings.Cut(text, ": ")
 	}
+	switch {
+	case strings.HasPrefix(text, "unknown anchor "), strings.HasPrefix(text, "anchor "):
+		return "a value begins with * or &: put it in single quotes"
+	case strings.HasPrefix(text, "invalid map key"):
+		return "a name is not text: put what is in braces in single quotes"
+	case strings.HasPrefix(text, "key "), strings.HasPrefix(text, "field "):
+		return "a name is there twice"
+	}
 	text, _, _ = strings.Cut(text, " into ")
+	if from, to := strings.IndexByte(text, '`'), strings.LastIndexByte(text, '`'); from >= 0 {
+		text = strings.TrimSpace(text[:from]) + text[to+1:]
+	}
 	return text
 }
 

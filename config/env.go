@@ -58,8 +58,9 @@ func notSettings(path string) bool {
 		return true // as below
 	}
 	// Kubernetes and container links announce a service called "registry" by
-	// such variables. They are no mistake of who configures this program.
-	for _, announced := range []string{"SERVICE_", "PORT_", "ENV_"} {
+	// such variables, and one called "registry-module". They are no mistake of who
+	// configures this program.
+	for _, announced := range []string{"SERVICE_", "PORT_", "ENV_", "MODULE_"} {
 		if strings.HasPrefix(path, announced) {
 			return true
 		}
@@ -280,7 +281,8 @@ func (a assignment) set(v reflect.Value, key string) {
 	l.decodeLeaf(v, key, func(out any) error { return yaml.Unmarshal([]byte(a.value), out) })
 	for _, p := range l.problems[known:] {
 		p.Variable = a.variable
-		if p.Value == "" {
+		// What has parts is not shown: there is no telling what they are.
+		if p.Value == "" && !strings.ContainsAny(a.value, "{[\n") {
 			p.Value = shown(key, a.value)
 		}
 	}

@@ -8,7 +8,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -17,6 +20,16 @@ func TestErrors(t *testing.T) {
 	_, otherKey := newKeyPair(t)
 	notPEM := write(t, "not.pem", "nothing")
 	empty := write(t, "empty", "\n")
+	// A pipe that nobody writes into, and that is not at its end.
+	held := filepath.Join(t.TempDir(), "held")
+	if err := syscall.Mkfifo(held, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := os.OpenFile(held, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
 	const remote = "REGISTRY_PROXY_REMOTEURL=r.example.com"
 	remoteURL := func(s string) []string { return []string{"REGISTRY_PROXY_REMOTEURL=" + s} }
 	tests := []struct {
@@ -30,6 +43,8 @@ func TestErrors(t *testing.T) {
 		{"empty file", "# nothing\n", nil, []string{"REGISTRY_VERSION (version): is missing in"}},
 		{"no version", "http: {}", nil, []string{"REGISTRY_VERSION (version): is missing in"}},
 		{"unknown version", "version: 0.2", nil, []string{`REGISTRY_VERSION (version, line 1): "0.2" is not a version of the configuration that is known: write 0.1`}},
+		{"alias", "version: 0.1\nproxy:\n  password: *x", nil, []string{"not readable as YAML: a value begins with * or &: put it in single quotes"}},
+		{"anchor within itself", "version: 0.1\ncatalog: &x [*x]", nil, []string{"(catalog, line 2): is not a section"}},
 		{"section is text", "version: 0.1\nproxy: r.example.com", nil, []string{"REGISTRY_PROXY (proxy, line 2): is not a section"}},
 		{"list is text", "version: 0.1\nnotifications: {endpoints: x}", nil, []string{"REGISTRY_NOTIFICATIONS_ENDPOINTS (notifications.endpoints, line 2): is not a list"}},
 
@@ -134,6 +149,8 @@ func TestErrors(t *testing.T) {
 		{"resuming", "version: 0.1\ncache: {resume: later}", nil, []string{`REGISTRY_CACHE_RESUME (cache.resume, line 2): "later" is not a yes or no`}},
 		{"age of what is unfinished", "", []string{"REGISTRY_CACHE_PARTIALTTL=7d"}, []string{`REGISTRY_CACHE_PARTIALTTL (cache.partialttl): "7d" is not a duration`}},
 
+		{"remote with a query", "", remoteURL("https://a?token=hunter2"), []string{`"https://a?..." cannot be used: the URL of the remote registry a has a query or a fragment: write only scheme and host`}},
+		{"remote with a fragment", "", remoteURL("a#hunter2"), []string{`"a#..." cannot be used`}},
 		{"remote with spaces", "", remoteURL("a b"), []string{`REGISTRY_PROXY_REMOTEURL (proxy.remoteurl): "a b" cannot be used: `}},
 		{"remote with another scheme", "", remoteURL("ftp://a"), []string{`"ftp://a" cannot be used: the remote registry a has the scheme "ftp": write https:// or http://`}},
 		{"remote with a path", "", remoteURL("https://a/b"), []string{`"https://a/b" cannot be used: the URL of the remote registry a has the path "/b"`}},
@@ -146,6 +163,9 @@ func TestErrors(t *testing.T) {
 			[]string{`REGISTRY_PROXY_PASSWORD_FILE (proxy.passwordfile): "/f" is set, and proxy.password too`}},
 		{"absent password file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=/absent"},
 			[]string{`REGISTRY_PROXY_PASSWORD_FILE (proxy.passwordfile): "/absent" cannot be read (no such file or directory)`}},
+		{"password file that is a pipe", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=" + held},
+			[]string{"cannot be read (not a regular file, but a pipe or a device): write the path"}},
+		{"certificates that are a directory", "", []string{remote, "REGISTRY_PROXY_CA=/"}, []string{`"/" cannot be read (is a directory)`}},
 		{"empty password file", "", []string{remote, "REGISTRY_PROXY_USERNAME=u", "REGISTRY_PROXY_PASSWORD_FILE=" + empty}, []string{"is empty: write the password into it"}},
 		{"alias", "", []string{remote, "REGISTRY_PROXY_ALIAS=a/b"}, []string{`REGISTRY_PROXY_ALIAS (proxy.alias): "a/b" is not a path component`}},
 		{"certificate authority", "", []string{remote, "REGISTRY_PROXY_CA=" + notPEM}, []string{"REGISTRY_PROXY_CA (proxy.ca)"}},
@@ -254,6 +274,22 @@ func TestSecretsAreNotShown(t *testing.T) {
 		"version: 0.1\nnotifications: {endpoints: hunter2}",
 		"version: 0.1\nmiddleware: {storage: [{name: a, options: {key: hunter2}}]}",
 		"version: 0.1\nmiddleware: {storage: {key: hunter2}}",
+		"version: 0.1\nproxy:\n  password: *hunter2",
+		"version: 0.1\nproxy:\n  password: *hunter2\n  username: &hunter2 [*hunter2]",
+		"version: 0.1\nproxy: {remoteurl: 'https://a?token=hunter2'}",
+		"version: 0.1\nproxy: {remoteurl: 'a?hunter2'}",
+		"version: 0.1\nproxy: {remoteurl: 'a#hunter2'}",
+		"version: 0.1\nproxy: {remoteurl: a, username: u, passwordfile: hunter2}",
+		"version: 0.1\nproxy: {remoteurl: a, username: u, passwordfile: hun/hunter2}",
+		"version: 0.1\nproxy: {remoteurl: a, username: u, password: x, passwordfile: hunter2}",
+		"version: 0.1\nproxy: {remoteurl: a, username: u, password: x, identitytokenfile: hunter2}",
+		"version: 0.1\nproxy: {remoteurl: a, dockerconfig: '{\"auths\":{\"a\":{\"auth\":\"hunter2\"}}}'}",
+		"version: 0.1\nhttp: {host: 'ftp://a?hunter2'}",
+		"version: 0.1\nstorage: {s3: {secretkey: *hunter2}}",
+		"version: 0.1\nstorage: {s3: {secretkey: hunter2}}",
+		"version: 0.1\nstorage: {s3: hunter2}",
+		"version: 0.1\nstorage: {s3: [hunter2]}",
+		"version: 0.1\ncatalog: {maxentries: !!int hunter2}",
 		"version: 0.1\nlog: {hooks: [{options: {smtp: {password: [hunter2]}}}]}",
 	}
 	for _, file := range files {
@@ -289,6 +325,24 @@ func TestSecretsAreNotShown(t *testing.T) {
 		"REGISTRY_NOTIFICATIONS_ENDPOINTS=[{headers: {A: hunter2}}]",
 		"REGISTRY_NOTIFICATIONS_ENDPOINTS_0_HEADERS={A: hunter2}",
 		"REGISTRY_AUTH=[hunter2]",
+		"REGISTRY_STORAGE={s3: {secretkey: *hunter2",
+		"REGISTRY_STORAGE={s3: {secretkey: *hunter2}}",
+		"REGISTRY_STORAGE=[hunter2]",
+		"REGISTRY_STORAGE_S3={secretkey: *hunter2",
+		"REGISTRY_STORAGE_S3=*hunter2",
+		"REGISTRY_STORAGE_S3_SECRETKEY=*hunter2",
+		"REGISTRY_STORAGE_S3_ACCESSKEY=*hunter2",
+		"REGISTRY_STORAGE_AZURE_ACCOUNTKEY=*hunter2",
+		"REGISTRY_STORAGE_AZURE_CREDENTIALS_CLIENT_SECRET=*hunter2",
+		"REGISTRY_STORAGE_OSS_ACCESSKEYSECRET=*hunter2",
+		"REGISTRY_LOG={hooks: [{options: {smtp: {password: *hunter2",
+		"REGISTRY_LOG_HOOKS=[{options: {smtp: {password: hunter2",
+		"REGISTRY_HEALTH_HTTPCHECKERS_0={headers: {A: [hunter2",
+		"REGISTRY_MIDDLEWARE_STORAGE=[{name: x, options: {privatekey: hunter2",
+		"REGISTRY_MIDDLEWARE_STORAGE_0={name: x, options: {privatekey: *hunter2",
+		"REGISTRY_PROXY_REMOTEURL=https://a/?token=hunter2",
+		"REGISTRY_PROXY_REMOTEURL_2=a?hunter2",
+		"REGISTRY_PROXY_IDENTITYTOKEN_FILE_2=hunter2",
 	} {
 		c, err := loadWith(t, "", environ)
 		if err == nil {

@@ -9,15 +9,19 @@ import (
 // readable records a problem where the file that is the value of key cannot be
 // read.
 func (l *loader) readable(key, path string) ([]byte, bool) {
-	text, err := readFile(path)
+	text, err := readRegularFile(path)
 	if err != nil {
-		l.bad(key, path, "%v", unreadable(err))
+		text := unreadable(err).Error()
+		if mayBeContent(key, path) {
+			text += ", and not what it holds"
+		}
+		l.bad(key, path, "%s", text)
 		return nil, false
 	}
 	return text, true
 }
 
-// unreadable turns an error of readFile into the continuation of a sentence
+// unreadable turns an error of readRegularFile into the continuation of a sentence
 // that begins with the path.
 func unreadable(err error) error {
 	cause := err

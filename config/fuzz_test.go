@@ -67,6 +67,52 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
+// FuzzSecretInText puts a secret where one belongs, with anything around it that stays
+// within the value as a person sees it: whatever YAML makes of that, no message has it.
+func FuzzSecretInText(f *testing.F) {
+	const secret = "hunter2"
+	for _, seed := range []string{"", "*", "&", "&a *", "!!int ", "!", "{a: ", "[", "@", "`", "%", "? ", "- ", ": ", "a: ", "\"", "'", "| ", "> ", "#", "\\x", "\x00", "!<tag:", "<<: *", "{*x: *", "&a [*a, "} {
+		f.Add(seed, "")
+		f.Add(seed, "}")
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		if strings.ContainsAny(before+after, "\n\r\u0085\u2028\u2029") || len(before+after) > 100 {
+			return
+		}
+		value := before + secret + after
+		for _, file := range []string{
+			"version: 0.1\nproxy:\n  remoteurl: a\n  username: u\n  password: " + value + "\n  tagttl: x\n",
+			"version: 0.1\nproxy:\n  remotes:\n  - identitytoken: " + value + "\n",
+			"version: 0.1\nstorage:\n  s3:\n    secretkey: " + value + "\n",
+			"version: 0.1\nredis:\n  password: " + value + "\n",
+		} {
+			checkSaid(t, secret, file)
+		}
+		for _, name := range []string{"PROXY_PASSWORD", "PROXY_IDENTITYTOKEN_2", "PROXY_HTTPPROXY", "PROXY_EXEC_COMMAND", "HTTP_SECRET", "STORAGE_S3_SECRETKEY", "REDIS_PASSWORD"} {
+			checkSaid(t, secret, "", prefix+name+"="+value)
+		}
+	})
+}
+
+// checkSaid loads a configuration and checks that no message has the secret.
+func checkSaid(t *testing.T, secret, file string, environ ...string) {
+	t.Helper()
+	l := newLoader("config.yml")
+	doc := builtin()
+	if file != "" {
+		doc = l.decodeFile([]byte(file))
+	}
+	l.decodeEnvironment(doc, environ)
+	_, err := l.finish(doc)
+	said := strings.Join(l.warnings, " ")
+	if err != nil {
+		said += err.Error()
+	}
+	if strings.Contains(said, secret) {
+		t.Errorf("%q and %q make it say %s", file, environ, said)
+	}
+}
+
 // checkRemotes checks that remotes are as [Config] promises.
 func checkRemotes(t *testing.T, remotes []Remote) {
 	t.Helper()

@@ -194,19 +194,39 @@ func cutRemote(key string) (index int, setting string, ok bool) {
 
 // secret tells whether the value of a key may not be shown. Headers are, since
 // those of notifications carry Authorization, and proxies, whose URLs can have a
-// password.
+// password. The keys for storage are those of the stock drivers.
 func secret(key string) bool {
 	key = strings.ToLower(key)
 	for part := range strings.SplitSeq(key, ".") {
 		switch part {
-		case "password", "identitytoken", "sentinelpassword", "secret", "headers", "options", "exec", "httpproxy":
+		case "password", "identitytoken", "sentinelpassword", "headers", "options", "exec", "httpproxy",
+			"accountkey", "accesskey", "accesskeyid", "privatekey", "credentials":
+			return true
+		}
+		if strings.Contains(part, "secret") {
 			return true
 		}
 	}
 	// Whole sections, given as one value, have some of the above in them.
-	switch strings.TrimRight(key, ".0123456789") {
-	case "proxy", "http", "redis", "auth", "notifications", "notifications.endpoints", "middleware", "proxy.remotes":
+	section := strings.TrimRight(key, ".0123456789")
+	if key != section && !strings.HasPrefix(key[len(section):], ".") {
+		section = key // the digits are of a name, such as s3
+	}
+	switch section {
+	case "proxy", "http", "redis", "auth", "notifications", "notifications.endpoints", "middleware", "proxy.remotes",
+		"storage", "log", "log.hooks", "health", "health.http":
 		return true
+	}
+	driver, ok := strings.CutPrefix(section, "storage.")
+	return ok && !strings.Contains(driver, ".")
+}
+
+// mayBeContent tells whether the value of a key, which is to be the path of a file
+// with secrets, may be what was to be in it.
+func mayBeContent(key, value string) bool {
+	switch key[strings.LastIndexByte(key, '.')+1:] {
+	case "passwordfile", "identitytokenfile", "dockerconfig":
+		return !strings.HasPrefix(value, "/") && !strings.HasPrefix(value, "./") && !strings.HasPrefix(value, "../")
 	}
 	return false
 }
@@ -217,10 +237,13 @@ const maxShown = 80
 
 // shown returns the value of a key as a message may show it.
 func shown(key, value string) string {
-	if secret(key) {
+	if secret(key) || mayBeContent(key, value) {
 		return ""
 	}
 	value = redactUserinfo(value)
+	if i := strings.IndexAny(value, "?#"); i >= 0 && (strings.Contains(value, "://") || strings.HasSuffix(key, "url")) {
+		value = value[:i+1] + "..." // there are tokens in queries
+	}
 	if len(value) > maxShown {
 		value = strings.ToValidUTF8(value[:maxShown], "") + "..."
 	}

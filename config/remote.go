@@ -25,6 +25,16 @@ type remoteReader struct {
 // at returns the key of a setting.
 func (r remoteReader) at(setting string) string { return join(r.key, setting) }
 
+// named returns what users know a setting by. The remotes with a number are mostly set
+// by variables, and have no name in the file.
+func (r remoteReader) named(setting string) string {
+	key := r.at(setting)
+	if _, _, ok := cutRemote(key); ok {
+		return r.loader.variable(key) + " (" + key + ")"
+	}
+	return key
+}
+
 // bad records that a setting has a wrong value.
 func (r remoteReader) bad(setting, value, format string, args ...any) {
 	r.loader.bad(r.at(setting), value, format, args...)
@@ -98,7 +108,7 @@ func (r remoteReader) connections(remote *Remote) {
 	remote.Connections = l.count(r.at("connections"), s.Connections, mostConnections, min(DefaultConnections, remote.MaxConnections))
 	if remote.Connections > remote.MaxConnections {
 		r.bad("maxconnections", s.MaxConnections, "is less than %s, which is %d: write at least that, or set that lower",
-			r.at("connections"), remote.Connections)
+			r.named("connections"), remote.Connections)
 	}
 }
 
@@ -121,10 +131,10 @@ func (r remoteReader) warnOfTransport(u *url.URL) {
 		r.warn("has no TLS: credentials are sent in clear text")
 	}
 	if s.CA != "" || s.Certificate != "" {
-		r.warn("has no TLS: %s and %s have no effect", r.at("ca"), r.at("certificate"))
+		r.warn("has no TLS: %s and %s have no effect", r.named("ca"), r.named("certificate"))
 	}
 	if s.Insecure {
-		r.warn("has no TLS: %s has no effect", r.at("insecure"))
+		r.warn("has no TLS: %s has no effect", r.named("insecure"))
 	}
 }
 

@@ -44,7 +44,7 @@ func (l *loader) finishStorage(doc *document, c *Config) {
 		}
 	}
 	if len(drivers) > 1 {
-		l.bad("storage", strings.Join(drivers, " "), "is more than one storage driver: keep only filesystem")
+		l.bad("storage", "", "%q is more than one storage driver: keep only filesystem", strings.Join(drivers, " "))
 	}
 	filesystem := doc.Storage["filesystem"]
 	if filesystem == nil {
