@@ -48,16 +48,13 @@ type authorizer struct {
 	tokens    map[string]token // by scope
 	// none says that the credentials were none when they were last looked at.
 	none bool
+	// doubted are credentials that were answered 403, at that time, and that count until
+	// others were had.
+	doubted   *authn.AuthConfig
+	doubtedAt time.Time
 	// successor is what the token service has given us in place of the identity
 	// token predecessor. It is nowhere but here.
 	predecessor, successor string
-}
-
-// renewer is what credentials can be that may change while we run.
-type renewer interface {
-	// Renew takes note that the remote has rejected what the credentials gave, and
-	// reports whether they may give something else now.
-	Renew(rejected authn.AuthConfig) bool
 }
 
 // authorization is the value of an Authorization header, empty for none.
@@ -79,22 +76,6 @@ func newAuthorizer(life context.Context, r *Remote, creds authn.Authenticator, r
 		tokens:     make(map[string]token),
 		exchanging: make(chan struct{}, 1),
 	}
-}
-
-// anonymous reports whether there are no credentials, as far as is known: those
-// that are configured may turn out to be none for this remote.
-func (a *authorizer) anonymous() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.none || a.creds == authn.Anonymous
-}
-
-// hint says what to do about an answer of 401 or 403.
-func (a *authorizer) hint() string {
-	if a.anonymous() {
-		return "no credentials are configured for this remote"
-	}
-	return "the configured credentials do not give access"
 }
 
 // authorization returns what the remote wants to see with q.
@@ -205,13 +186,6 @@ func (a *authorizer) rejected(resp *http.Response, q *query, sent authorization)
 	return !sent.fresh
 }
 
-// renew takes note that credentials were rejected, and reports whether there may be
-// others. It costs the remote nothing.
-func (a *authorizer) renew(rejected *authn.AuthConfig) bool {
-	r, ok := a.creds.(renewer)
-	return ok && rejected != nil && r.Renew(*rejected)
-}
-
 // forget drops the challenge if it had any effect, so that the remote is asked
 // for it again.
 func (a *authorizer) forget(sent authorization) bool {
@@ -264,7 +238,7 @@ func (a *authorizer) basic(ctx context.Context, q *query) (authorization, error)
 	}
 	switch {
 	case *config == authn.AuthConfig{}:
-		return denied("the registry wants a user name and a password, and no credentials are configured for this remote")
+		return denied("the registry wants a user name and a password, and " + a.noCredentials())
 	case config.Username != "" && (config.Password != "" || config.IdentityToken == "" && config.RegistryToken == ""):
 		return authorization{
 			header: "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password)), from: config,
@@ -273,19 +247,6 @@ func (a *authorizer) basic(ctx context.Context, q *query) (authorization, error)
 		return authorization{header: "Basic " + config.Auth, from: config}, nil
 	}
 	return denied("the registry wants a user name and a password, and the configured credentials are a token")
-}
-
-// credentials returns what the credentials are now.
-func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthConfig, error) {
-	config, err := authn.Authorization(ctx, a.creds)
-	if err != nil {
-		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
-	}
-	a.remote.secrets.AddCredentials(*config)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.none = *config == authn.AuthConfig{}
-	return config, nil
 }
 
 // shared runs fn once for all callers that come with the same key while it

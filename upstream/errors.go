@@ -116,7 +116,7 @@ func (r *Remote) refusal(op string, resp *reply, text string) error {
 	case resp.StatusCode == http.StatusUnauthorized && !resp.foreign, resp.StatusCode == http.StatusForbidden && !resp.foreign:
 		text = join(text, r.auth.hint())
 	case resp.StatusCode == http.StatusTooManyRequests && r.auth.anonymous():
-		text = join(text, "many registries give more to those who log in: no credentials are configured for this remote")
+		text = join(text, "many registries give more to those who log in: "+r.auth.noCredentials())
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		text = join(text, r.refusedByProxy(resp.url, resp.StatusCode).Error())
 	}

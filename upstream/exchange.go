@@ -68,12 +68,14 @@ func (r *Remote) ask(ctx context.Context, q *query) (*reply, error) {
 		return nil, err
 	}
 	rep, err := r.follow(ctx, q, sent.header)
-	if err != nil || rep.StatusCode != http.StatusUnauthorized || rep.foreign {
+	if err != nil || rep.foreign {
 		return rep, err
 	}
-	// A token has run out or was revoked, or the remote wants to be asked in
-	// another way than it did. Nothing is gained by the same again.
-	if !r.auth.rejected(rep.Response, q, sent) {
+	// A token or a log-in has run out or was revoked, or the remote wants to be asked
+	// in another way than it did. Nothing is gained by the same again.
+	otherwise := rep.StatusCode == http.StatusUnauthorized && r.auth.rejected(rep.Response, q, sent) ||
+		rep.StatusCode == http.StatusForbidden && r.auth.doubt(sent.from)
+	if !otherwise {
 		return rep, nil
 	}
 	again, err := r.auth.authorization(ctx, q)

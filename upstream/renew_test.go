@@ -214,7 +214,7 @@ func TestHelperHasNoCredentials(t *testing.T) {
 		r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: auth.New(auth.Options{Host: reg.Host(), DockerConfig: path})})
 		_, err := r.Manifest(t.Context(), "a/b", "v1")
 		wantKind(t, err, cache.ErrDenied)
-		if !strings.Contains(err.Error(), "no credentials are configured for this remote") {
+		if !strings.Contains(err.Error(), "the Docker configuration, helper or command that is configured for this remote has no credentials for it") {
 			t.Errorf("%s: error %q does not say why", scheme, err)
 		}
 		wantRequests(t, reg, requests)

@@ -49,7 +49,7 @@ func (a *authorizer) obtain(ctx context.Context, scope string, challenge *transp
 		return authorization{}, err
 	}
 	got, outdated, err := a.exchange(ctx, scope, challenge, config)
-	if !rejects(err) || !outdated && !a.renew(config) {
+	if !outdated && !(rejects(err) && a.renew(config)) && !(forbids(err) && a.doubt(config)) {
 		return got, err
 	}
 	again, againErr := a.credentials(ctx, op)
@@ -68,6 +68,13 @@ func (a *authorizer) obtain(ctx context.Context, scope string, challenge *transp
 func rejects(err error) bool {
 	e, ok := errors.AsType[*cache.UpstreamError](err)
 	return ok && e.Kind == cache.ErrDenied && (e.Status == http.StatusUnauthorized || e.Status == http.StatusBadRequest)
+}
+
+// forbids is rejects for the answer that says so where a log-in has run out, or that all
+// is well and the repository is not for us.
+func forbids(err error) bool {
+	e, ok := errors.AsType[*cache.UpstreamError](err)
+	return ok && e.Kind == cache.ErrDenied && e.Status == http.StatusForbidden
 }
 
 // exchange gets a token for scope from the token service. What was rejected was

@@ -1,0 +1,101 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// renewer is what credentials can be that may change while we run.
+type renewer interface {
+	// Renew takes note that the remote has rejected what the credentials gave, and
+	// reports whether they may give something else now.
+	Renew(rejected authn.AuthConfig) bool
+}
+
+// credentials returns what the credentials are now.
+func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthConfig, error) {
+	config, err := authn.Authorization(ctx, a.creds)
+	a.mu.Lock()
+	doubted := a.doubted
+	if err == nil {
+		a.doubted = nil
+	}
+	a.mu.Unlock()
+	switch {
+	case err == nil:
+	case doubted != nil:
+		return doubted, nil // they may well be good for all else
+	default:
+		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
+	}
+	a.remote.secrets.AddCredentials(*config)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.none = *config == authn.AuthConfig{}
+	return config, nil
+}
+
+// renew takes note that credentials were rejected, and reports whether there may be
+// others. It costs the remote nothing.
+func (a *authorizer) renew(rejected *authn.AuthConfig) bool {
+	r, ok := a.creds.(renewer)
+	if !ok || rejected == nil {
+		return false
+	}
+	a.mu.Lock()
+	a.doubted = nil
+	a.mu.Unlock()
+	return r.Renew(*rejected)
+}
+
+// doubtPause is how long credentials are not doubted again. Some commands give others
+// each time, and 403 is the answer for all that is not for us.
+const doubtPause = 30 * time.Second
+
+// doubt takes note that the remote has answered 403 to credentials: there are
+// registries that say so where a log-in has run out. It reports whether there may be
+// others; only who gets others has a reason to ask again.
+func (a *authorizer) doubt(doubted *authn.AuthConfig) bool {
+	r, ok := a.creds.(renewer)
+	if !ok || doubted == nil {
+		return false
+	}
+	a.mu.Lock()
+	now := a.now()
+	due := a.doubtedAt.IsZero() || now.Sub(a.doubtedAt) >= doubtPause
+	if due {
+		a.doubted, a.doubtedAt = doubted, now
+	}
+	a.mu.Unlock()
+	if due {
+		r.Renew(*doubted)
+	}
+	return true
+}
+
+// anonymous reports whether there are no credentials, as far as is known: those
+// that are configured may turn out to be none for this remote.
+func (a *authorizer) anonymous() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.none || a.creds == authn.Anonymous
+}
+
+// hint says what to do about an answer of 401 or 403.
+func (a *authorizer) hint() string {
+	if a.anonymous() {
+		return a.noCredentials()
+	}
+	return "the configured credentials do not give access"
+}
+
+// noCredentials says why there are none.
+func (a *authorizer) noCredentials() string {
+	if a.creds == authn.Anonymous {
+		return "no credentials are configured for this remote"
+	}
+	return "the Docker configuration, helper or command that is configured for this remote has no credentials for it"
+}
