@@ -52,9 +52,7 @@ type authorizer struct {
 	// others were had.
 	doubted   *authn.AuthConfig
 	doubtedAt time.Time
-	// successor is what the token service has given us in place of the identity
-	// token predecessor. It is nowhere but here.
-	predecessor, successor string
+	identity  identity // the last one that was used
 }
 
 // authorization is the value of an Authorization header, empty for none.

@@ -94,7 +94,7 @@ func (a *authorizer) exchange(ctx context.Context, scope string, challenge *tran
 		got, _, err := a.exchangeBy(ctx, trip, scope, challenge, *config)
 		return got, false, err
 	}
-	done, err := a.beginRefresh(ctx, trip.op)
+	done, err := a.beginRefresh(ctx, trip.op, config.IdentityToken)
 	if err != nil {
 		return authorization{}, false, err
 	}
@@ -105,9 +105,9 @@ func (a *authorizer) exchange(ctx context.Context, scope string, challenge *tran
 	outdated = rejects(err) && used.IdentityToken != config.IdentityToken
 	switch {
 	case outdated:
-		a.replace("", "")
-	case err == nil && next != "" && next != used.IdentityToken:
-		a.replace(config.IdentityToken, next)
+		a.giveUp(used.IdentityToken)
+	case err == nil:
+		a.replace(config.IdentityToken, used.IdentityToken, next)
 	}
 	return got, outdated, err
 }
