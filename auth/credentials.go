@@ -48,7 +48,8 @@ const helperLifetime = 5 * time.Minute
 // Credentials that can change have a method Renew(rejected authn.AuthConfig) bool
 // as well. It takes note that the remote has rejected what they gave, and tells
 // whether others may be had now. Many who come with the same make one command be
-// run once.
+// run once. They also have a method Stale() error, which tells why what was read before
+// from a file goes on to count, if it does.
 func New(opts Options) authn.Authenticator {
 	switch {
 	case opts.Command != "":
@@ -81,6 +82,8 @@ func New(opts Options) authn.Authenticator {
 type source interface {
 	get(ctx context.Context) (authn.AuthConfig, error)
 	renew(rejected authn.AuthConfig) bool
+	// stale returns why what get has returned is not what there is now.
+	stale() error
 }
 
 // changing are the credentials of a source, for those who ask for them.
@@ -105,3 +108,7 @@ func (c changing) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, 
 // Renew takes note that rejected was rejected, and reports whether other
 // credentials may be had now.
 func (c changing) Renew(rejected authn.AuthConfig) bool { return c.source.renew(rejected) }
+
+// Stale returns why credentials count that were read before: the file that they come from
+// has gone, or is no good any more. It is nil where they are what the file holds.
+func (c changing) Stale() error { return c.source.stale() }

@@ -149,6 +149,8 @@ func (d *dockerConfig) get(ctx context.Context) (authn.AuthConfig, error) {
 	return config, nil
 }
 
+func (d *dockerConfig) stale() error { return d.file.stale() }
+
 func (d *dockerConfig) renew(rejected authn.AuthConfig) bool {
 	e, err := d.entry()
 	if err != nil || e.helper == "" {

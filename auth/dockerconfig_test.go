@@ -80,10 +80,12 @@ func TestDockerConfigIsReplaced(t *testing.T) {
 		write(t, path, broken)
 		wantConfig(t, a, user("me", "one"))
 	}
+	wantStale(t, a, "incomplete")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	wantConfig(t, a, user("me", "one"))
+	wantStale(t, a, "no such file")
 	write(t, path, `{"auths":{"r.example.com":{"username":"me","password":"two"}}}`)
 	if !a.Renew(user("me", "one")) {
 		t.Error("the file has changed, but has no other credentials")

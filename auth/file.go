@@ -36,12 +36,14 @@ type file[T any] struct {
 	good    bool // content has been read, and value is what it means
 	content []byte
 	value   T
+	problem error // of the last attempt to read
 }
 
 func (f *file[T]) read() (T, error) {
 	content, err := readFile(f.path)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer func() { f.problem = err }()
 	if err == nil {
 		if f.good && bytes.Equal(content, f.content) {
 			return f.value, nil
@@ -52,10 +54,21 @@ func (f *file[T]) read() (T, error) {
 			return value, nil
 		}
 	}
+	err = fmt.Errorf("reading %s from %s: %w", f.what, f.path, err)
 	if f.good {
 		return f.value, nil
 	}
-	return f.value, fmt.Errorf("reading %s from %s: %w", f.what, f.path, err)
+	return f.value, err
+}
+
+// stale returns why the last good content counts, nil where it is what the file holds.
+func (f *file[T]) stale() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.good {
+		return nil
+	}
+	return f.problem
 }
 
 func readFile(path string) ([]byte, error) {
@@ -117,6 +130,8 @@ func (s *secretFile) get(context.Context) (authn.AuthConfig, error) {
 	}
 	return s.config(secret), nil
 }
+
+func (s *secretFile) stale() error { return s.file.stale() }
 
 func (s *secretFile) renew(rejected authn.AuthConfig) bool {
 	secret, err := s.file.read()

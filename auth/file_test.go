@@ -78,8 +78,10 @@ func TestSecretFileIsReplaced(t *testing.T) {
 	wantConfig(t, a, user("me", "two"))
 
 	// What is in the middle of being replaced keeps its last value.
+	wantStale(t, a, "")
 	write(t, path, "")
 	wantConfig(t, a, user("me", "two"))
+	wantStale(t, a, "reading the password from "+path+": it is empty")
 	if a.Renew(user("me", "two")) {
 		t.Error("an empty file has other credentials")
 	}
@@ -87,8 +89,10 @@ func TestSecretFileIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantConfig(t, a, user("me", "two"))
+	wantStale(t, a, "no such file")
 	write(t, path, "three")
 	wantConfig(t, a, user("me", "three"))
+	wantStale(t, a, "")
 }
 
 // TestSecretFileOfKubernetes replaces a file as Kubernetes does: the file is a link
@@ -120,4 +124,14 @@ func TestSecretFileOfKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantConfig(t, a, user("me", "two"))
+}
+
+// wantStale fails unless a says that its credentials are old, and why, or that they are
+// not where says is empty.
+func wantStale(t *testing.T, a any, says string) {
+	t.Helper()
+	err := a.(interface{ Stale() error }).Stale()
+	if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+		t.Errorf("the credentials are old: %v, want %q", err, says)
+	}
 }

@@ -127,6 +127,9 @@ func (r *reused) leave(f *flight) {
 	}
 }
 
+// stale is never: there is an end to what is used again.
+func (*reused) stale() error { return nil }
+
 func (r *reused) renew(rejected authn.AuthConfig) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

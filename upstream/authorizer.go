@@ -48,6 +48,8 @@ type authorizer struct {
 	tokens    map[string]token // by scope
 	// none says that the credentials were none when they were last looked at.
 	none bool
+	// stale says that they were read at an earlier time, which is in the log.
+	stale bool
 	// doubted are credentials that were answered 403, at that time, and that count until
 	// others were had.
 	doubted   *authn.AuthConfig

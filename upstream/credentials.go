@@ -32,10 +32,31 @@ func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthCon
 		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
 	}
 	a.remote.secrets.AddCredentials(*config)
+	a.noteStale()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.none = *config == authn.AuthConfig{}
 	return config, nil
+}
+
+// noteStale writes into the log that credentials go on to count though the file is gone
+// that they came from, once, and that it is there again.
+func (a *authorizer) noteStale() {
+	s, ok := a.creds.(interface{ Stale() error })
+	if !ok {
+		return
+	}
+	err := s.Stale()
+	a.mu.Lock()
+	changed := a.stale != (err != nil)
+	a.stale = err != nil
+	a.mu.Unlock()
+	switch {
+	case changed && err != nil:
+		a.remote.log.WithField("error", clean(err.Error())).Warn("the credentials of this remote cannot be read any more: those that were read last are used until others can be read, or until a restart")
+	case changed:
+		a.remote.log.Info("the credentials of this remote can be read again")
+	}
 }
 
 // renew takes note that credentials were rejected, and reports whether there may be
