@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/docker/cli/cli/config/configfile"
@@ -48,7 +50,28 @@ func dockerKeys(host string) []string {
 		// `docker login` stores what it gets for Docker Hub under the first.
 		return []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
 	}
+	if u, err := url.Parse("//" + host); err == nil && u.Host == host && host != "" && u.Port() == "" {
+		// Who has logged in with the port that https has anyway.
+		return []string{host, host + ":443"}
+	}
 	return []string{host}
+}
+
+// hostOfKey returns the host whose log-in a key of a Docker configuration is for, empty
+// for none. Beside hosts, old versions of Docker have stored URLs of their API. There are
+// keys with other paths as well, which are no log-ins for all of a host: Podman's for
+// quay.io/org, and those of Docker that end with /refresh-token and /access-token.
+func hostOfKey(key string) string {
+	rest := key
+	if _, after, ok := strings.Cut(key, "://"); ok {
+		rest = after
+	}
+	_, path, _ := strings.Cut(rest, "/")
+	switch strings.Trim(path, "/") {
+	case "", "v1", "v2":
+		return dockercreds.ConvertToHostname(key)
+	}
+	return ""
 }
 
 func parseDockerConfig(content []byte) (*configfile.ConfigFile, error) {
@@ -82,7 +105,13 @@ func (d *dockerConfig) entry() (entry, error) {
 }
 
 func lookUp(config *configfile.ConfigFile, keys []string) entry {
-	e := entry{config: storedIn(config, keys), helper: config.CredentialsStore, servers: keys[:1]}
+	e := entry{config: storedIn(config, keys), helper: config.CredentialsStore, servers: keys[:1:1]}
+	for _, key := range keys[1:] {
+		// Docker leaves an empty auth behind for what it has given to a helper.
+		if _, ok := config.AuthConfigs[key]; ok {
+			e.servers = append(e.servers, key)
+		}
+	}
 	for _, key := range keys {
 		// An empty name is that of none, though there is one for all others.
 		if helper, ok := config.CredentialHelpers[key]; ok {
@@ -104,11 +133,10 @@ func storedIn(config *configfile.ConfigFile, keys []string) authn.AuthConfig {
 			return found
 		}
 	}
-	// Old versions of Docker have stored URLs.
 	names := slices.Sorted(maps.Keys(config.AuthConfigs))
 	for _, key := range keys {
 		for _, name := range names {
-			if found := get(name); dockercreds.ConvertToHostname(name) == key && found != (authn.AuthConfig{}) {
+			if found := get(name); hostOfKey(name) == key && found != (authn.AuthConfig{}) {
 				return found
 			}
 		}
