@@ -118,7 +118,7 @@ func (r remoteReader) warnOfTransport(u *url.URL) {
 	s := r.section
 	if u.Scheme == "https" {
 		if s.Insecure {
-			r.loader.warn("%s (%s) is true: who is on the way can pretend to be %s, and gets its credentials",
+			r.loader.warn("%s (%s) is true: who is on the way can pretend to be %s, gets its credentials, and can move tags",
 				r.loader.variable(r.at("insecure")), r.at("insecure"), u.Host)
 		}
 		return

@@ -59,6 +59,7 @@ func newAround(t *testing.T, s script) *around {
 	if own80 != "" {
 		a.addrs["registry.example.com:80"] = serve(own80, a.tokens, false)
 	}
+	a.addrs["proxy.example.org:3128"] = serve(gate, a.proxy, false)
 	a.addrs["evil.example.net:80"] = serve(evil, a.stranger, false)
 	a.addrs["cdn.example.net:80"] = serve(cdn, a.blobs, false)
 	here := serve(local, a.stranger, false)
@@ -78,7 +79,7 @@ func (a *around) takeDown(t *testing.T, name string, req *http.Request) {
 		t.Error(err)
 	}
 	text := fmt.Sprintf("%s\n%s\n", req.RequestURI, dump)
-	for scheme := range strings.FieldsSeq(req.Header.Get("Authorization")) {
+	for scheme := range strings.FieldsSeq(req.Header.Get("Authorization") + " " + req.Header.Get("Proxy-Authorization")) {
 		if plain, err := base64.StdEncoding.DecodeString(scheme); err == nil {
 			text += string(plain) + "\n"
 		}
@@ -205,6 +206,31 @@ func (a *around) tokens(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// proxy is an HTTP proxy that repeats what it is told, or makes a tunnel.
+func (a *around) proxy(w http.ResponseWriter, req *http.Request) {
+	if status := a.script.proxyEcho; status != 0 {
+		req.Header.Set("Authorization", req.Header.Get("Proxy-Authorization"))
+		echo(w, req, status)
+		return
+	}
+	to, err := dialLoopback(req.Context(), "tcp", a.addrs[req.Host])
+	if err != nil || req.Method != http.MethodConnect {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	from, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	_, _ = from.Write([]byte("HTTP/1.1 200 OK\r\n\r\n"))
+	go func() {
+		_, _ = io.Copy(to, from)
+		_ = to.Close()
+	}()
+	_, _ = io.Copy(from, to)
+	_ = from.Close()
+}
+
 // stranger is a host that wants what is not for it, or gives what nobody wants.
 func (a *around) stranger(w http.ResponseWriter, req *http.Request) {
 	switch {
@@ -239,8 +265,13 @@ func (a *around) ask(t *testing.T, config authn.AuthConfig) (works bool, said st
 	if a.script.https {
 		scheme = "https"
 	}
+	via := func(*http.Request) (*url.URL, error) { return nil, nil }
+	if a.script.tunnel || a.script.proxyEcho != 0 {
+		via = http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("we", canaryProxy), Host: "proxy.example.org:3128"})
+	}
 	r := newRemote(t, upstream.Options{
-		URL: scheme + "://registry.example.com", Insecure: a.script.https, Credentials: authn.FromConfig(config),
+		Proxy: via,
+		URL:   scheme + "://registry.example.com", Insecure: a.script.https, Credentials: authn.FromConfig(config),
 		DialContext: dialNames(a.addrs, nil), Log: log, Name: "module",
 	})
 	works = true

@@ -21,9 +21,10 @@ const (
 	canaryAccess    = "canaryAccess"    // what the token service gives out
 	canaryUserinfo  = "canaryUserinfo"  // what a URL of a challenge or redirect holds
 	canarySignature = "canarySignature" // what the URL of a blob host holds
+	canaryProxy     = "canaryProxy"     // the password of the HTTP proxy
 )
 
-var canaries = []string{canaryPassword, canaryIdentity, canaryRegistry, canaryAccess, canaryUserinfo, canarySignature}
+var canaries = []string{canaryPassword, canaryIdentity, canaryRegistry, canaryAccess, canaryUserinfo, canarySignature, canaryProxy}
 
 // The hosts of a canary test, by what they are for the remote.
 const (
@@ -33,6 +34,7 @@ const (
 	token = "auth"       // a token service of the same domain
 	evil  = "evil"       // a host of another domain
 	cdn   = "cdn"        // another one, for blobs
+	gate  = "proxy"      // an HTTP proxy
 	local = "local"      // an address of this machine
 )
 
@@ -56,6 +58,10 @@ type script struct {
 	// echo makes the registry, and tokens makes its token services, answer what they
 	// are asked with all of it: with that status, and in each place that has room.
 	echo, tokenEcho int
+	// proxyEcho makes everything go through an HTTP proxy that answers so, and tunnel
+	// through one that does what it is for.
+	proxyEcho int
+	tunnel    bool
 	// withoutPost says that the service does not work with an identity token, which
 	// is asked for by POST, and stays where it is.
 	withoutPost bool
@@ -68,12 +74,22 @@ type script struct {
 	works bool
 }
 
+// always returns the hosts that are asked in any case.
+func (s script) always() []string {
+	if s.proxyEcho != 0 {
+		return []string{gate}
+	}
+	return []string{home}
+}
+
 // outcome returns what comes of a script with a kind of credentials.
 func (s script) outcome(kind string) (works bool, visited []string) {
 	services := func(host string) bool {
 		return slices.Contains(s.services, host) && !strings.Contains(s.back, "http://"+host+".")
 	}
 	switch {
+	case s.proxyEcho != 0:
+		return false, s.visited
 	case kind == canaryPassword:
 		return s.works, s.visited
 	case s.basic && s.ping == "":
@@ -85,7 +101,8 @@ func (s script) outcome(kind string) (works bool, visited []string) {
 	case kind == canaryIdentity:
 		return s.works, s.visited
 	case s.blob == "" && s.manifest == "":
-		return s.echo == 0, nil // whatever the token service does
+		visited := slices.DeleteFunc(slices.Clone(s.visited), func(host string) bool { return host != gate })
+		return s.echo == 0, visited // whatever the token service does
 	}
 	return s.works, slices.DeleteFunc(slices.Clone(s.visited), services)
 }
@@ -177,6 +194,13 @@ func TestCanary(t *testing.T) {
 		"registry repeats, Basic, 508":   {basic: true, echo: 508},
 		"registry repeats, Basic, 200":   {basic: true, echo: 200},
 		"registry repeats, Basic, 307":   {basic: true, echo: 307},
+		"proxy":                          {https: true, tunnel: true, realm: "https://auth.example.com/token", services: []string{token}, visited: []string{gate, token}, works: true},
+		"proxy repeats, 401":             {proxyEcho: 401},
+		"proxy repeats, 403":             {proxyEcho: 403},
+		"proxy repeats, 407":             {proxyEcho: 407},
+		"proxy repeats, 502":             {proxyEcho: 502},
+		"proxy repeats, TLS, 407":        {https: true, proxyEcho: 407},
+		"proxy repeats, TLS, 502":        {https: true, proxyEcho: 502},
 		"service repeats, 400":           {realm: auth, services: []string{token}, tokenEcho: 400, visited: []string{token}},
 		"service repeats, 401":           {realm: auth, services: []string{token}, tokenEcho: 401, visited: []string{token}},
 		"service repeats, 403":           {realm: auth, services: []string{token}, tokenEcho: 403, visited: []string{token}},
@@ -199,7 +223,7 @@ func TestCanary(t *testing.T) {
 					t.Errorf("with %s it works: %v, want %v\n%s", kind, works, wantWorks, said)
 				}
 				visited := slices.Sorted(maps.Keys(a.seen))
-				if want := slices.Sorted(slices.Values(append([]string{home}, wantVisited...))); !slices.Equal(visited, want) {
+				if want := slices.Sorted(slices.Values(append(s.always(), wantVisited...))); !slices.Equal(visited, want) {
 					t.Errorf("with %s the hosts %q were asked, want %q\n%s", kind, visited, want, said)
 				}
 			}
@@ -216,9 +240,14 @@ func (a *around) check(t *testing.T, kind, said string) {
 		canaryRegistry:  {home},
 		canaryAccess:    {home},
 		canarySignature: {cdn},
+		canaryProxy:     {gate},
 	}
 	if a.script.basic {
 		meant[canaryPassword] = []string{home}
+	}
+	if a.script.proxyEcho != 0 && !a.script.https {
+		// It sees what is for the registry, and may well be taken for it.
+		meant[canaryRegistry] = []string{gate}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -228,7 +257,7 @@ func (a *around) check(t *testing.T, kind, said string) {
 				t.Errorf("%s: the host %q has seen %s:\n%s", kind, host, secret, seen)
 			}
 		}
-		if via := strings.Contains(seen, "Via: 1.1 module"); via && host != home {
+		if via := strings.Contains(seen, "Via: 1.1 module"); via && host != home && (a.script.proxyEcho == 0 || a.script.https) {
 			t.Errorf("%s: the host %q has seen where we come from:\n%s", kind, host, seen)
 		}
 	}
@@ -238,7 +267,8 @@ func (a *around) check(t *testing.T, kind, said string) {
 		}
 	}
 	login := base64.RawStdEncoding.EncodeToString([]byte("me:" + canaryPassword))
-	for _, secret := range append(canaries, login, login[:20], canaryPassword[:9], canaryAccess[:9], url.QueryEscape(canaryUserinfo+"@")) {
+	proxyLogin := base64.RawStdEncoding.EncodeToString([]byte("we:" + canaryProxy))
+	for _, secret := range append(canaries, login, proxyLogin, login[:20], canaryPassword[:9], canaryAccess[:9], url.QueryEscape(canaryUserinfo+"@")) {
 		if strings.Contains(strings.ToLower(said), strings.ToLower(secret)) {
 			t.Errorf("%s: an error or the log tells %s:\n%s", kind, secret, said)
 		}

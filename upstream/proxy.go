@@ -7,13 +7,19 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+
+	"github.com/google/go-containerregistry/pkg/authn"
 )
 
 // discreet makes a proxy function fail without the address that it could not read:
-// there may be a password in it.
-func discreet(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
+// there may be a password in it. The proxy may repeat it as well.
+func discreet(proxy func(*http.Request) (*url.URL, error), secrets *Secrets) func(*http.Request) (*url.URL, error) {
 	return func(req *http.Request) (*url.URL, error) {
 		u, err := proxy(req)
+		if u != nil && u.User != nil {
+			password, _ := u.User.Password()
+			secrets.AddCredentials(authn.AuthConfig{Username: u.User.Username(), Password: password})
+		}
 		if err != nil {
 			return nil, errors.New("the address of the HTTP proxy cannot be read: " +
 				"write for example http://proxy.example.com:3128, with %XX for characters of the password that a URL does not allow")

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	_ "crypto/sha256" // digests of both kinds are to be valid
 	_ "crypto/sha512"
@@ -47,7 +48,9 @@ type Options struct {
 	CertFile, KeyFile string
 
 	// Insecure makes any certificate of the registry and its token service do, but
-	// not of the hosts that blobs are redirected to.
+	// not of the hosts that blobs are redirected to: who is in between can read the
+	// credentials and what is fetched, and can move tags. Whoever sets it is to be
+	// warned by whom reads the setting.
 	Insecure bool
 
 	// Name is what the registry is told in the Via header that we call ourselves,
@@ -78,7 +81,8 @@ type Options struct {
 	StallTimeout time.Duration
 
 	// Log gets what is of use to find mistakes in a configuration, at debug
-	// level, and a warning where Insecure is set. Default: nothing is logged.
+	// level, and warnings of credentials that cannot be read any more. Default: nothing
+	// is logged.
 	Log logrus.FieldLogger
 }
 
@@ -116,7 +120,8 @@ func New(opts Options) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
 	}
-	own, foreign, err := newTransports(opts)
+	r := new(Remote)
+	r.own, r.foreign, err = newTransports(opts, &r.secrets)
 	if err != nil {
 		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
 	}
@@ -126,22 +131,11 @@ func New(opts Options) (*Remote, error) {
 		discard.SetOutput(io.Discard)
 		log = discard
 	}
-	r := &Remote{
-		base:    base,
-		agent:   opts.UserAgent,
-		name:    opts.Name,
-		stall:   orDefault(opts.StallTimeout, 30*time.Second),
-		own:     own,
-		foreign: foreign,
-		log:     log.WithField("remote", base.Host),
-		cursors: make(map[cursorKey]*url.URL),
-	}
-	if r.agent == "" {
-		r.agent = "registry-module"
-	}
-	if opts.Insecure && base.Scheme == "https" {
-		r.log.Warn("the certificate of this remote is not verified: who is in between can read the credentials for it and what is fetched, and can move tags")
-	}
+	r.base, r.name = base, opts.Name
+	r.agent = cmp.Or(opts.UserAgent, "registry-module")
+	r.stall = orDefault(opts.StallTimeout, 30*time.Second)
+	r.log = log.WithField("remote", base.Host)
+	r.cursors = make(map[cursorKey]*url.URL)
 	var life context.Context
 	life, r.close = context.WithCancel(context.Background())
 	r.auth = newAuthorizer(life, r, opts.Credentials, realms)

@@ -79,8 +79,8 @@ func TestInsecure(t *testing.T) {
 		t.Error(err)
 	}
 	wantRequests(t, reg, map[ut.Kind]int{ut.Ping: 1, ut.Token: 1, ut.ManifestGet: 1, ut.BlobGet: 1})
-	if text := logged.String(); strings.Count(text, "level=warning") != 1 || !strings.Contains(text, "certificate of this remote is not verified") || !strings.Contains(text, reg.Host()) {
-		t.Errorf("logged is %q", text)
+	if logged.Len() != 0 {
+		t.Errorf("logged is %q: who reads the setting has warned already", &logged)
 	}
 
 	// A host that blobs are redirected to has nothing to do with that.
@@ -93,8 +93,7 @@ func TestInsecure(t *testing.T) {
 	}
 	wantRequests(t, reg, map[ut.Kind]int{ut.BlobGet: 1})
 
-	// Where there is no TLS, there is nothing to warn of.
-	logged.Reset()
+	// Where there is no TLS, it has no effect.
 	opts.URL = "http://registry.example.com"
 	newRemote(t, opts)
 	opts.URL, opts.Insecure = reg.URL(), false

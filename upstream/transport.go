@@ -14,13 +14,13 @@ import (
 // newTransports makes the transports for the registry with its token service,
 // and for the hosts that they redirect to. What a certificate of the former says
 // does not matter where opts.Insecure is set; that holds for an HTTP proxy in between
-// that is spoken to over TLS, too.
+// that is spoken to over TLS, too. Passwords of HTTP proxies are added to secrets.
 //
 // They speak HTTP/1.1 only. Large blobs then have a connection each, with its
 // own window: one whose reader is slow, or one lost packet, does not hold up
 // the others, as it does where HTTP/2 puts all on one connection. On a long
 // thin link that matters more than the handshakes that HTTP/2 saves.
-func newTransports(opts Options) (own, foreign *http.Transport, err error) {
+func newTransports(opts Options, secrets *Secrets) (own, foreign *http.Transport, err error) {
 	config, err := newTLSConfig(opts)
 	if err != nil {
 		return nil, nil, err
@@ -36,7 +36,7 @@ func newTransports(opts Options) (own, foreign *http.Transport, err error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	foreign = &http.Transport{
-		Proxy:                  discreet(proxy),
+		Proxy:                  discreet(proxy, secrets),
 		OnProxyConnectResponse: connected,
 		DialContext:            dial,
 		TLSClientConfig:        config,
