@@ -99,6 +99,9 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 // Proxying"). One that cannot be understood is not taken for none: that would be
 // another registry.
 func namespaceOf(r *http.Request) (string, error) {
+	if r.URL.RawQuery == "" {
+		return "", nil
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return "", fmt.Errorf("the query cannot be read: %w", err)

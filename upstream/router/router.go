@@ -52,7 +52,8 @@ type Remote struct {
 // Router answers for a fixed list of remotes.
 type Router struct {
 	remotes []Remote
-	// names are what requests can call a remote, as from [upstream.HostOf].
+	// names are what requests can call a remote: as from [upstream.HostOf], and the
+	// other names of Docker Hub.
 	names map[string]meaning
 }
 
@@ -87,6 +88,11 @@ func New(remotes []Remote) (*Router, error) {
 		}
 		for _, ns := range remote.Namespaces {
 			add(ns, meaning{remote, ns + "/"})
+		}
+	}
+	if hub, ok := r.names[upstream.DockerHub]; ok {
+		for _, name := range []string{"docker.io", "index.docker.io"} {
+			r.names[name] = hub
 		}
 	}
 	return r, errors.Join(errs...)
@@ -137,7 +143,7 @@ func (r *Router) explicit(ns, name string) (m meaning, rest string, ok bool) {
 	}
 	first, rest, ok := strings.Cut(name, "/")
 	if ok {
-		m, ok = r.names[upstream.HostOf(first)]
+		m, ok = r.names[first] // which is in lower case and has no port
 	}
 	return m, rest, ok
 }
@@ -163,6 +169,9 @@ func inLibrary(name string) string {
 // of images of Docker Hub, too, which a remote that serves them beside its own, as
 // another registry-module does, has by others as well.
 func (m *Remote) admits(repo string) bool {
+	if len(m.Allow) == 0 && len(m.Deny) == 0 {
+		return true
+	}
 	full := repo
 	if first, rest, ok := strings.Cut(repo, "/"); ok && upstream.HostOf(first) == upstream.DockerHub {
 		full = "docker.io/" + inLibrary(rest)
