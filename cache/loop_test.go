@@ -130,7 +130,6 @@ func TestLoopOfSomebodyElse(t *testing.T) {
 				}
 				return err
 			}
-			refused := errors.New("not refused")
 			s.up.Answer = func(n int, _ cache.BlobPart, _ *cache.BlobStream) error {
 				if n == 1 {
 					return status(cache.ErrLoop)
@@ -145,7 +144,7 @@ func TestLoopOfSomebodyElse(t *testing.T) {
 				time.Sleep(time.Second)
 				close(goes)
 			}()
-			refused = <-round
+			refused := <-round
 			if op == "blob" && !errors.Is(refused, cache.ErrLoop) {
 				t.Errorf("the one that goes round: %v", refused)
 			}
