@@ -34,7 +34,7 @@ type authorizer struct {
 	now    func() time.Time
 
 	// flights are requests that are made for all who wait for their outcome, so
-	// that none of them can end one by leaving: its key is a scope, or empty
+	// that none of them can end one by leaving: its key says what for, and is empty
 	// for the challenge.
 	flights singleflight.Group
 	// exchanging is held, by who has put something into it, while an identity token
@@ -341,5 +341,11 @@ func (a *authorizer) drop(scope string, sent authorization) {
 
 func (t token) header() string { return "Bearer " + t.value }
 
-// scopeOf is what a token must allow for repo to be pulled from.
-func scopeOf(repo string) string { return "repository:" + repo + ":" + transport.PullScope }
+// scopeOf is what a token must allow for repo to be pulled from, and empty, which is
+// nothing, for none.
+func scopeOf(repo string) string {
+	if repo == "" {
+		return ""
+	}
+	return "repository:" + repo + ":" + transport.PullScope
+}

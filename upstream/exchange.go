@@ -113,7 +113,7 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 		if sameOrigin(u, r.base) {
 			trip = r.own
 		}
-		resp, err := r.send(ctx, q.op, trip, &http.Request{Method: q.method, URL: u, Host: u.Host, Header: header})
+		resp, err := r.observed(ctx, q.op, trip, &http.Request{Method: q.method, URL: u, Host: u.Host, Header: header}, false)
 		if err != nil {
 			return nil, err
 		}

@@ -80,6 +80,11 @@ type Options struct {
 	// thin. Default: 30 s.
 	StallTimeout time.Duration
 
+	// Observe is called for each request that is made, when its header has come or it
+	// has failed, and holds it up for that long. Several may be under way. Default:
+	// nobody is told.
+	Observe func(Exchange)
+
 	// Log gets what is of use to find mistakes in a configuration, at debug
 	// level, and warnings of credentials that cannot be read any more. Default: nothing
 	// is logged.
@@ -100,6 +105,7 @@ type Remote struct {
 	// own is for the registry and its token service, foreign for the hosts that
 	// they redirect to: it shows no client certificate.
 	own, foreign *http.Transport
+	observe      func(Exchange) // nil: nobody
 	log          logrus.FieldLogger
 
 	cursorsMu sync.Mutex
@@ -131,7 +137,7 @@ func New(opts Options) (*Remote, error) {
 		discard.SetOutput(io.Discard)
 		log = discard
 	}
-	r.base, r.name = base, opts.Name
+	r.base, r.name, r.observe = base, opts.Name, opts.Observe
 	r.agent = cmp.Or(opts.UserAgent, "registry-module")
 	r.stall = orDefault(opts.StallTimeout, 30*time.Second)
 	r.log = log.WithField("remote", base.Host)

@@ -31,7 +31,7 @@ func (a *authorizer) bearer(ctx context.Context, q *query, challenge *transport.
 	if value, ok := a.kept(scope); ok {
 		return authorization{header: token{value: value}.header()}, nil
 	}
-	return shared(ctx, a, q, scope, func(ctx context.Context) (authorization, error) {
+	return shared(ctx, a, q, "token for "+scope, func(ctx context.Context) (authorization, error) {
 		// Another flight may have ended between our look and this one's start.
 		if value, ok := a.kept(scope); ok {
 			return authorization{header: token{value: value}.header(), fresh: true}, nil
@@ -126,7 +126,11 @@ func (a *authorizer) exchangeBy(ctx context.Context, trip *tokenTrip, scope stri
 	ctx, cancel := context.WithTimeout(ctx, flightTimeout)
 	defer cancel()
 	start := a.now()
-	answer, err := transport.Exchange(ctx, registry, authn.FromConfig(config), trip, []string{scope}, &transport.Challenge{
+	var scopes []string
+	if scope != "" {
+		scopes = []string{scope}
+	}
+	answer, err := transport.Exchange(ctx, registry, authn.FromConfig(config), trip, scopes, &transport.Challenge{
 		Scheme:     challenge.Scheme,
 		Parameters: challenge.Parameters,
 		Insecure:   r.base.Scheme == "http",

@@ -48,7 +48,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp, err := r.send(req.Context(), t.op, r.own, next)
+		resp, err := r.observed(req.Context(), t.op, r.own, next, true)
 		if err != nil {
 			return nil, err
 		}
