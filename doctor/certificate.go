@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// soon is how long before its end a certificate is worth a warning.
+// soon is how long before its end a certificate is worth a warning, or a quarter of
+// its life where that is less: some are made for six days.
 const soon = 14 * 24 * time.Hour
 
 // verdict is what is to be said of a chain of certificates.
@@ -24,8 +25,9 @@ type verdict struct {
 	outside *x509.Certificate
 	// top is the last certificate that the server has sent of the chain.
 	top    *x509.Certificate
-	until  time.Time // the first end of the chain
-	signed []string  // by whom, up to the root
+	until  time.Time     // the first end of the chain
+	life   time.Duration // of the certificate that ends first
+	signed []string      // by whom, up to the root
 }
 
 // judge looks at what a server has shown, by all of its properties: the first thing
@@ -60,10 +62,9 @@ func judge(chain []*x509.Certificate, host string, roots *x509.CertPool, now tim
 	} else {
 		v.other = err
 	}
-	v.until = v.leaf.NotAfter
 	for i, c := range used {
-		if c.NotAfter.Before(v.until) {
-			v.until = c.NotAfter
+		if i == 0 || c.NotAfter.Before(v.until) {
+			v.until, v.life = c.NotAfter, c.NotAfter.Sub(c.NotBefore)
 		}
 		if v.outside == nil && (now.Before(c.NotBefore) || now.After(c.NotAfter)) {
 			v.outside = c
@@ -127,7 +128,7 @@ func (e *examination) explain(ctx context.Context, v verdict, l leg, mayAsk bool
 		signed = "signed by " + strings.Join(v.signedBy(e), " ← ")
 	}
 	text := fmt.Sprintf("%s, valid until %s (%s)", signed, day(v.until), plural(int(left/(24*time.Hour)), "day", "days"))
-	if left < soon {
+	if left < min(soon, v.life/4) {
 		return warning("Have its operator renew the certificate.", "%s", text)
 	}
 	return ok("%s", text)
@@ -136,7 +137,7 @@ func (e *examination) explain(ctx context.Context, v verdict, l leg, mayAsk bool
 func (v verdict) signedBy(e *examination) []string {
 	var names []string
 	for _, n := range v.signed {
-		names = append(names, e.secrets.clean(n))
+		names = append(names, e.secrets.Clean(n))
 	}
 	return slices.Compact(names)
 }
@@ -144,7 +145,7 @@ func (v verdict) signedBy(e *examination) []string {
 // certificateWrong says what is wrong apart from the time, nil where nothing is.
 func (e *examination) certificateWrong(v verdict, l leg) *Finding {
 	host := l.url.Hostname()
-	issuer := e.secrets.clean(issuerOf(v.top))
+	issuer := e.secrets.Clean(issuerOf(v.top))
 	ca := e.r.Variable("CA")
 	var f Finding
 	switch {
@@ -157,7 +158,7 @@ func (e *examination) certificateWrong(v verdict, l leg) *Finding {
 			"the certificate is for %s, not for %s", e.namesOf(v.leaf), host)
 	case v.unknown && v.selfSigned():
 		f = failed("If you know that it is the right one, write it into a file (PEM) and set "+ca+" to its path.",
-			"the certificate is self-signed (%s), so nobody vouches for it", e.secrets.clean(nameOf(v.leaf)))
+			"the certificate is self-signed (%s), so nobody vouches for it", e.secrets.Clean(nameOf(v.leaf)))
 	case v.unknown && v.top == v.leaf && len(v.leaf.IssuingCertificateURL) > 0:
 		f = failed("Have the registry's operator send the whole chain, or put the certificate of "+issuer+" into the file of "+ca+".",
 			"the chain is not whole: an intermediate certificate is missing, that of %s", issuer)
@@ -165,7 +166,7 @@ func (e *examination) certificateWrong(v verdict, l leg) *Finding {
 		f = failed("If the registry has a certificate of your own CA, or a proxy inspects TLS, set "+ca+" to a file with the certificate of that CA (PEM).",
 			"signed by %s, which this machine does not trust", issuer)
 	case v.other != nil:
-		f = failed("Have the registry's operator replace the certificate.", "the certificate cannot be used: %s", e.secrets.clean(v.other.Error()))
+		f = failed("Have the registry's operator replace the certificate.", "the certificate cannot be used: %s", e.secrets.Clean(v.other.Error()))
 	default:
 		return nil
 	}
@@ -182,11 +183,16 @@ func (e *examination) nameSetting(l leg) string {
 // blameClock asks the server what time it is, where a certificate is not valid by
 // our clock: if it is by the server's, ours is wrong.
 func (e *examination) blameClock(ctx context.Context, v verdict, l leg) (Finding, bool) {
-	e.readDate(ctx, l)
-	if e.date == nil || !e.date.wrong() {
+	// Who is asked has no certificate that is accepted; nothing secret is sent. Without
+	// an answer nothing is known, and nothing is said.
+	config := e.tlsConfig("", false)
+	config.InsecureSkipVerify = true
+	_, _ = e.ask(ctx, config)
+	date := e.clocks()
+	if date == nil || !date.wrong() {
 		return Finding{}, false
 	}
-	there := e.date.there
+	there := date.there
 	if there.Before(v.outside.NotBefore) || there.After(v.outside.NotAfter) {
 		return Finding{}, false
 	}
@@ -199,10 +205,12 @@ func (e *examination) notValid(v verdict, l leg) Finding {
 	now := e.now()
 	what := "the certificate"
 	if v.outside != v.leaf {
-		what = "the certificate of " + e.secrets.clean(nameOf(v.outside))
+		what = "the certificate of " + e.secrets.Clean(nameOf(v.outside))
 	}
 	clock := "this machine believes that it is " + minute(now)
-	if e.date != nil {
+	if date := e.clocks(); date != nil && date.wrong() {
+		clock += ", and the server that it is " + minute(date.there)
+	} else if date != nil {
 		clock += ", and so does the server"
 	}
 	advice := "Have the operator of " + l.url.Hostname() + " renew it. If that is not the time now, set the clock of this machine (timedatectl, NTP)."
@@ -220,13 +228,13 @@ func (e *examination) namesOf(c *x509.Certificate) string {
 		names = append(names, ip.String())
 	}
 	if len(names) == 0 {
-		return "no name at all (" + e.secrets.clean(nameOf(c)) + ")"
+		return "no name at all (" + e.secrets.Clean(nameOf(c)) + ")"
 	}
 	text := strings.Join(names[:min(len(names), most)], ", ")
 	if more := len(names) - most; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return e.secrets.clean(text)
+	return e.secrets.Clean(text)
 }
 
 func nameOf(c *x509.Certificate) string {

@@ -2,8 +2,8 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 )
@@ -29,11 +29,11 @@ func (r *reading) ahead() time.Duration { return r.here.Sub(r.there) }
 
 func (r *reading) wrong() bool { return r.ahead().Abs() > clockBroken }
 
-// noteDate takes down what time a server says it is. sent and came bound when it
-// has written its answer.
+// noteDate takes down what time the registry says it is, in its first answer that
+// does. sent and came bound when it has written its answer.
 func (e *examination) noteDate(header http.Header, sent, came time.Time) {
 	date, err := http.ParseTime(header.Get("Date"))
-	if err != nil {
+	if err != nil || e.date != nil {
 		return
 	}
 	// A cache in between says for how long it has kept the answer (RFC 9111, section
@@ -47,32 +47,35 @@ func (e *examination) noteDate(header http.Header, sent, came time.Time) {
 	e.date = &reading{here: here, there: date.Add(500 * time.Millisecond)}
 }
 
-// readDate asks for the time where no answer has come yet. Nothing secret is sent:
-// who is asked has no certificate that is accepted.
-func (e *examination) readDate(ctx context.Context, l leg) {
-	// Without an answer nothing is known, and nothing is said.
-	_, _ = e.ask(ctx, anybody, http.MethodGet, apiRoot(l.url), nil)
+// clocks is the comparison with the registry's clock, nil where there is none.
+func (e *examination) clocks() *reading {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.date
 }
-
-// apiRoot is where a registry says that it is one (OCI distribution specification,
-// "Determining Support").
-func apiRoot(u *url.URL) *url.URL { return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/v2/"} }
 
 // clock compares the clock of this machine with the registry's.
 func (e *examination) clock(context.Context) Finding {
-	if e.date == nil {
+	date := e.clocks()
+	if date == nil {
 		return skipped("the registry does not say what time it is")
 	}
-	ahead := e.date.ahead()
+	ahead := date.ahead()
 	direction := "ahead of"
 	if ahead < 0 {
 		direction = "behind"
 	}
-	const advice = "Set the clock of this machine, and keep it by NTP (timedatectl set-ntp true; of a virtual machine: on its host)."
+	advice := "Set the clock of this machine, and keep it by NTP (timedatectl set-ntp true; of a virtual machine: on its host)."
+	if !e.clockWrong {
+		advice += " If it is right, it is the registry's that is wrong: tell its operator."
+	}
 	text := "the clock of this machine is " + roughly(ahead) + " " + direction + " the registry's"
+	detail := fmt.Sprintf("%s (here %s, there %s)", text, minute(date.here), minute(date.there))
 	switch {
-	case ahead.Abs() > clockBroken:
-		return failed(advice, "%s (here %s, there %s): certificates and tokens seem expired, or not valid yet", text, minute(e.date.here), minute(e.date.there))
+	case date.wrong() && e.r.URL.Scheme == "http":
+		return warning(advice, "%s: nothing here depends on that, for the registry has no certificate", detail)
+	case date.wrong():
+		return failed(advice, "%s: certificates and tokens seem expired, or not valid yet", detail)
 	case ahead.Abs() > clockSloppy:
 		return warning(advice, "%s", text)
 	case ahead.Abs() < 2*time.Second:

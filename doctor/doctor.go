@@ -8,14 +8,16 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"registry-module/auth"
 	"registry-module/upstream"
 )
+
+// graceTime is how long a step has at least to say that its time is over.
+const graceTime = 250 * time.Millisecond
 
 // DefaultTimeout is how long a step may take where [Doctor.Timeout] does not say.
 const DefaultTimeout = 10 * time.Second
@@ -35,7 +37,8 @@ type Doctor struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Now is the clock of this machine. Default: [time.Now].
 	Now func() time.Time
-	// Timeout bounds each step. Default: [DefaultTimeout].
+	// Timeout bounds each step: what does not end by then is left behind. Default:
+	// [DefaultTimeout].
 	Timeout time.Duration
 	// UserAgent is what requests call themselves. Default: "registry-module".
 	UserAgent string
@@ -51,8 +54,15 @@ type Remote struct {
 	// Offline tells that it must not be contacted.
 	Offline bool
 
-	// Credentials are for it and its token service; nil is none.
+	// Credentials are for it and its token service; nil is none. See
+	// [upstream.Options].
 	Credentials authn.Authenticator
+	// CredentialsSetting is where they were configured, for advice. Default: the
+	// variables for user name and password.
+	CredentialsSetting string
+	// InUse tells whether somebody else uses the credentials, or may do so. Identity
+	// tokens are not tried then. Default: nobody does.
+	InUse func(context.Context) bool
 	// AllowedRealms are for [auth.NewRealmPolicy].
 	AllowedRealms []string
 	// CAFile, CertFile and KeyFile are in PEM form, as in [upstream.Options].
@@ -63,7 +73,7 @@ type Remote struct {
 	// Proxy gives the proxy for a request. Default: [http.ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
 	// ProxySetting is where the proxy was configured, for advice. Default: the
-	// variable of the environment for the URL's scheme.
+	// variable of the environment for the scheme of what is asked.
 	ProxySetting string
 
 	// Image is the one whose manifest is asked for, NAME[:TAG] or NAME@DIGEST;
@@ -111,30 +121,39 @@ func (d Doctor) agent() string {
 	return "registry-module"
 }
 
-// examination is one Check. It is used by one goroutine.
+// examination is one Check. Its steps run one after the other, each in a goroutine of
+// its own; where one was left behind, no other looks at what it may still change.
 type examination struct {
 	Doctor
 	r        Remote
 	findings []Finding
-	// blocked tells that something has failed, so that nothing more is tried.
-	blocked bool
-	secrets secrets
+	// blocked tells that something has failed, so that nothing more is tried, and
+	// left that a step was left behind.
+	blocked, left bool
+	secrets       upstream.Secrets
 
 	// Settings, from the first step on.
 	roots     *x509.CertPool // nil: the system's
-	realms    auth.RealmPolicy
-	repo, ref string // of the image; empty is none
+	repo, ref string         // of the image; empty is none
+	given     *given         // nil: there are no credentials
+	remote    *upstream.Remote
 
 	// What was found on the way.
 	proxy      *url.URL // for the registry; nil is none
 	clockWrong bool     // so that certificates cannot be judged
-	date       *reading
-	challenge  *transport.Challenge
+	challenge  upstream.Challenge
 	realm      *url.URL
 	login      *Finding // what a token service says of the credentials
-	nothing    bool     // the source of the credentials has none
-	header     string   // the Authorization that was accepted
-	manifest   *answer
+	manifest   upstream.Exchange
+
+	mu sync.Mutex
+	// seen are the requests of this step, of which the last ones count, and their
+	// number.
+	seen struct {
+		last, token upstream.Exchange
+		number      int
+	}
+	date *reading
 }
 
 func newExamination(d Doctor, r Remote) *examination {
@@ -153,9 +172,7 @@ func (e *examination) step(ctx context.Context, name string, check func(context.
 		f = skipped("interrupted")
 	case !e.blocked:
 		start := time.Now()
-		limited, cancel := context.WithTimeout(ctx, e.timeout())
-		f = check(limited)
-		cancel()
+		f = e.inTime(ctx, check)
 		if f.Took == 0 {
 			f.Took = time.Since(start)
 		}
@@ -168,11 +185,69 @@ func (e *examination) step(ctx context.Context, name string, check func(context.
 	e.findings = append(e.findings, f)
 }
 
+// inTime returns what comes of check within the time for a step. Who heeds the context
+// ends a little before; who does not, as reading a file may not, is left behind.
+func (e *examination) inTime(ctx context.Context, check func(context.Context) Finding) Finding {
+	e.mu.Lock()
+	e.seen.last, e.seen.token, e.seen.number = upstream.Exchange{}, upstream.Exchange{}, 0
+	e.mu.Unlock()
+	limit := e.timeout()
+	limited, cancel := context.WithTimeout(ctx, limit-max(limit/16, min(limit/2, graceTime)))
+	defer cancel()
+	found := make(chan Finding, 1)
+	go func() { found <- check(limited) }()
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	select {
+	case f := <-found:
+		return f
+	case <-over.C:
+		e.left = true
+		return failed("Look for a file system that hangs (mount, dmesg), or for a file that is a pipe; or try again with a larger --timeout.",
+			"this has not ended within %s, and was left behind: most likely a file cannot be read", limit)
+	}
+}
+
+// observe takes note of a request of package upstream.
+func (e *examination) observe(x upstream.Exchange) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen.last = x
+	e.seen.number++
+	if x.Token {
+		e.seen.token = x
+	}
+	if x.Status != 0 && sameOrigin(x.URL, e.r.URL) {
+		e.noteDate(x.Header, x.Sent, x.Came)
+	}
+}
+
+// last is the last request of this step, and lastToken the last one for a token.
+func (e *examination) last() upstream.Exchange {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen.last
+}
+
+func (e *examination) lastToken() upstream.Exchange {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen.token
+}
+
+// asked is how many requests there were in this step.
+func (e *examination) asked() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen.number
+}
+
 func (e *examination) run(ctx context.Context) {
 	e.step(ctx, "settings", e.settings)
-	if e.blocked {
+	if e.blocked || ctx.Err() != nil {
 		return
 	}
+	defer func() { _ = e.remote.Close() }() // it closes idle connections
 	if e.r.Offline {
 		e.step(ctx, "network", func(context.Context) Finding {
 			return skipped("not tried: REGISTRY_PROXY_OFFLINE is set, so that the registry is never contacted")
@@ -181,17 +256,18 @@ func (e *examination) run(ctx context.Context) {
 	}
 	e.step(ctx, "proxy", e.whichProxy)
 	e.travel(ctx, "", leg{url: e.r.URL, proxy: e.proxy, who: e.registry()})
-	if e.clockWrong {
+	clockFirst := !e.left && e.clockWrong
+	if clockFirst {
 		e.step(ctx, "clock", e.clock)
 	}
 	e.step(ctx, "api", e.api)
-	if !e.clockWrong {
+	if !clockFirst {
 		blocked := e.blocked
 		e.step(ctx, "clock", e.clock)
 		e.blocked = blocked // a certificate was accepted all the same: what else works?
 	}
 	e.step(ctx, "auth", e.authentication)
-	if e.realm != nil && !e.blocked {
+	if !e.blocked && e.realm != nil {
 		if !sameOrigin(e.realm, e.r.URL) {
 			e.travelToTokenService(ctx)
 		}
@@ -200,7 +276,6 @@ func (e *examination) run(ctx context.Context) {
 	e.step(ctx, "credentials", e.credentials)
 	e.step(ctx, "manifest", e.headManifest)
 	e.step(ctx, "rate-limit", e.rateLimit)
-	e.step(ctx, "program", e.program)
 }
 
 // settings looks at what needs no network.
@@ -215,36 +290,8 @@ func (e *examination) settings(context.Context) Finding {
 			return failed("Write --image NAME:TAG, for example library/alpine:latest.", "the image cannot be asked for: %v", err)
 		}
 	}
-	// It reads and checks the files, and what it takes is what the program takes.
-	remote, err := upstream.New(e.upstreamOptions())
-	if err != nil {
-		return failed("Correct it; the settings are "+e.r.Variable("REMOTEURL")+", "+e.r.Variable("CA")+", "+
-			e.r.Variable("CERTIFICATE")+", "+e.r.Variable("KEY")+" and "+e.r.Variable("ALLOWEDREALMS")+".",
-			"the settings cannot be used: %s", e.secrets.clean(err.Error()))
-	}
-	_ = remote.Close() // it has no connections yet
-	// Neither can fail any more.
-	e.realms, _ = auth.NewRealmPolicy(e.r.AllowedRealms...)
-	e.roots = readRoots(e.r.CAFile)
-	text := e.r.URL.String()
-	if e.r.anonymous() {
-		text += ", without credentials"
-	} else {
-		text += ", with credentials"
-	}
-	if e.r.CAFile != "" {
-		text += ", authorities of " + e.r.CAFile
-	}
-	if e.r.CertFile != "" {
-		text += ", client certificate " + e.r.CertFile
-	}
-	return ok("%s", text)
-}
-
-func (e *examination) upstreamOptions() upstream.Options {
 	opts := upstream.Options{
 		URL:           e.r.URL.String(),
-		Credentials:   e.r.Credentials,
 		AllowedRealms: e.r.AllowedRealms,
 		CAFile:        e.r.CAFile,
 		CertFile:      e.r.CertFile,
@@ -252,9 +299,29 @@ func (e *examination) upstreamOptions() upstream.Options {
 		Insecure:      e.r.Insecure,
 		Proxy:         e.r.Proxy,
 		UserAgent:     e.agent(),
+		Observe:       e.observe,
+	}
+	text := e.r.URL.String() + ", without credentials"
+	if !e.r.anonymous() {
+		text = e.r.URL.String() + ", with credentials"
+		e.given = &given{from: e.r.Credentials, secrets: &e.secrets, inUse: e.r.InUse}
+		opts.Credentials = e.given
 	}
 	if e.Resolver != nil || e.DialContext != nil {
 		opts.DialContext = e.dialHost
 	}
-	return opts
+	// It reads and checks the files, and what it takes is what the program takes.
+	if e.remote, err = upstream.New(opts); err != nil {
+		return failed("Correct it; the settings are "+e.r.Variable("REMOTEURL")+", "+e.r.Variable("CA")+", "+
+			e.r.Variable("CERTIFICATE")+", "+e.r.Variable("KEY")+" and "+e.r.Variable("ALLOWEDREALMS")+".",
+			"the settings cannot be used: %s", e.secrets.Clean(err.Error()))
+	}
+	e.roots = readRoots(e.r.CAFile)
+	if e.r.CAFile != "" {
+		text += ", authorities of " + e.r.CAFile
+	}
+	if e.r.CertFile != "" {
+		text += ", client certificate " + e.r.CertFile
+	}
+	return ok("%s", text)
 }

@@ -1,55 +1,38 @@
 package doctor
 
 import (
-	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"registry-module/upstream"
 )
 
 const (
 	// maxBody and maxHeader bound what is read of an answer, in bytes.
 	maxBody   = 64 << 10
 	maxHeader = 256 << 10
-	// maxRedirects is how many redirects are followed.
-	maxRedirects = 5
 )
 
-// answer is an HTTP answer, of which maxBody is enough.
+// answer is an HTTP answer.
 type answer struct {
-	url    *url.URL
 	status int
 	header http.Header
-	body   []byte
-	// took is the time from when the connection was there.
-	took time.Duration
+	// body is its start, without white space around it.
+	body string
 }
 
-// trust says who may be asked.
-type trust int
-
-const (
-	// verified is the registry and its token service.
-	verified trust = iota
-	// foreign is anybody with a proper certificate: ours is not shown.
-	foreign
-	// anybody is who has no proper certificate: nothing secret is sent.
-	anybody
-)
-
-func (e *examination) transport(who trust) *http.Transport {
-	config := e.tlsConfig("", who == verified)
-	if who == anybody {
-		config.InsecureSkipVerify = true
-	}
+// ask does GET /v2/ at the registry, as anybody does it.
+func (e *examination) ask(ctx context.Context, config *tls.Config) (*answer, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // as package upstream
 	t := &http.Transport{
@@ -59,45 +42,29 @@ func (e *examination) transport(who trust) *http.Transport {
 	if e.Resolver != nil || e.DialContext != nil {
 		t.DialContext = e.dialHost
 	}
-	return t
+	return e.get(ctx, t, apiRoot(e.r.URL), maxBody)
 }
 
-// ask does one request. Redirects are answers.
-func (e *examination) ask(ctx context.Context, who trust, method string, u *url.URL, header http.Header) (*answer, error) {
-	req := (&http.Request{Method: method, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {e.agent()}}}).WithContext(ctx)
-	for name, values := range header {
-		req.Header[name] = values
-	}
-	return e.send(who, req)
-}
-
-func (e *examination) send(who trust, req *http.Request) (*answer, error) {
-	connected := time.Now()
-	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected = time.Now() },
+// get asks for u by t, and reads so much of the answer.
+func (e *examination) get(ctx context.Context, t *http.Transport, u *url.URL, most int64) (*answer, error) {
+	sent := time.Now()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { sent = time.Now() },
 	})
-	resp, err := e.transport(who).RoundTrip(req.WithContext(ctx))
+	req := &http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {e.agent()}}}
+	resp, err := t.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	came := time.Now()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	_ = resp.Body.Close() // all that is wanted of it was read
-	if err != nil {
-		return nil, err
+	if e.r.URL != nil && sameOrigin(u, e.r.URL) {
+		e.mu.Lock()
+		e.noteDate(resp.Header, sent, came)
+		e.mu.Unlock()
 	}
-	if sameOrigin(req.URL, e.r.URL) {
-		e.noteDate(resp.Header, connected, came)
-	}
-	return &answer{req.URL, resp.StatusCode, resp.Header, body, time.Since(connected)}, nil
-}
-
-// isPage reports whether a person was meant to read the answer.
-func (a *answer) isPage() bool {
-	mediaType := strings.ToLower(a.header.Get("Content-Type"))
-	start := bytes.ToLower(bytes.TrimLeft(a.body[:min(len(a.body), 512)], " \t\r\n\ufeff"))
-	return strings.HasPrefix(mediaType, "text/html") || strings.HasPrefix(mediaType, "application/xhtml") ||
-		bytes.HasPrefix(start, []byte("<!doctype html")) || bytes.HasPrefix(start, []byte("<html"))
+	return &answer{resp.StatusCode, resp.Header, strings.Trim(string(body), " \t\r\n\ufeff")}, err
 }
 
 // isAPI reports whether the answer says of itself that it is a registry's.
@@ -105,50 +72,36 @@ func (a *answer) isAPI() bool {
 	return strings.HasPrefix(a.header.Get("Docker-Distribution-Api-Version"), "registry/2")
 }
 
-func (a *answer) isRedirect() bool {
-	switch a.status {
+// isJSON reports whether it is in the form of a registry's: JSON, or nothing.
+func (a *answer) isJSON() bool { return a.body == "" || json.Valid([]byte(a.body)) }
+
+// isPage reports whether a person is meant to read an answer.
+func isPage(x upstream.Exchange) bool {
+	mediaType := strings.ToLower(x.Header.Get("Content-Type"))
+	return strings.HasPrefix(mediaType, "text/html") || strings.HasPrefix(mediaType, "application/xhtml")
+}
+
+func isRedirect(status int) bool {
+	switch status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return true
 	}
 	return false
 }
 
-// target is where a redirect leads to, nil where that is nowhere.
-func (a *answer) target() *url.URL {
-	u, err := a.url.Parse(a.header.Get("Location"))
-	if err != nil || a.header.Get("Location") == "" || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil
-	}
-	u.User, u.Fragment, u.RawFragment = nil, "", ""
-	return u
-}
-
-// retryAfter says how long the server asks to wait, or nothing.
-func (a *answer) retryAfter(now time.Time) string {
-	text := a.header.Get("Retry-After")
-	if n, err := strconv.ParseInt(text, 10, 32); err == nil && n >= 0 {
-		return roughly(time.Duration(n) * time.Second)
-	}
-	if at, err := http.ParseTime(text); err == nil && at.After(now) {
-		return roughly(at.Sub(now))
-	}
-	return ""
-}
-
 // rateLimited is about an answer of 429.
-func (e *examination) rateLimited(a *answer) Finding {
-	text := a.url.Host + " gives no more for now: too many requests (HTTP status 429)"
-	wait := a.retryAfter(e.now())
-	if wait != "" {
+func (e *examination) rateLimited(x upstream.Exchange) Finding {
+	text := e.secrets.Clean(x.URL.Host) + " gives no more for now: too many requests (HTTP status 429)"
+	wait := "some time"
+	if x.RetryAfter > 0 {
+		wait = roughly(x.RetryAfter)
 		text += "; it asks to wait for " + wait
-	} else {
-		wait = "some time"
 	}
 	advice := "Wait for " + wait + "."
-	if e.r.anonymous() {
-		advice += " Who logs in gets more of many registries: set " + e.r.Variable("USERNAME") + " and " + e.r.Variable("PASSWORD") + "."
+	if e.anonymous() {
+		advice += " Who logs in gets more of many registries: set " + e.passwordSettings() + "."
 	}
-	return timed(failed(advice, "%s", text), a.took)
+	return failed(advice, "%s", text)
 }
 
 // portal is about an answer that is not of the registry.
@@ -159,7 +112,7 @@ func (e *examination) portal(format string, args ...any) Finding {
 
 // unanswered is about a request that was not answered.
 func (e *examination) unanswered(who string, err error) Finding {
-	text := e.secrets.clean(withoutURL(err).Error())
+	text := e.secrets.Clean(upstream.Cause(err))
 	switch {
 	case strings.Contains(text, "tls: ") && clientCertWanted(err):
 		return e.clientCertRefused(who)
@@ -168,19 +121,11 @@ func (e *examination) unanswered(who string, err error) Finding {
 			"%s takes the request and does not answer", who)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return failed("Check the port; a firewall that looks into requests may do so, too.", "%s closes the connection without an answer", who)
-	case strings.Contains(text, "malformed HTTP"):
+	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "readLoopPeekFail"): // the latter where it speaks before it is asked
 		return failed("Check the port: another service listens there.", "%s does not speak HTTP", who)
 	default:
 		return failed("Check host and port, and what is in between.", "%s could not be asked: %s", who, text)
 	}
-}
-
-// withoutURL takes from an error of a client the URL, which it repeats.
-func withoutURL(err error) error {
-	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		return wrapped.Err
-	}
-	return err
 }
 
 // day and minute write times.
@@ -200,6 +145,3 @@ func roughly(d time.Duration) string {
 		return fmt.Sprintf("%d days", int64(d/(24*time.Hour)))
 	}
 }
-
-// reader gives the body once more.
-func (a *answer) reader() io.ReadCloser { return io.NopCloser(bytes.NewReader(a.body)) }

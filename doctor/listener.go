@@ -1,18 +1,18 @@
 package doctor
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"syscall"
+
+	"registry-module/upstream"
 )
 
 // listener finds out whether clients can connect, or do so already.
@@ -33,14 +33,16 @@ func (e *examination) listener(ctx context.Context, l Local) Finding {
 	if l.TLS {
 		scheme = "https"
 	}
-	a, err := e.local(ctx, network, l.Addr, scheme, "/v2/")
-	switch {
-	case e.isOurs(ctx, l):
-		if err != nil || !a.isAPI() {
-			return warning("Look into its log, or restart it.", "registry-module runs, but GET /v2/ on %s has no proper answer", l.Addr)
-		}
+	a, err := e.local(ctx, network, l.Addr, scheme, strings.TrimRight(l.Prefix, "/")+"/v2/")
+	answers := err == nil && a.isAPI()
+	switch ours := e.isOurs(ctx, l); {
+	case ours && !answers && l.ClientCertificates && err != nil && ctx.Err() == nil:
+		return ok("registry-module runs; %s is for clients with a certificate, so that no more is known", l.Addr)
+	case ours && !answers:
+		return warning("Look into its log, or restart it.", "registry-module runs, but GET /v2/ on %s has no proper answer", l.Addr)
+	case ours:
 		return ok("registry-module runs, and answers on %s", l.Addr)
-	case err == nil && a.isAPI():
+	case answers:
 		return failed("Stop it, or set "+addrSetting+" to another address.", "another registry has %s", l.Addr)
 	default:
 		return failed("Stop it (ss -ltnp names it), or set "+addrSetting+" to another address.", "another program has %s", l.Addr)
@@ -75,7 +77,7 @@ func free(ctx context.Context, network, addr, setting string) (f Finding, taken 
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return failed("Set "+setting+" to an address of this machine, or to a port alone, for example :8000.", "%s is not an address of this machine", addr), false
 	default:
-		return failed("Correct "+setting+".", "%s cannot be listened on: %s", addr, secrets(nil).clean(err.Error())), false
+		return failed("Correct "+setting+".", "%s cannot be listened on: %s", addr, new(upstream.Secrets).Clean(err.Error())), false
 	}
 }
 
@@ -84,11 +86,11 @@ func free(ctx context.Context, network, addr, setting string) (f Finding, taken 
 // own only where there is a remote.
 func (e *examination) isOurs(ctx context.Context, l Local) bool {
 	alive, err := e.local(ctx, "tcp", l.AdminAddr, "http", "/healthz")
-	if err != nil || alive.status != http.StatusOK || strings.TrimSpace(string(alive.body)) != "ok" {
+	if err != nil || alive.status != http.StatusOK || alive.body != "ok" {
 		return false
 	}
 	metrics, err := e.local(ctx, "tcp", l.AdminAddr, "http", cmp.Or(l.MetricsPath, "/metrics"))
-	return err == nil && metrics.status == http.StatusOK && bytes.Contains(metrics.body, []byte("go_goroutines"))
+	return err == nil && metrics.status == http.StatusOK && strings.Contains(metrics.body, "go_goroutines")
 }
 
 // local asks a server on this machine, at an address to listen on.
@@ -101,16 +103,8 @@ func (e *examination) local(ctx context.Context, network, addr, scheme, path str
 			return (&net.Dialer{}).DialContext(ctx, network, reachable(network, addr))
 		},
 	}
-	u := &url.URL{Scheme: scheme, Host: "localhost", Path: path}
-	req := (&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {e.agent()}}}).WithContext(ctx)
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // it was only read
-	// Metrics are long.
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	return &answer{url: u, status: resp.StatusCode, header: resp.Header, body: body}, err
+	const metrics = 1 << 20 // are long
+	return e.get(ctx, t, &url.URL{Scheme: scheme, Host: "localhost", Path: path}, metrics)
 }
 
 // reachable is an address to connect to where addr is one to listen on.

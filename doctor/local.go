@@ -12,6 +12,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"registry-module/upstream"
 )
 
 // Settings of this machine, for advice.
@@ -39,6 +41,10 @@ type Local struct {
 	// they have to use it.
 	Net, Addr string
 	TLS       bool
+	// ClientCertificates tells that clients have to show one, and Prefix is what the
+	// paths of the API begin with, in front of /v2/.
+	ClientCertificates bool
+	Prefix             string
 	// AdminAddr is the TCP address for administration, and MetricsPath where its
 	// metrics are; default "/metrics".
 	AdminAddr   string
@@ -170,7 +176,7 @@ func dataFormat(dir string) Finding {
 	if format.Remote == "" {
 		return ok("format %d", format.Version)
 	}
-	return ok("format %d, bare names belong to %s", format.Version, secrets(nil).clean(format.Remote))
+	return ok("format %d, bare names belong to %s", format.Version, new(upstream.Secrets).Clean(format.Remote))
 }
 
 // space compares what is free with the limits.

@@ -2,19 +2,16 @@ package doctor
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"time"
 
 	"registry-module/auth"
+	"registry-module/upstream"
 )
 
 // authentication looks at which log-in the registry wants, and where.
@@ -28,178 +25,119 @@ func (e *examination) authentication(context.Context) Finding {
 		}
 		return ok("user name and password (Basic)")
 	case "bearer":
-		return e.acceptRealm(e.challenge.Parameters["realm"])
+		return e.acceptRealm(e.challenge.Realm)
 	default:
 		return failed("Ask the registry's operator for a log-in by tokens (Bearer) or passwords (Basic).",
-			"the registry wants a log-in by %q, which is not supported", e.secrets.clean(e.challenge.Scheme))
+			"the registry wants a log-in by %q, which is not supported", e.secrets.Clean(e.challenge.Scheme))
 	}
 }
 
 // acceptRealm decides whether the registry's token service may be asked.
 func (e *examination) acceptRealm(realm string) Finding {
-	u, err := e.realms.Check(e.r.URL, realm)
+	policy, err := auth.NewRealmPolicy(e.r.AllowedRealms...)
 	if err == nil {
-		e.realm = u
-		text := "a token of " + u.Scheme + "://" + u.Host
-		if service := e.challenge.Parameters["service"]; service != "" {
-			text += " (service " + e.secrets.clean(service) + ")"
+		e.realm, err = policy.Check(e.r.URL, realm)
+	}
+	if err == nil {
+		text := "a token of " + e.realm.Scheme + "://" + e.realm.Host
+		if e.challenge.Service != "" {
+			text += " (service " + e.secrets.Clean(e.challenge.Service) + ")"
 		}
 		return ok("%s", text)
 	}
-	setting := e.r.Variable("ALLOWEDREALMS")
-	if parsed, parseErr := url.Parse(realm); parseErr == nil && parsed.Hostname() != "" {
+	if parsed, parseErr := url.Parse(realm); parseErr == nil {
 		host := hostOf(parsed)
-		// Would the setting help?
-		more, policyErr := auth.NewRealmPolicy(append(slices.Clone(e.r.AllowedRealms), host)...)
-		if policyErr == nil {
+		allowed := append(slices.Clone(e.r.AllowedRealms), host)
+		// Would the setting help? Then the host is one that can be shown.
+		if more, policyErr := auth.NewRealmPolicy(allowed...); policyErr == nil {
 			if _, err := more.Check(e.r.URL, realm); err == nil {
-				return failed("If "+host+" is the registry's token service, set "+setting+"="+
-					strings.Join(append(slices.Clone(e.r.AllowedRealms), host), ",")+". If you do not know it, do not: credentials are sent there.",
-					"the registry sends us for a token to another domain, %s, which is not allowed", e.secrets.clean(host))
+				return failed("If "+host+" is the registry's token service, set "+e.r.Variable("ALLOWEDREALMS")+"="+
+					strings.Join(allowed, ",")+". If you do not know it, do not: credentials are sent there.",
+					"the registry sends us for a token to another domain, %s, which is not allowed", host)
 			}
 		}
 	}
-	return failed("No setting allows that: tell the registry's operator.", "the registry's token service cannot be used: %s", e.secrets.clean(err.Error()))
+	return failed("No setting allows that: tell the registry's operator.", "the registry's token service cannot be used: %s", e.secrets.Clean(err.Error()))
 }
 
-// read gets the credentials, and takes down what must not be repeated of them.
-func (e *examination) read(ctx context.Context) (*authn.AuthConfig, error) {
-	if e.r.anonymous() {
-		return &authn.AuthConfig{}, nil
+// hostOf is the host of a realm as a setting has it.
+func hostOf(u *url.URL) string {
+	host := u.Hostname()
+	if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
+		return "[" + host + "]"
 	}
-	config, err := authn.Authorization(ctx, e.r.Credentials)
-	if err != nil {
-		return nil, err
-	}
-	if config == nil || *config == (authn.AuthConfig{}) {
-		e.r.Credentials = nil // a file or a command that knows nothing of this registry
-		e.nothing = true
-		return &authn.AuthConfig{}, nil
-	}
-	e.secrets.add(config.IdentityToken, config.RegistryToken, config.Auth)
-	e.secrets.addLogin(config.Username, config.Password)
-	return config, nil
-}
-
-func (e *examination) unreadable(err error) Finding {
-	return failed("Check the settings of the credentials ("+e.passwordSettings()+", or the file or command that gives them).",
-		"the credentials cannot be read: %s", e.secrets.clean(err.Error()))
-}
-
-func (e *examination) passwordSettings() string {
-	return e.r.Variable("USERNAME") + " and " + e.r.Variable("PASSWORD")
+	return host
 }
 
 // token asks the token service for a token. What it says of the credentials is a
 // finding of its own.
 func (e *examination) token(ctx context.Context) Finding {
-	config, err := e.read(ctx)
-	if err != nil {
-		f := e.unreadable(err)
-		e.login = &f
+	config, why := e.look(ctx)
+	switch {
+	case why != nil:
+		e.login = why
+		if why.Status == Skipped {
+			return skipped("not asked: it would be with the identity token")
+		}
 		return skipped("not asked: there are no credentials that can be read")
-	}
-	if config.RegistryToken != "" {
-		e.header = "Bearer " + config.RegistryToken
+	case config.RegistryToken != "":
 		f := ok("a token is configured, which is used as it is")
 		e.login = &f
 		return skipped("not asked: a token is configured")
-	}
-	if e.repo == "" && e.r.anonymous() {
+	case e.repo == "" && e.anonymous():
 		f := skipped("%s", e.noneText())
 		e.login = &f
 		return skipped("not asked: say for which image (--image NAME:TAG)")
 	}
-	trip := &tokenTrip{e: e}
-	answer, err := e.exchange(ctx, config, trip)
-	if a := trip.last; a != nil {
-		return timed(e.readToken(answer, err, trip), a.took)
-	}
-	if trip.refusal != nil {
-		return failed("No setting allows that: tell the registry's operator.", "%s", e.secrets.clean(trip.refusal.Error()))
-	}
-	return e.unanswered(e.realm.Host, err)
-}
-
-// exchange does what package upstream does to get a token.
-func (e *examination) exchange(ctx context.Context, config *authn.AuthConfig, trip *tokenTrip) (*transport.Token, error) {
-	// The realm has been accepted; presented as a registry's own, it may be at any
-	// address.
-	registry, err := name.NewRegistry(e.realm.Host)
+	got, err := e.remote.Login(ctx, e.repo)
+	host := e.realm.Host
 	if err != nil {
-		return nil, errors.New("its host cannot be used")
+		f, ofCredentials := e.noToken(err)
+		if ofCredentials {
+			e.login = &f
+			return ok("%s answers", host)
+		}
+		return f
 	}
-	var scopes []string
-	if e.repo != "" {
-		scopes = []string{"repository:" + e.repo + ":" + transport.PullScope}
-	}
-	creds := authn.Anonymous
-	if *config != (authn.AuthConfig{}) {
-		creds = authn.FromConfig(*config)
-	}
-	return transport.Exchange(ctx, registry, creds, trip, scopes, &transport.Challenge{
-		Scheme: e.challenge.Scheme, Parameters: e.challenge.Parameters, Insecure: e.r.URL.Scheme == "http",
-	})
-}
-
-// readToken says what the answer of the token service means.
-func (e *examination) readToken(t *transport.Token, err error, trip *tokenTrip) Finding {
-	a, host := trip.last, e.realm.Host
-	identity := trip.posted && a.status == http.StatusBadRequest // invalid_grant, RFC 6749, section 5.2
+	f := ok("%s accepts them", host)
 	switch {
-	case trip.refusal != nil:
-		return failed("No setting allows that: tell the registry's operator.", "%s", e.secrets.clean(trip.refusal.Error()))
-	case a.status == http.StatusOK && err == nil:
-		value := t.Token
-		if value == "" {
-			value = t.AccessToken
-		}
-		e.secrets.add(value, t.RefreshToken)
-		e.header = "Bearer " + value
-		f := ok("%s accepts them", host)
-		if e.r.anonymous() {
-			f = ok("%s, and %s gives tokens to anybody", e.noneText(), host)
-		}
-		e.login = &f
-		if t.ExpiresIn > 0 {
-			return ok("%s gives one for %s", host, plural(t.ExpiresIn, "second", "seconds"))
-		}
-		return ok("%s gives one", host)
-	case a.isPage():
-		return e.portal("what answers for the token service %s is a web page (%s)", host, statusText(a.status))
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden, identity:
-		f := e.refused("the token service " + host)
-		e.login = &f
-		return ok("%s answers", host)
-	case a.status == http.StatusTooManyRequests:
-		return e.rateLimited(a)
-	case a.status == http.StatusOK:
-		return failed("Tell the registry's operator.", "the answer of the token service %s holds no token", host)
-	case a.isRedirect():
-		return failed("Tell the registry's operator.", "the token service %s redirects us to where no token is to be asked for", host)
-	case a.status >= 500:
-		return failed("Try again later: that is for the registry's operator to mend.", "the token service %s has a failure of its own (%s)", host, statusText(a.status))
-	default:
-		return failed("Tell the registry's operator.", "the token service %s does not give one (%s)", host, statusText(a.status))
+	case got.Replaced:
+		f = warning("The one that is configured may be used up by now: get a new one, and set "+e.credentialsSettings()+
+			" to it before the server is started anew. A server that runs keeps the one that it was given last.",
+			"%s accepts the identity token, and has replaced it by another one", host)
+	case e.anonymous():
+		f = ok("%s, and %s gives tokens to anybody", e.noneText(), host)
 	}
+	e.login = &f
+	return ok("%s gives one, which is used for %s", host, roughly(time.Until(got.Expires)))
 }
 
-// noneText says why there are no credentials.
-func (e *examination) noneText() string {
-	if e.nothing {
-		return "the file or command that is configured has none for " + e.r.URL.Host
+// noToken says why there is no token, and whether that is for the credentials.
+func (e *examination) noToken(err error) (f Finding, ofCredentials bool) {
+	host := e.realm.Host
+	x := e.lastToken()
+	const operator = "Tell the registry's operator."
+	_, noCredentials := errors.AsType[notGiven](err)
+	switch {
+	case noCredentials, errors.Is(err, errSpared):
+		return e.notGiven(err), true
+	case isTimeout(err), x.Err != nil:
+		return e.unanswered(host, err), false
+	case x.Status == 0, isRedirect(x.Status):
+		return failed(operator, "the token service %s cannot be used: %s", host, e.secrets.Clean(upstream.Cause(err))), false
+	case isPage(x):
+		return e.portal("what answers for the token service %s is a web page (%s)", host, statusText(x.Status)), false
+	case x.Status == http.StatusUnauthorized, x.Status == http.StatusForbidden,
+		x.Status == http.StatusBadRequest && x.Method == http.MethodPost: // invalid_grant, RFC 6749, section 5.2
+		return e.refused("the token service " + host), true
+	case x.Status == http.StatusTooManyRequests:
+		return e.rateLimited(x), false
+	case x.Status == http.StatusOK:
+		return failed(operator, "the answer of the token service %s holds no token", host), false
+	case x.Status >= 500:
+		return failed("Try again later: that is for the registry's operator to mend.", "the token service %s has a failure of its own (%s)", host, statusText(x.Status)), false
 	}
-	return "none are configured"
-}
-
-// refused is about credentials that were not accepted by who.
-func (e *examination) refused(who string) Finding {
-	if e.r.anonymous() {
-		return failed("Set "+e.passwordSettings()+" (or "+e.r.Variable("PASSWORD_FILE")+").",
-			"%s wants credentials, and %s", who, e.noneText())
-	}
-	advice := "Check " + e.passwordSettings() + "; many registries want an access token in place of the password."
-	return failed(advice, "%s does not accept the credentials: user name or password is wrong, or they have expired", who)
+	return failed(operator, "the token service %s does not give one (%s)", host, statusText(x.Status)), false
 }
 
 // credentials finds out whether they are accepted.
@@ -218,64 +156,30 @@ func (e *examination) credentials(ctx context.Context) Finding {
 
 // basic logs in by HTTP basic authentication (RFC 7617).
 func (e *examination) basic(ctx context.Context) Finding {
-	if e.r.anonymous() {
-		return e.refused("the registry")
+	if _, why := e.look(ctx); why != nil {
+		return *why
 	}
-	config, err := e.read(ctx)
+	_, err := e.remote.Login(ctx, e.repo)
+	x := e.last()
 	switch {
-	case err != nil:
-		return e.unreadable(err)
-	case config.Username != "":
-		e.header = "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password))
-	case config.Auth != "":
-		e.header = "Basic " + config.Auth
-	case e.r.anonymous():
-		return e.refused("the registry")
-	default:
-		return failed("Set "+e.passwordSettings()+".", "the registry wants a user name and a password, and a token is configured")
-	}
-	a, err := e.ask(ctx, verified, http.MethodGet, apiRoot(e.r.URL), http.Header{"Authorization": {e.header}})
-	if err != nil {
+	case err == nil:
+		return ok("the registry accepts them")
+	case isTimeout(err), x.Err != nil:
 		return e.unanswered(e.r.URL.Host, err)
+	case x.Status == http.StatusTooManyRequests:
+		return e.rateLimited(x)
+	case x.Status == 0, x.Status == http.StatusUnauthorized, x.Status == http.StatusForbidden:
+		return e.refusedBasic(x.Status != 0)
 	}
-	switch {
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		return timed(e.refused("the registry"), a.took)
-	case a.status == http.StatusTooManyRequests:
-		return e.rateLimited(a)
-	case a.status != http.StatusOK || a.isPage():
-		return timed(failed("Try again later, and look into the registry's log.", "the registry answers the log-in with %s", statusText(a.status)), a.took)
-	}
-	return timed(ok("the registry accepts them"), a.took)
+	return failed("Try again later, and look into the registry's log.", "the registry answers the log-in with %s", statusText(x.Status))
 }
 
-// tokenTrip carries the requests of one exchange, within the realm policy.
-type tokenTrip struct {
-	e       *examination
-	last    *answer
-	posted  bool // the last one was in the way of OAuth 2.0, with an identity token
-	refusal error
-}
-
-// RoundTrip implements [http.RoundTripper].
-func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
-	t.last, t.posted = nil, req.Method == http.MethodPost
-	if _, err := t.e.realms.Check(t.e.r.URL, req.URL.String()); err != nil {
-		t.refusal = err
-		return nil, err
+// refusedBasic is about a registry that wants a password, where one was sent or there
+// was none to send.
+func (e *examination) refusedBasic(sent bool) Finding {
+	if sent || e.anonymous() {
+		return e.refused("the registry")
 	}
-	req = req.Clone(req.Context())
-	req.Header.Set("User-Agent", t.e.agent())
-	if !sameOrigin(req.URL, t.e.realm) {
-		req.Header.Del("Authorization")
-	}
-	a, err := t.e.send(verified, req)
-	if err != nil {
-		return nil, err
-	}
-	t.last = a
-	return &http.Response{
-		Status: fmt.Sprint(a.status), StatusCode: a.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: a.header, Body: a.reader(), ContentLength: int64(len(a.body)), Request: req,
-	}, nil
+	return failed("Set "+e.passwordSettings()+" in place of "+e.credentialsSettings()+".",
+		"the registry wants a user name and a password, and a token is configured")
 }

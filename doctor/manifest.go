@@ -2,21 +2,14 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-
 	"registry-module/upstream"
 )
-
-// acceptManifests are the kinds of manifest that clients ask for most.
-const acceptManifests = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, " +
-	"application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1"
 
 // imageName writes the image as people do.
 func (e *examination) imageName() string {
@@ -26,114 +19,109 @@ func (e *examination) imageName() string {
 	return e.repo + ":" + e.ref
 }
 
-// headManifest asks for the manifest of an image, by HEAD, which counts against no
-// limit at Docker Hub.
+// headManifest asks for the manifest of an image as the program does: by HEAD, which
+// counts against no limit at Docker Hub.
 func (e *examination) headManifest(ctx context.Context) Finding {
 	if e.repo == "" {
 		return skipped("not asked for: say for which image (--image NAME:TAG)")
 	}
-	a, err := e.askManifest(ctx, http.MethodHead)
-	if err == nil && a.status == http.StatusUnauthorized && e.challenge.Scheme == "" && sameOrigin(a.url, e.r.URL) {
-		if c := readChallenge(a.header); c != nil {
-			if f := e.logInFor(ctx, c); f.Status == Failed {
-				return f
-			}
-			a, err = e.askManifest(ctx, http.MethodHead)
+	desc, err := e.remote.Resolve(ctx, e.repo, e.ref)
+	x := e.last()
+	e.manifest = x
+	switch {
+	case errors.Is(err, errSpared):
+		return skipped("not asked for: that needs a token, which is asked for with the identity token")
+	case err != nil && e.challenge.Scheme == "":
+		if f, found := e.loginForImages(ctx, err); found {
+			return f
 		}
+	case err == nil && (x.Status == http.StatusMethodNotAllowed || x.Status == http.StatusNotImplemented):
+		return warning("It works, but tags are fetched to find out whether they have changed.", "the registry does not answer HEAD (%s)", statusText(x.Status))
+	case err == nil && desc.Digest == "":
+		return ok("%s", e.imageName())
+	case err == nil:
+		return ok("%s is %s", e.imageName(), desc.Digest)
 	}
-	if err != nil {
-		return e.unanswered(e.r.URL.Host, err)
-	}
-	e.manifest = a
-	return timed(e.readManifest(ctx, a), a.took)
+	return e.noManifest(ctx, x, err)
 }
 
-// logInFor goes the steps of a log-in that is wanted for the image only.
-func (e *examination) logInFor(ctx context.Context, c *transport.Challenge) Finding {
-	e.challenge, e.login = c, nil
-	f := e.authentication(ctx)
-	if f.Status != Failed && e.realm != nil {
-		f = e.token(ctx)
+// loginForImages says what is wrong with a log-in that the registry wants for images
+// only, where that is why err.
+func (e *examination) loginForImages(ctx context.Context, err error) (Finding, bool) {
+	c, challengeErr := e.remote.Challenge(ctx) // is known
+	if challengeErr != nil || c.Scheme == "" {
+		return Finding{}, false
 	}
-	if f.Status != Failed {
-		f = e.credentials(ctx)
+	e.challenge = c
+	x := e.last()
+	_, noCredentials := errors.AsType[notGiven](err)
+	switch f := e.authentication(ctx); {
+	case f.Status == Failed:
+		return f, true
+	case noCredentials:
+		return e.notGiven(err), true
+	case x.Token:
+		f, _ := e.noToken(err)
+		return f, true
+	case x.Status == http.StatusUnauthorized && strings.EqualFold(c.Scheme, "basic"):
+		return e.refusedBasic(e.asked() > 1), true
 	}
-	return f
+	return Finding{}, false
 }
 
-func (e *examination) askManifest(ctx context.Context, method string) (*answer, error) {
-	header := http.Header{"Accept": {acceptManifests}}
-	if e.header != "" {
-		header.Set("Authorization", e.header)
-	}
-	u := &url.URL{Scheme: e.r.URL.Scheme, Host: e.r.URL.Host, Path: "/v2/" + e.repo + "/manifests/" + e.ref}
-	a, err := e.ask(ctx, verified, method, u, header)
-	if err == nil && a.isRedirect() {
-		return e.follow(ctx, method, a, header)
-	}
-	return a, err
-}
-
-func (e *examination) readManifest(ctx context.Context, a *answer) Finding {
+// noManifest says why there is none. x is the last answer.
+func (e *examination) noManifest(ctx context.Context, x upstream.Exchange, err error) Finding {
 	image := e.imageName()
 	switch {
-	case a.status == http.StatusOK && a.isPage():
+	case x.Token:
+		f, _ := e.noToken(err)
+		return f
+	case isTimeout(err), x.Status == 0:
+		return e.unanswered(e.r.URL.Host, err)
+	case x.Status == http.StatusOK && isPage(x):
 		return e.portal("what answers for %s is a web page, not a manifest", image)
-	case a.status == http.StatusOK:
-		text := image
-		if digest := a.header.Get("Docker-Content-Digest"); digest != "" {
-			text += " is " + e.secrets.clean(digest)
-		}
-		return ok("%s", text)
-	case a.status == http.StatusMethodNotAllowed, a.status == http.StatusNotImplemented:
-		return warning("It works, but tags are fetched to find out whether they have changed.", "the registry does not answer HEAD (%s)", statusText(a.status))
-	case a.status == http.StatusTooManyRequests:
-		return e.rateLimited(a)
-	case a.isRedirect():
+	case x.Status == http.StatusTooManyRequests:
+		return e.rateLimited(x)
+	case isRedirect(x.Status):
 		return e.portal("%s is redirected to where no manifest is", image)
-	case a.status == http.StatusNotFound:
+	case x.Status == http.StatusNotFound:
 		return failed("Check the name and the tag, and give another image by --image NAME:TAG if that is not to be found there.",
 			"the registry has no %s%s", image, e.reason(ctx))
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
+	case x.Status == http.StatusUnauthorized, x.Status == http.StatusForbidden:
 		advice := "Check the name and the tag (many registries answer so for what does not exist)"
-		if e.r.anonymous() {
+		if e.anonymous() {
 			advice += ", and set " + e.passwordSettings() + " if the image is private."
 		} else {
-			advice += ", and that the user of " + e.r.Variable("USERNAME") + " may pull it."
+			advice += ", and that the credentials (" + e.credentialsSettings() + ") are of a user who may pull it."
 		}
-		return failed(advice, "the registry does not give us %s (%s)%s", image, statusText(a.status), e.reason(ctx))
-	case a.status == http.StatusLoopDetected: // as registry-module answers
+		return failed(advice, "the registry does not give us %s (%s)%s", image, statusText(x.Status), e.reason(ctx))
+	case x.Status == http.StatusLoopDetected: // as registry-module answers
 		return failed("Check "+e.r.Variable("REMOTEURL")+", and those of the registries behind it: none may lead back here.",
 			"the registry is part of a loop: registries fetch from each other in a circle%s", e.reason(ctx))
-	case a.status >= 500:
-		return failed("Try again later: that is for the registry's operator to mend.", "the registry has a failure of its own (%s)", statusText(a.status))
+	case x.Status >= 500:
+		return failed("Try again later: that is for the registry's operator to mend.", "the registry has a failure of its own (%s)", statusText(x.Status))
 	default:
-		return failed("Tell the registry's operator.", "the registry's answer for %s is of no use (%s)", image, statusText(a.status))
+		return failed("Tell the registry's operator.", "the registry's answer for %s is of no use (%s): %s", image, statusText(x.Status), e.secrets.Clean(upstream.Cause(err)))
 	}
 }
 
 // reason asks once more, for the error that an answer to HEAD cannot have.
 func (e *examination) reason(ctx context.Context) string {
-	a, err := e.askManifest(ctx, http.MethodGet)
-	if err != nil || !sameOrigin(a.url, e.r.URL) {
-		return ""
+	if _, err := e.remote.Manifest(ctx, e.repo, e.ref); err != nil && e.last().Status != 0 {
+		if text := e.secrets.Clean(upstream.Cause(err)); text != "" {
+			return ": " + text
+		}
 	}
-	var body struct { // OCI distribution specification, "Error Codes"
-		Errors []struct{ Code, Message string }
-	}
-	if json.Unmarshal(a.body, &body) != nil || len(body.Errors) == 0 {
-		return ""
-	}
-	return ": " + e.secrets.clean(body.Errors[0].Code+", "+body.Errors[0].Message)
+	return ""
 }
 
 // rateLimit shows how many pulls are left, in the headers of Docker Hub.
 func (e *examination) rateLimit(context.Context) Finding {
-	if e.manifest == nil {
+	if e.manifest.Status == 0 {
 		return skipped("not known without an image")
 	}
-	limit, window, okLimit := readQuota(e.manifest.header.Get("RateLimit-Limit"))
-	left, _, okLeft := readQuota(e.manifest.header.Get("RateLimit-Remaining"))
+	limit, window, okLimit := readQuota(e.manifest.Header.Get("RateLimit-Limit"))
+	left, _, okLeft := readQuota(e.manifest.Header.Get("RateLimit-Remaining"))
 	if !okLimit || !okLeft {
 		return skipped("the registry says nothing about one")
 	}
@@ -147,7 +135,7 @@ func (e *examination) rateLimit(context.Context) Finding {
 		return ok(text, args...)
 	}
 	advice := "What is stored is served without asking; wait before pulling much that is new."
-	if e.r.anonymous() {
+	if e.anonymous() {
 		advice = "Log in to get more: set " + e.passwordSettings() + "."
 	}
 	return warning(advice, text, args...)
@@ -166,21 +154,4 @@ func readQuota(text string) (n int64, window time.Duration, ok bool) {
 		}
 	}
 	return n, window, true
-}
-
-// program does what the program will do, by what it will do it with.
-func (e *examination) program(ctx context.Context) Finding {
-	if e.repo == "" {
-		return skipped("not tried: say for which image (--image NAME:TAG)")
-	}
-	remote, err := upstream.New(e.upstreamOptions())
-	if err == nil {
-		defer func() { _ = remote.Close() }() // it closes idle connections
-		_, err = remote.Resolve(ctx, e.repo, e.ref)
-	}
-	if err != nil {
-		return failed("Each step by itself has worked, so this ought to: report it, with this output.",
-			"registry-module itself cannot resolve %s: %s", e.imageName(), e.secrets.clean(err.Error()))
-	}
-	return ok("registry-module itself resolves %s", e.imageName())
 }

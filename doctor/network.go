@@ -24,10 +24,6 @@ func (e *examination) registry() party {
 	return party{noun: "the registry", setting: e.r.Variable("REMOTEURL")}
 }
 
-func (e *examination) proxyParty() party {
-	return party{noun: "the HTTP proxy", setting: e.proxySetting()}
-}
-
 // checkName is advice about a name that does not do.
 func (p party) checkName() string {
 	if p.setting == "" {
@@ -84,9 +80,9 @@ func (e *examination) notResolved(ctx context.Context, who party, host string, e
 		return failed(dns, "%s cannot be looked up: %s does not answer", host, server)
 	case isDNS:
 		return failed("Try again later, or use another name server (/etc/resolv.conf).",
-			"%s cannot be looked up: %s has a failure of its own (%s)", host, server, e.secrets.clean(dnsErr.Err))
+			"%s cannot be looked up: %s has a failure of its own (%s)", host, server, e.secrets.Clean(dnsErr.Err))
 	default:
-		return failed(dns, "%s cannot be looked up: %s", host, e.secrets.clean(err.Error()))
+		return failed(dns, "%s cannot be looked up: %s", host, e.secrets.Clean(err.Error()))
 	}
 }
 
@@ -238,7 +234,7 @@ func (e *examination) dialText(d dialed) string {
 	case errors.Is(d.err, syscall.EACCES), errors.Is(d.err, syscall.EPERM):
 		return fmt.Sprintf("this machine forbids connections to %s", d.addr)
 	default:
-		return fmt.Sprintf("%s: %s", d.addr, e.secrets.clean(d.err.Error()))
+		return fmt.Sprintf("%s: %s", d.addr, e.secrets.Clean(d.err.Error()))
 	}
 }
 

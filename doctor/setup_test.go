@@ -108,3 +108,7 @@ type unreadable struct{}
 func (unreadable) Authorization() (*authn.AuthConfig, error) {
 	return nil, errors.New("helper is missing")
 }
+
+func identity(token string) authn.Authenticator {
+	return authn.FromConfig(authn.AuthConfig{IdentityToken: token})
+}

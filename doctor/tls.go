@@ -103,12 +103,12 @@ func (e *examination) noHandshake(l leg, err error) Finding {
 	case strings.Contains(err.Error(), "protocol version"):
 		return failed("Have its operator switch on TLS 1.2 or later.", "%s speaks only versions of TLS that are too old", host)
 	case isAlert:
-		return failed("Check the host name, and that nothing in between blocks it by name.", "%s refuses TLS: %s", host, e.secrets.clean(err.Error()))
+		return failed("Check the host name, and that nothing in between blocks it by name.", "%s refuses TLS: %s", host, e.secrets.Clean(err.Error()))
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
 		return failed("A firewall that blocks by name does so, and so does a server that expects something else: ask who runs the network to allow "+l.url.Hostname()+".",
 			"%s closes the connection when TLS begins", host)
 	default:
-		return failed("Check the host and the port.", "TLS with %s fails: %s", host, e.secrets.clean(err.Error()))
+		return failed("Check the host and the port.", "TLS with %s fails: %s", host, e.secrets.Clean(err.Error()))
 	}
 }
 

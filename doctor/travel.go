@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/net/proxy"
 )
 
@@ -34,10 +35,18 @@ func (l leg) tunnelled() bool { return l.proxy != nil && (l.url.Scheme == "https
 func (e *examination) travel(ctx context.Context, prefix string, l leg) {
 	first, who := l.url, l.who
 	if l.proxy != nil {
-		first, who = l.proxy, e.proxyParty()
+		first, who = l.proxy, party{noun: "the HTTP proxy", setting: e.proxySetting(l.url)}
 	}
-	found := newRoute(e, first)
-	defer func() { found.close() }()
+	// What the steps hand on.
+	var found struct {
+		addrs []netip.Addr
+		conn  net.Conn
+	}
+	defer func() {
+		if !e.left && found.conn != nil {
+			_ = found.conn.Close() // it has served its purpose
+		}
+	}()
 	e.step(ctx, prefix+"resolve", func(ctx context.Context) (f Finding) {
 		found.addrs, f = e.resolve(ctx, who, first.Hostname())
 		return f
@@ -63,7 +72,7 @@ func (e *examination) travelToTokenService(ctx context.Context) {
 	l := leg{url: e.realm, who: party{noun: "the token service"}}
 	var err error
 	if l.proxy, err = e.proxyFor(e.realm); err != nil {
-		e.step(ctx, "token-resolve", func(context.Context) Finding { return e.badProxy() })
+		e.step(ctx, "token-resolve", func(context.Context) Finding { return e.badProxy(e.realm) })
 		return
 	}
 	e.travel(ctx, "token-", l)
@@ -73,59 +82,44 @@ func (e *examination) travelToTokenService(ctx context.Context) {
 func (e *examination) whichProxy(context.Context) Finding {
 	var err error
 	if e.proxy, err = e.proxyFor(e.r.URL); err != nil {
-		return e.badProxy()
+		return e.badProxy(e.r.URL)
 	}
 	if e.proxy == nil {
 		return ok("none")
 	}
 	if _, known := defaultPorts[e.proxy.Scheme]; !known {
-		return failed("Write "+e.proxySetting()+" as http://HOST:PORT.", "the proxy has the scheme %q, which is not supported", e.secrets.clean(e.proxy.Scheme))
+		return failed("Write "+e.proxySetting(e.r.URL)+" as http://HOST:PORT.", "the proxy has the scheme %q, which is not supported", e.secrets.Clean(e.proxy.Scheme))
 	}
 	text := e.proxy.Scheme + "://" + authority(e.proxy)
 	if e.proxy.User != nil {
 		text += ", with credentials"
 	}
-	return ok("%s (%s)", text, e.proxySetting())
+	return ok("%s (%s)", text, e.proxySetting(e.r.URL))
 }
 
-func (e *examination) badProxy() Finding {
+func (e *examination) badProxy(u *url.URL) Finding {
 	// The parser's error repeats what may have a password.
-	return failed("Write "+e.proxySetting()+" as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT.", "what is configured as HTTP proxy is not a URL")
+	return failed("Write "+e.proxySetting(u)+" as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT.", "what is configured as HTTP proxy is not a URL")
 }
 
 func (e *examination) proxyFor(u *url.URL) (*url.URL, error) {
 	p, err := e.r.Proxy(&http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{}})
 	if err == nil && p != nil && p.User != nil {
 		password, _ := p.User.Password()
-		e.secrets.addLogin(p.User.Username(), password)
+		e.secrets.AddCredentials(authn.AuthConfig{Username: p.User.Username(), Password: password})
 	}
 	return p, err
 }
 
-func (e *examination) proxySetting() string {
+// proxySetting is where the proxy for u was configured.
+func (e *examination) proxySetting(u *url.URL) string {
 	switch {
 	case e.r.ProxySetting != "":
 		return e.r.ProxySetting
-	case e.r.URL.Scheme == "http":
+	case u.Scheme == "http":
 		return "HTTP_PROXY"
 	default:
 		return "HTTPS_PROXY"
-	}
-}
-
-// route is what the steps of a leg hand on.
-type route struct {
-	e     *examination
-	first *url.URL
-	addrs []netip.Addr
-	conn  net.Conn
-}
-
-func newRoute(e *examination, first *url.URL) *route { return &route{e: e, first: first} }
-
-func (r *route) close() {
-	if r.conn != nil {
-		_ = r.conn.Close() // it has served its purpose
 	}
 }
 
@@ -141,8 +135,8 @@ func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Con
 		config.InsecureSkipVerify = e.r.Insecure // package upstream has one setting for both
 		secured := tls.Client(conn, config)
 		if err := secured.HandshakeContext(ctx); err != nil {
-			return conn, failed("Check "+e.proxySetting()+"; if the proxy has a certificate of your own CA, set "+e.r.Variable("CA")+" to the CA's file.",
-				"TLS with the HTTP proxy fails: %s", e.secrets.clean(err.Error()))
+			return conn, failed("Check "+e.proxySetting(l.url)+"; if the proxy has a certificate of your own CA, set "+e.r.Variable("CA")+" to the CA's file.",
+				"TLS with the HTTP proxy fails: %s", e.secrets.Clean(err.Error()))
 		}
 		conn = secured
 	}
@@ -162,13 +156,13 @@ func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Con
 		if isTimeout(err) {
 			text = "takes connections and does not answer"
 		}
-		return conn, failed("Check that "+e.proxySetting()+" names an HTTP proxy, and its port.", "the HTTP proxy %s %s", authority(l.proxy), text)
+		return conn, failed("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.", "the HTTP proxy %s %s", authority(l.proxy), text)
 	}
 	_ = resp.Body.Close() // of a CONNECT, it is not read
 	if resp.StatusCode == http.StatusOK {
 		return conn, ok("the HTTP proxy connects to %s", target)
 	}
-	return conn, e.proxyRefuses(resp.StatusCode, l.proxy, target)
+	return conn, e.proxyRefuses(resp.StatusCode, l, target)
 }
 
 func (e *examination) socksTunnel(ctx context.Context, conn net.Conn, l leg, target string) (net.Conn, Finding) {
@@ -184,8 +178,8 @@ func (e *examination) socksTunnel(ctx context.Context, conn net.Conn, l leg, tar
 			return tunnelled, ok("the SOCKS proxy connects to %s", target)
 		}
 	}
-	return conn, failed("Check that "+e.proxySetting()+" names a SOCKS5 proxy with its credentials, and that it allows "+target+".",
-		"the SOCKS proxy does not connect to %s: %s", target, e.secrets.clean(err.Error()))
+	return conn, failed("Check that "+e.proxySetting(l.url)+" names a SOCKS5 proxy with its credentials, and that it allows "+target+".",
+		"the SOCKS proxy does not connect to %s: %s", target, e.secrets.Clean(err.Error()))
 }
 
 // connected is a dialer that has a connection already.
@@ -198,23 +192,23 @@ func (c connected) Dial(string, string) (net.Conn, error) { return c.conn, nil }
 func (c connected) DialContext(context.Context, string, string) (net.Conn, error) { return c.conn, nil }
 
 // proxyRefuses says what an answer of an HTTP proxy means that connects nobody.
-func (e *examination) proxyRefuses(status int, p *url.URL, target string) Finding {
-	who := "the HTTP proxy " + authority(p)
+func (e *examination) proxyRefuses(status int, l leg, target string) Finding {
+	who := "the HTTP proxy " + authority(l.proxy)
 	switch status {
 	case http.StatusProxyAuthRequired:
 		text := who + " wants credentials, and none are configured (HTTP status 407)"
-		if p.User != nil {
+		if l.proxy.User != nil {
 			text = who + " does not accept the credentials that are configured (HTTP status 407)"
 		}
-		return failed("Write user name and password into "+e.proxySetting()+": http://USER:PASSWORD@"+authority(p)+".", "%s", text)
+		return failed("Write user name and password into "+e.proxySetting(l.url)+": http://USER:PASSWORD@"+authority(l.proxy)+".", "%s", text)
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
-		return failed("Have the proxy's operator allow CONNECT to "+target+", or use another proxy ("+e.proxySetting()+").",
+		return failed("Have the proxy's operator allow CONNECT to "+target+", or use another proxy ("+e.proxySetting(l.url)+").",
 			"%s refuses to connect to %s (HTTP status %d)", who, target, status)
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return failed("Look into the proxy's log: it cannot look up or reach "+target+".",
 			"%s cannot reach %s itself (HTTP status %d)", who, target, status)
 	default:
-		return failed("Check that "+e.proxySetting()+" names an HTTP proxy, and its port.",
+		return failed("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.",
 			"%s answers CONNECT %s with HTTP status %d", who, target, status)
 	}
 }

@@ -2,11 +2,14 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
+
+	"registry-module/cache"
 )
 
 // Exchange is a request that was made of a registry, of its token service or of a host
@@ -22,6 +25,9 @@ type Exchange struct {
 	// side wants it to.
 	Status int
 	Header http.Header
+	// RetryAfter is how long the other side asks to wait, 0 where it does not, and a
+	// day at most.
+	RetryAfter time.Duration
 	// Err is why there was no answer. It is fit to be shown.
 	Err error
 	// Sent is when there was a connection for the request, and Came when the header
@@ -117,7 +123,21 @@ func (r *Remote) observed(ctx context.Context, op string, trip http.RoundTripper
 	x.Came, x.Err = time.Now(), err
 	if err == nil {
 		x.Status, x.Header = resp.StatusCode, resp.Header
+		x.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), x.Came)
 	}
 	r.observe(x)
 	return resp, err
+}
+
+// Cause is what an error of a [Remote] says beside what was being done, by whom and
+// with which status; empty where that is all.
+func Cause(err error) string {
+	e, ok := errors.AsType[*cache.UpstreamError](err)
+	switch {
+	case !ok:
+		return err.Error()
+	case e.Err == nil:
+		return ""
+	}
+	return e.Err.Error()
 }

@@ -3,14 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,8 +42,8 @@ func doctorCommand() *cobra.Command {
 		Long: `Go the way to each remote registry that is configured, or to REMOTE (its host, alias
 or number), step by step: name, proxy, connection, certificate, clocks, log-in, a
 manifest. Then look at what this machine gives to the program: data directory, free
-space, addresses to listen on. Each failure says what to do. Nothing is changed, and
-no secret is shown.
+space, addresses to listen on. Each failure says what to do. Nothing is changed here,
+and no secret is shown. An identity token is used once, unless a server runs.
 
 It exits with 0 where nothing has failed, 1 where something has, and 3 where some
 remotes are in order and others are not.`,
@@ -210,16 +213,17 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 	}
 	return doctor.RemoteReport{
 		Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,
-		Checks: d.Check(ctx, doctorRemote(r, cfg.Offline, image)),
+		Checks: d.Check(ctx, doctorRemote(cfg, r, image)),
 	}
 }
 
 // doctorRemote is a remote of the configuration, for package doctor.
-func doctorRemote(r config.Remote, offline bool, image string) doctor.Remote {
+func doctorRemote(cfg *config.Config, r config.Remote, image string) doctor.Remote {
 	remote := doctor.Remote{
 		Number:        r.Number,
 		URL:           r.URL,
-		Offline:       offline,
+		Offline:       cfg.Offline,
+		InUse:         func(ctx context.Context) bool { return mayRun(ctx, cfg.DataDir) },
 		Credentials:   auth.New(credentialsOf(r)),
 		AllowedRealms: r.AllowedRealms,
 		CAFile:        r.CAFile,
@@ -232,19 +236,42 @@ func doctorRemote(r config.Remote, offline bool, image string) doctor.Remote {
 	if r.HTTPProxy != nil {
 		remote.ProxySetting = remote.Variable("HTTPPROXY")
 	}
+	switch c := r.Credentials; {
+	case c.Command != "":
+		remote.CredentialsSetting = remote.Variable("EXEC_COMMAND")
+	case c.DockerConfig != "":
+		remote.CredentialsSetting = remote.Variable("DOCKERCONFIG")
+	case c.IdentityTokenFile != "":
+		remote.CredentialsSetting = remote.Variable("IDENTITYTOKEN_FILE")
+	case c.IdentityToken != "":
+		remote.CredentialsSetting = remote.Variable("IDENTITYTOKEN")
+	case c.PasswordFile != "":
+		remote.CredentialsSetting = remote.Variable("USERNAME") + " and " + remote.Variable("PASSWORD_FILE")
+	}
 	return remote
 }
 
+// mayRun reports whether a server runs on the data directory. Where that cannot be
+// found out, one may.
+func mayRun(ctx context.Context, dataDir string) bool {
+	err := newControlClient(controlPath(dataDir)).ping(ctx)
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.ECONNREFUSED)
+}
+
 func doctorLocal(cfg *config.Config) doctor.Local {
+	tlsConfig := cfg.Stock.HTTP.TLS
+	wanted := clientAuth(tlsConfig.ClientAuth)
 	return doctor.Local{
-		DataDir:     cfg.DataDir,
-		MaxSize:     cfg.MaxSize,
-		MinFree:     cfg.MinFree.Of,
-		Net:         cfg.Net,
-		Addr:        cfg.Addr,
-		TLS:         cfg.Stock.HTTP.TLS.Certificate != "",
-		AdminAddr:   cfg.AdminAddr,
-		MetricsPath: cfg.Stock.HTTP.Debug.Prometheus.Path,
+		DataDir:            cfg.DataDir,
+		MaxSize:            cfg.MaxSize,
+		MinFree:            cfg.MinFree.Of,
+		Net:                cfg.Net,
+		Addr:               cfg.Addr,
+		TLS:                tlsConfig.Certificate != "",
+		Prefix:             cfg.Stock.HTTP.Prefix,
+		AdminAddr:          cfg.AdminAddr,
+		MetricsPath:        cfg.Stock.HTTP.Debug.Prometheus.Path,
+		ClientCertificates: len(tlsConfig.ClientCAs) > 0 && (wanted == tls.RequireAnyClientCert || wanted == tls.RequireAndVerifyClientCert),
 	}
 }
 

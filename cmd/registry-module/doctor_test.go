@@ -93,8 +93,8 @@ func TestDoctor(t *testing.T) {
 		if r.Number != 1 || r.Host != reg.Host() || r.Alias != "near" || r.Image != "a/b:v1" || r.Status != "ok" || len(r.Checks) == 0 {
 			t.Errorf("%+v", r)
 		}
-		if last := r.Checks[len(r.Checks)-1]; last.Step != "program" || last.Status != "ok" || last.TookMs <= 0 {
-			t.Errorf("%+v", last)
+		if c := r.Checks[len(r.Checks)-2]; c.Step != "manifest" || c.Status != "ok" || c.TookMs <= 0 {
+			t.Errorf("%+v", c)
 		}
 		if report.Local[0].Step != "configuration" || report.Local[0].Status != "ok" {
 			t.Errorf("%+v", report.Local)
@@ -289,7 +289,7 @@ func TestDoctorRemote(t *testing.T) {
 		Number: 3, URL: &url.URL{Scheme: "https", Host: "registry.test"}, CAFile: "ca", CertFile: "cert", KeyFile: "key", Insecure: true,
 		AllowedRealms: []string{"auth.test"}, Credentials: config.Credentials{Username: "me", Password: "secret"},
 	}
-	got := doctorRemote(r, true, "a/b")
+	got := doctorRemote(&config.Config{Offline: true, DataDir: t.TempDir()}, r, "a/b")
 	if got.Number != 3 || got.URL != r.URL || got.CAFile != "ca" || got.CertFile != "cert" || got.KeyFile != "key" || !got.Insecure ||
 		len(got.AllowedRealms) != 1 || !got.Offline || got.Image != "a/b" || got.Proxy != nil {
 		t.Errorf("%+v", got)
@@ -299,12 +299,12 @@ func TestDoctorRemote(t *testing.T) {
 	}
 	req := &http.Request{URL: r.URL}
 	r.HTTPProxy = &url.URL{Scheme: "http", Host: "proxy.test"}
-	got = doctorRemote(r, false, "")
+	got = doctorRemote(&config.Config{}, r, "")
 	if p, err := got.Proxy(req); err != nil || p.Host != "proxy.test" || got.ProxySetting != "REGISTRY_PROXY_HTTPPROXY_3" {
 		t.Errorf("%v, %v, %s", p, err, got.ProxySetting)
 	}
 	r.NoHTTPProxy = true
-	if p, err := doctorRemote(r, false, "").Proxy(req); p != nil || err != nil {
+	if p, err := doctorRemote(&config.Config{}, r, "").Proxy(req); p != nil || err != nil {
 		t.Errorf("%v, %v", p, err)
 	}
 }
