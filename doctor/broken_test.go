@@ -88,6 +88,13 @@ var brokenSetups = []broken{
 	{"expired certificate", func(s *setup) {
 		s.serve(leaf{after: time.Now().AddDate(0, 0, -3)})
 	}, "tls", "3 days ago: this machine believes that it is", "renew it"},
+	{"expired certificate, and a server that agrees", func(s *setup) {
+		s.serve(leaf{after: time.Now().AddDate(0, 0, -3)})
+	}, "tls", ", and so does the server", "renew it"},
+	{"expired certificate, and a clock that is off by hours", func(s *setup) {
+		s.serve(leaf{after: time.Now().AddDate(0, 0, -3)})
+		s.doctor.Now = func() time.Time { return time.Now().Add(6 * time.Hour) }
+	}, "tls", ", and the server that it is 20", "renew it"},
 	{"certificate of the future", func(s *setup) {
 		s.serve(leaf{before: time.Now().AddDate(0, 0, 3)})
 	}, "tls", "is not valid before", "renew it"},
@@ -154,6 +161,18 @@ var brokenSetups = []broken{
 		s.plain()
 		s.remote.Proxy = by("http", newProxy(s.t, "", 0, url.UserPassword("me", "right")), nil)
 	}, "api", "wants credentials", "HTTP_PROXY"},
+	{"proxy for the token service is down, and for the registry there is none", func(s *setup) {
+		s.plain()
+		s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://auth.registry.test/token"})
+		s.remote.AllowedRealms = []string{"auth.registry.test"}
+		down := by("http", closed(s.t), nil)
+		s.remote.Proxy = func(req *http.Request) (*url.URL, error) {
+			if req.URL.Scheme == "https" {
+				return down(req)
+			}
+			return nil, nil
+		}
+	}, "token-connect", "the HTTP proxy cannot be reached", "HTTPS_PROXY"},
 	{"SOCKS proxy is none", func(s *setup) {
 		s.remote.Proxy = by("socks5", raw(s.t, func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") }), nil)
 	}, "tunnel", "the SOCKS proxy does not connect", "SOCKS5 proxy"},

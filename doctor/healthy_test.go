@@ -202,6 +202,22 @@ func TestRemarks(t *testing.T) {
 			s.remote.Insecure = true
 		}, "tls", doctor.Warning, "it would not pass: the certificate is for other.test"},
 		{"unverified for nothing", func(s *setup) { s.remote.Insecure = true }, "tls", doctor.Warning, "not verified (REGISTRY_PROXY_INSECURE_2)"},
+		{"certificate that is made for six days", func(s *setup) {
+			s.serve(leaf{before: time.Now().AddDate(0, 0, -3), after: time.Now().AddDate(0, 0, 3).Add(time.Minute)})
+		}, "tls", doctor.OK, "(3 days)"},
+		{"certificate that is made for six days, and was not renewed", func(s *setup) {
+			s.serve(leaf{before: time.Now().AddDate(0, 0, -5), after: time.Now().AddDate(0, 0, 1).Add(time.Minute)})
+		}, "tls", doctor.Warning, "(1 day)"},
+		{"nothing, as a page", func(s *setup) { s.says("text/html", "") }, "api", doctor.OK, "anybody may ask"},
+		{"true, as a page", func(s *setup) { s.says("text/html; charset=utf-8", "true\n") }, "api", doctor.OK, "anybody may ask"},
+		{"an object, as a page", func(s *setup) { s.says("text/html", "{}") }, "api", doctor.OK, "anybody may ask"},
+		{"words, as a page", func(s *setup) { s.says("text/html", "It works!") }, "api", doctor.Warning, "not as a registry does"},
+		{"page without a type", func(s *setup) { s.says("", "\ufeff\n<!-- x --><HTML>") }, "api", doctor.Failed, "a web page"},
+		{"page as text", func(s *setup) { s.says("text/plain", "<meta http-equiv=refresh>") }, "api", doctor.Failed, "a web page"},
+		{"clock off by a day, without TLS", func(s *setup) {
+			s.plain()
+			s.doctor.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
+		}, "clock", doctor.Warning, "nothing here depends on that"},
 		{"clock off by two minutes", func(s *setup) { s.doctor.Now = func() time.Time { return time.Now().Add(2 * time.Minute) } },
 			"clock", doctor.Warning, "2 minutes ahead of"},
 		{"clock off by some seconds", func(s *setup) { s.doctor.Now = func() time.Time { return time.Now().Add(-20 * time.Second) } },
@@ -289,4 +305,13 @@ func TestRemarks(t *testing.T) {
 
 func (s *setup) quota(limit, remaining string) {
 	s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Header: http.Header{"Ratelimit-Limit": {limit}, "Ratelimit-Remaining": {remaining}}})
+}
+
+// says has the registry answer everything so.
+func (s *setup) says(mediaType, body string) {
+	s.remote.Image = ""
+	s.at(serve(s.t, s.ca.server(leaf{}), func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{mediaType}
+		_, _ = w.Write([]byte(body))
+	}))
 }

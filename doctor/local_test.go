@@ -1,6 +1,7 @@
 package doctor_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -106,6 +107,24 @@ func TestLocal(t *testing.T) {
 		{"this program, which does not answer", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
 			l.Addr, l.AdminAddr = serve(t, nil, page(500)), serve(t, nil, metrics)
 		}, "listener", doctor.Warning, "no proper answer", "log"},
+		{"this program, for clients with certificates", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			config := newAuthority(t, "x").server(leaf{})
+			config.ClientAuth = tls.RequireAnyClientCert
+			l.Addr, l.AdminAddr, l.TLS, l.ClientCertificates = serve(t, config, registry), serve(t, nil, metrics), true, true
+		}, "listener", doctor.OK, "is for clients with a certificate", ""},
+		{"this program, with a prefix", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			l.Prefix = "/mirror/"
+			l.Addr, l.AdminAddr = serve(t, nil, func(w http.ResponseWriter, req *http.Request) {
+				if req.URL.Path == "/mirror/v2/" {
+					registry(w, req)
+				}
+			}), serve(t, nil, metrics)
+		}, "listener", doctor.OK, "registry-module runs, and answers on", ""},
+		{"another program, for clients with certificates", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {
+			config := newAuthority(t, "x").server(leaf{})
+			config.ClientAuth = tls.RequireAnyClientCert
+			l.Addr, l.TLS, l.ClientCertificates = serve(t, config, registry), true, true
+		}, "listener", doctor.Failed, "another program has", "ss -ltnp"},
 		{"this program's administration", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) { l.AdminAddr = serve(t, nil, metrics) },
 			"admin-listener", doctor.OK, "registry-module runs", ""},
 		{"another program that is alive at the administration's", func(t *testing.T, l *doctor.Local, _ *doctor.Doctor) {

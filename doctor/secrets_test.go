@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
@@ -187,5 +189,44 @@ func TestRedirectsGetNoCredentials(t *testing.T) {
 	}
 	if elsewhere.received == "" || strings.Contains(elsewhere.received, "Authorization") {
 		t.Errorf("received elsewhere: %q", elsewhere.received)
+	}
+}
+
+// Whatever names a registry makes up, findings stay short and can be printed.
+func TestNamesOfStrangers(t *testing.T) {
+	long := strings.Repeat("a", 100<<10)
+	challenges := []string{`Basic realm="x"`}
+	for _, host := range []string{long + ".test", "\u202egpj.test", "a\u009b31m.test", "bücher.test", "a b.test", "%00.test", "[fe80::1%25\u202e]"} {
+		challenges = append(challenges, `Bearer realm="https://`+host+`/token",service="x"`,
+			`Bearer realm="https://u:`+canaryToken+`@`+host+`/token"`, `Bearer realm="http://`+host+`/token"`)
+	}
+	challenges = append(challenges, `Bearer realm="https://registry.test/token",service="`+long+"\u202e\u009b"+`"`, long+` realm="x"`)
+	for i, challenge := range challenges {
+		for _, location := range []string{"", "https://" + long + ".test/", "https://a\u202e\u009b.test/v2/", "http://" + long + ".test/"} {
+			s := newSetup(t)
+			s.doctor.Timeout = time.Minute
+			s.at(serve(t, s.ca.server(leaf{}), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", challenge)
+				if location != "" {
+					w.Header().Set("Location", location)
+					w.WriteHeader(http.StatusTemporaryRedirect)
+					return
+				}
+				w.WriteHeader(http.StatusUnauthorized)
+			}))
+			s.remote.Credentials = authn.FromConfig(authn.AuthConfig{Username: "me", Password: canaryPassword})
+			findings := s.doctor.Check(t.Context(), s.remote)
+			if doctor.Worst(findings) != doctor.Failed {
+				t.Errorf("%d, %.50q: nothing has failed", i, location)
+			}
+			for _, f := range findings {
+				if text := f.Text + f.Advice; len(text) > 2000 || strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
+					t.Errorf("%d, %.50q: %d bytes, %.300q", i, location, len(text), text)
+				}
+			}
+			if i > 0 && location != "" {
+				break // redirects have nothing to do with challenges
+			}
+		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/distribution/distribution/v3/configuration"
+
 	"registry-module/config"
 	"registry-module/doctor"
 	"registry-module/upstream/upstreamtest"
@@ -309,6 +311,70 @@ func TestDoctorRemote(t *testing.T) {
 	}
 }
 
+// Advice names the variables that are set.
+func TestDoctorCredentialsSetting(t *testing.T) {
+	for want, c := range map[string]config.Credentials{
+		"":                                    {Username: "me", Password: "x"},
+		"REGISTRY_PROXY_EXEC_COMMAND_2":       {Command: "x"},
+		"REGISTRY_PROXY_DOCKERCONFIG_2":       {DockerConfig: "x"},
+		"REGISTRY_PROXY_IDENTITYTOKEN_2":      {IdentityToken: "x"},
+		"REGISTRY_PROXY_IDENTITYTOKEN_FILE_2": {IdentityTokenFile: "x"},
+		"REGISTRY_PROXY_USERNAME_2 and REGISTRY_PROXY_PASSWORD_FILE_2": {Username: "me", PasswordFile: "x"},
+	} {
+		r := config.Remote{Number: 2, URL: &url.URL{Scheme: "https", Host: "registry.test"}, Credentials: c}
+		if got := doctorRemote(&config.Config{}, r, "").CredentialsSetting; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// An identity token is not tried while a server runs on the data directory.
+func TestDoctorLeavesIdentityTokensToServers(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(t, dir, "")
+	remote := doctorRemote(cfg, config.Remote{URL: &url.URL{Scheme: "https", Host: "registry.test"}}, "")
+	if remote.InUse(t.Context()) {
+		t.Error("in use before the server runs")
+	}
+	stop := serving(t, cfg)
+	if !remote.InUse(t.Context()) {
+		t.Error("not in use while the server runs")
+	}
+	stop()
+	if remote.InUse(t.Context()) {
+		t.Error("in use after the server has ended")
+	}
+	cfg.DataDir = filepath.Join(dir, "registry-module.json") // a file, if it is anything
+	if remote.InUse(t.Context()) {
+		t.Error("in use where there is no directory")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	cfg.DataDir = dir
+	if !remote.InUse(ctx) {
+		t.Error("what is not known is taken for not in use")
+	}
+}
+
+// A server that wants certificates of its clients, or has a prefix, is known as one.
+func TestDoctorLocal(t *testing.T) {
+	cfg := testConfig(t, t.TempDir(), "")
+	cfg.Stock.HTTP.Prefix = "/mirror/"
+	for mode, want := range map[configuration.ClientAuth]bool{
+		"": true, configuration.ClientAuthRequireAndVerifyClientCert: true, configuration.ClientAuthRequireAnyClientCert: true,
+		configuration.ClientAuthVerifyClientCertIfGiven: false, configuration.ClientAuthRequestClientCert: false,
+	} {
+		cfg.Stock.HTTP.TLS.ClientAuth, cfg.Stock.HTTP.TLS.ClientCAs = mode, []string{"ca.pem"}
+		if got := doctorLocal(cfg); got.ClientCertificates != want || got.Prefix != "/mirror/" {
+			t.Errorf("%q: %+v", mode, got)
+		}
+	}
+	cfg.Stock.HTTP.TLS.ClientCAs = nil
+	if doctorLocal(cfg).ClientCertificates {
+		t.Error("certificates without authorities")
+	}
+}
+
 func TestIsUTF8(t *testing.T) {
 	for _, test := range []struct {
 		env  map[string]string
@@ -329,12 +395,16 @@ func TestIsUTF8(t *testing.T) {
 
 // A running program is recognised.
 func TestDoctorOfRunningProgram(t *testing.T) {
-	cfg := testConfig(t, t.TempDir(), "")
-	defer serving(t, cfg)()
-	findings := doctor.Doctor{Timeout: time.Minute}.CheckLocal(t.Context(), doctorLocal(cfg))
-	for _, f := range findings {
-		if f.Status == doctor.Failed || f.Step == "listener" && !strings.Contains(f.Text, "registry-module runs, and answers") {
-			t.Errorf("%+v", f)
+	for _, prefix := range []string{"", "/mirror", "/mirror/"} {
+		cfg := testConfig(t, t.TempDir(), "")
+		cfg.Stock.HTTP.Prefix = prefix
+		stop := serving(t, cfg)
+		findings := doctor.Doctor{Timeout: time.Minute}.CheckLocal(t.Context(), doctorLocal(cfg))
+		for _, f := range findings {
+			if f.Status == doctor.Failed || f.Step == "listener" && !strings.Contains(f.Text, "registry-module runs, and answers") {
+				t.Errorf("%q: %+v", prefix, f)
+			}
 		}
+		stop()
 	}
 }
