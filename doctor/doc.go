@@ -5,19 +5,21 @@
 //
 // It promises that
 //   - a cause is named once: what depends on a step that has failed is not tried;
-//   - each step ends in time;
+//   - each step ends in time, if need be by being left behind;
 //   - no password, token or other secret is in a finding;
-//   - credentials go where package upstream would send them, and nowhere else:
-//     [auth.RealmPolicy] decides, nothing secret is sent where the certificate was
-//     not accepted, or to where the registry has redirected;
-//   - nothing is changed but for a file in the data directory that is removed at
+//   - credentials go where package upstream sends them, which is what logs in, and
+//     nowhere else: nothing secret is sent where the certificate was not accepted;
+//   - an identity token is used once, and not where [Remote.InUse] says that somebody
+//     else may use it, because its service may replace it;
+//   - nothing is changed here but for a file in the data directory that is removed at
 //     once.
 //
 // It trusts nothing that comes over the network: texts are bounded, and cleaned
 // before they are repeated. The Date of a server is taken as a hint at what the
 // time is, and nothing depends on it.
 //
-// It opens connections of its own, because a failure can only be told apart where
-// it happens; the last step is one of package upstream, so that what is said here
-// is what the program will do. Of this module it imports auth and upstream.
+// It opens connections of its own up to where HTTP is spoken, because a failure can
+// only be told apart where it happens. From there on it has package upstream ask, and
+// looks on, so that what is said here is what the program will do. Of this module it
+// imports auth and upstream.
 package doctor
