@@ -37,6 +37,12 @@ func TestIdentityTokens(t *testing.T) {
 		{"that is used up", ut.Auth{Scheme: "Bearer", IdentityToken: "other", Rotate: true}, nil,
 			way + "token ok, credentials failed, manifest skipped, rate-limit skipped", "used up",
 			map[ut.Kind]int{ut.Ping: 1, ut.Token: 1}},
+		{"that is replaced, for images only", ut.Auth{Scheme: "Bearer", IdentityToken: "right", Rotate: true},
+			func(s *setup) {
+				s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Status: 200, Body: []byte("{}")})
+			},
+			start + "tls ok, api ok, clock ok, auth ok, credentials ok, manifest warning, rate-limit skipped", "registry wants none",
+			map[ut.Kind]int{ut.Ping: 2, ut.Token: 1, ut.ManifestHead: 2}},
 		{"of a server that runs", ut.Auth{Scheme: "Bearer", IdentityToken: "right", Rotate: true},
 			func(s *setup) { s.remote.InUse = inUse },
 			way + "token skipped, credentials skipped, manifest skipped, rate-limit skipped", "left to the server that runs",

@@ -102,14 +102,19 @@ func (e *examination) token(ctx context.Context) Finding {
 	f := ok("%s accepts them", host)
 	switch {
 	case got.Replaced:
-		f = warning("The one that is configured may be used up by now: get a new one, and set "+e.credentialsSettings()+
-			" to it before the server is started anew. A server that runs keeps the one that it was given last.",
-			"%s accepts the identity token, and has replaced it by another one", host)
+		f = e.replaced()
 	case e.anonymous():
 		f = ok("%s, and %s gives tokens to anybody", e.noneText(), host)
 	}
 	e.login = &f
 	return ok("%s gives one, which is used for %s", host, roughly(time.Until(got.Expires)))
+}
+
+// replaced is about an identity token that was accepted, and maybe for the last time.
+func (e *examination) replaced() Finding {
+	return warning("The one that is configured may be used up by now: get a new one, and set "+e.credentialsSettings()+
+		" to it before the server is started anew. A server that runs keeps the one that it was given last.",
+		"%s accepts the identity token, and has replaced it by another one", e.realm.Host)
 }
 
 // noToken says why there is no token, and whether that is for the credentials.

@@ -28,6 +28,12 @@ func (e *examination) headManifest(ctx context.Context) Finding {
 	desc, err := e.remote.Resolve(ctx, e.repo, e.ref)
 	x := e.last()
 	e.manifest = x
+	if err == nil && e.lastToken().Method == http.MethodPost { // in a log-in for images only
+		login, loginErr := e.remote.Login(ctx, e.repo) // is done
+		if e.challenge = login.Challenge; loginErr == nil && login.Replaced && e.authentication(ctx).Status != Failed {
+			return e.replaced()
+		}
+	}
 	switch {
 	case errors.Is(err, errSpared):
 		return skipped("not asked for: that needs a token, which is asked for with the identity token")

@@ -2,6 +2,7 @@ package upstream_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"testing"
@@ -119,7 +120,7 @@ func TestObserve(t *testing.T) {
 	reg.AddRandomImage("a/b", "v1", 1, 10)
 	reg.SetAuth(upstreamtest.Auth{Scheme: "Bearer", Realm: reg.URL() + "/token?account=secret", Username: "me", Password: "secret"})
 	reg.Script(upstreamtest.Fault{Kinds: []upstreamtest.Kind{upstreamtest.ManifestHead}, Times: 1, Status: 307,
-		Header: http.Header{"Location": {reg.URL() + "/v2/a/b/manifests/v1?signature=secret"}}})
+		Header: http.Header{"Retry-After": {"7"}, "Location": {reg.URL() + "/v2/a/b/manifests/v1?signature=secret"}}})
 	var w watcher
 	r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: auth.Static("me", "secret"), Observe: w.observe})
 	before := time.Now()
@@ -128,13 +129,14 @@ func TestObserve(t *testing.T) {
 	}
 	manifest := reg.URL() + "/v2/a/b/manifests/v1"
 	for i, want := range []upstream.Exchange{
-		{Method: "GET", Status: 401}, {Method: "GET", Status: 200, Token: true}, {Method: "HEAD", Status: 307}, {Method: "HEAD", Status: 200},
+		{Method: "GET", Status: 401}, {Method: "GET", Status: 200, Token: true},
+		{Method: "HEAD", Status: 307, RetryAfter: 7 * time.Second}, {Method: "HEAD", Status: 200},
 	} {
 		x := w.seen[i]
 		if u := x.URL.String(); u != []string{reg.URL() + "/v2/", reg.URL() + "/token", manifest, manifest}[i] {
 			t.Errorf("%d: %s", i, u)
 		}
-		if x.Method != want.Method || x.Status != want.Status || x.Token != want.Token || x.Header.Get("Date") == "" || x.Err != nil {
+		if x.Method != want.Method || x.Status != want.Status || x.Token != want.Token || x.RetryAfter != want.RetryAfter || x.Header.Get("Date") == "" || x.Err != nil {
 			t.Errorf("%d: %+v", i, x)
 		}
 		if x.Sent.Before(before) || x.Came.Before(x.Sent) {
@@ -151,4 +153,17 @@ func TestObserve(t *testing.T) {
 		t.Errorf("%+v: %v", last, err)
 	}
 	wantClean(t, last.Err)
+}
+
+// What an error says beside what was being done is to be had by itself.
+func TestCause(t *testing.T) {
+	for want, err := range map[string]error{
+		"no good":       errors.New("no good"),
+		"":              &cache.UpstreamError{Kind: cache.ErrDenied, Op: "asking", Status: 401},
+		"no such thing": fmt.Errorf("asking: %w", &cache.UpstreamError{Kind: cache.ErrNotFound, Op: "asking", Err: errors.New("no such thing")}),
+	} {
+		if got := upstream.Cause(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
 }
