@@ -7,14 +7,15 @@ import (
 	"net/url"
 	"strings"
 
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
 
 // api asks the registry whether it is one.
-func (e *examination) api(ctx context.Context) Finding {
+func (e *examination) api(ctx context.Context) report.Finding {
 	var err error
 	e.challenge, err = e.remote.Challenge(ctx)
-	x := e.last()
+	x := e.asked().last
 	switch {
 	case x.URL != nil && *x.URL != *apiRoot(e.r.URL), isRedirect(x.Status):
 		return e.redirected(x)
@@ -29,17 +30,17 @@ func (e *examination) api(ctx context.Context) Finding {
 	return e.readAPI(ctx, x, err)
 }
 
-func (e *examination) readAPI(ctx context.Context, x upstream.Exchange, err error) Finding {
+func (e *examination) readAPI(ctx context.Context, x upstream.Exchange, err error) report.Finding {
 	host := e.r.URL.Host
 	switch {
 	case x.Status == http.StatusOK:
 		return e.readRoot(ctx)
 	case x.Status == http.StatusUnauthorized && err == nil:
-		return ok("GET /v2/ wants a log-in: %s", e.secrets.Clean(e.challenge.Scheme))
+		return report.Passed("GET /v2/ wants a log-in: %s", e.secrets.Clean(e.challenge.Scheme))
 	case x.Status == http.StatusUnauthorized && isPage(x):
 		return e.portal("what answers for %s is a web page (HTTP status 401), not a registry", host)
 	case x.Status == http.StatusUnauthorized:
-		return failed("Tell the registry's operator: the header WWW-Authenticate is missing or cannot be read.",
+		return report.Fail("Tell the registry's operator: the header WWW-Authenticate is missing or cannot be read.",
 			"%s wants a log-in and does not say which", host)
 	case x.Status == http.StatusNetworkAuthenticationRequired: // RFC 6585, section 6
 		return e.portal("this network wants a log-in before it lets anything pass (HTTP status 511)")
@@ -48,29 +49,29 @@ func (e *examination) readAPI(ctx context.Context, x upstream.Exchange, err erro
 	case x.Status == http.StatusTooManyRequests:
 		return e.rateLimited(x)
 	case x.Status == http.StatusNotFound:
-		return failed("Check "+e.r.Variable("REMOTEURL")+": it must be the address of the registry itself, not of its web pages.",
+		return report.Fail("Check "+e.r.Variable("REMOTEURL")+": it must be the address of the registry itself, not of its web pages.",
 			"there is no registry at %s: GET /v2/ is not found (HTTP status 404)", host)
 	case x.Status == http.StatusForbidden && isPage(x):
 		return e.portal("what answers for %s is a web page that refuses (HTTP status 403)", host)
 	case x.Status == http.StatusForbidden:
-		return failed("The registry, or a firewall before it, refuses this machine's address: ask its operator.", "%s refuses (HTTP status 403)", host)
+		return report.Fail("The registry, or a firewall before it, refuses this machine's address: ask its operator.", "%s refuses (HTTP status 403)", host)
 	case x.Status >= 500:
 		wait := ""
 		if x.RetryAfter > 0 {
-			wait = " It asks to wait for " + roughly(x.RetryAfter) + "."
+			wait = " It asks to wait for " + report.Roughly(x.RetryAfter) + "."
 		}
 		if e.proxy != nil && e.r.URL.Scheme == "http" {
-			return failed("Look into the log of the HTTP proxy; it may not reach the registry."+wait, "the HTTP proxy or %s has a failure (%s)", host, statusText(x.Status))
+			return report.Fail("Look into the log of the HTTP proxy; it may not reach the registry."+wait, "the HTTP proxy or %s has a failure (%s)", host, statusText(x.Status))
 		}
-		return failed("Try again later: that is for the registry's operator to mend."+wait, "%s has a failure of its own (%s)", host, statusText(x.Status))
+		return report.Fail("Try again later: that is for the registry's operator to mend."+wait, "%s has a failure of its own (%s)", host, statusText(x.Status))
 	}
-	return failed("Check "+e.r.Variable("REMOTEURL")+", and what is in between.", "GET /v2/ at %s has an answer that no registry gives (%s)", host, statusText(x.Status))
+	return report.Fail("Check "+e.r.Variable("REMOTEURL")+", and what is in between.", "GET /v2/ at %s has an answer that no registry gives (%s)", host, statusText(x.Status))
 }
 
 // readRoot looks at what the registry, or who stands in for it, has to say to anybody.
 // Captive portals are known by what they say and not by its type: registries exist that
 // send "true" or "{}" as text/html.
-func (e *examination) readRoot(ctx context.Context) Finding {
+func (e *examination) readRoot(ctx context.Context) report.Finding {
 	a, err := e.ask(ctx, e.tlsConfig("", true))
 	switch {
 	case err != nil:
@@ -78,33 +79,33 @@ func (e *examination) readRoot(ctx context.Context) Finding {
 	case strings.HasPrefix(a.body, "<"):
 		return e.portal("what answers for %s is a web page, not a registry", e.r.URL.Host)
 	case !a.isAPI() && !a.isJSON():
-		return warning("Check that "+e.r.Variable("REMOTEURL")+" is that of a registry.", "GET /v2/ is answered, but not as a registry does")
+		return report.Warn("Check that "+e.r.Variable("REMOTEURL")+" is that of a registry.", "GET /v2/ is answered, but not as a registry does")
 	}
-	return ok("GET /v2/ is answered: anybody may ask")
+	return report.Passed("GET /v2/ is answered: anybody may ask")
 }
 
 // maybeTLS finds out whether a registry that was configured without TLS has it.
-func (e *examination) maybeTLS(ctx context.Context) (Finding, bool) {
+func (e *examination) maybeTLS(ctx context.Context) (report.Finding, bool) {
 	if e.r.URL.Scheme != "http" || e.proxy != nil {
-		return Finding{}, false
+		return report.Finding{}, false
 	}
 	conn, err := e.dialHost(ctx, "tcp", authority(e.r.URL))
 	if err != nil {
-		return Finding{}, false
+		return report.Finding{}, false
 	}
 	defer func() { _ = conn.Close() }()
 	config := e.tlsConfig(e.r.URL.Hostname(), false)
 	config.InsecureSkipVerify = true // that it speaks TLS is all that is asked
 	if tls.Client(conn, config).HandshakeContext(ctx) != nil {
-		return Finding{}, false
+		return report.Finding{}, false
 	}
-	return failed("Write "+e.r.Variable("REMOTEURL")+"=https://"+e.r.URL.Host+".", "%s speaks TLS (https), and the URL says http", e.r.URL.Host), true
+	return report.Fail("Write "+e.r.Variable("REMOTEURL")+"=https://"+e.r.URL.Host+".", "%s speaks TLS (https), and the URL says http", e.r.URL.Host), true
 }
 
 // redirected looks at where GET /v2/ has led to: some registries have that answered by
 // others, and captive portals begin so. x is the end of the way, or a redirect that
 // was not followed.
-func (e *examination) redirected(x upstream.Exchange) Finding {
+func (e *examination) redirected(x upstream.Exchange) report.Finding {
 	host, next := e.r.URL.Host, x.URL
 	if isRedirect(x.Status) {
 		var err error
@@ -116,7 +117,7 @@ func (e *examination) redirected(x upstream.Exchange) Finding {
 	registry := x.Status == http.StatusOK || x.Status == http.StatusUnauthorized && x.Header.Get("WWW-Authenticate") != ""
 	switch {
 	case e.r.URL.Scheme == "http" && next.Scheme == "https" && strings.EqualFold(next.Hostname(), e.r.URL.Hostname()):
-		return failed("Write "+e.r.Variable("REMOTEURL")+"=https://"+to+".", "%s wants https: it redirects http to it", host)
+		return report.Fail("Write "+e.r.Variable("REMOTEURL")+"=https://"+to+".", "%s wants https: it redirects http to it", host)
 	case e.r.URL.Scheme == "https" && next.Scheme == "http":
 		return e.portal("%s redirects to %s, without TLS", host, to)
 	case x.Status == 0:
@@ -124,7 +125,7 @@ func (e *examination) redirected(x upstream.Exchange) Finding {
 	case !registry || isPage(x):
 		return e.portal("%s redirects to %s, and what answers there is not a registry", host, to)
 	}
-	return ok("GET /v2/ is redirected to %s, where a registry answers", to)
+	return report.Passed("GET /v2/ is redirected to %s, where a registry answers", to)
 }
 
 // apiRoot is where a registry says that it is one (OCI distribution specification,

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"registry-module/auth"
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 	ut "registry-module/upstream/upstreamtest"
 )
 
@@ -383,7 +383,7 @@ func TestBroken(t *testing.T) {
 			findings := s.doctor.Check(t.Context(), s.remote)
 			seen := 0
 			for i, f := range findings {
-				if f.Status != doctor.Failed {
+				if f.Status != report.Failed {
 					continue
 				}
 				seen++
@@ -394,7 +394,7 @@ func TestBroken(t *testing.T) {
 					continue // what does not need certificates goes on
 				}
 				for _, later := range findings[i+1:] {
-					if later.Status != doctor.Skipped && later.Step != "clock" {
+					if later.Status != report.Skipped && later.Step != "clock" {
 						t.Errorf("%s was tried after %s had failed", later.Step, f.Step)
 					}
 				}
@@ -402,7 +402,7 @@ func TestBroken(t *testing.T) {
 			if seen != 1 {
 				t.Errorf("%d steps have failed, want 1: %+v", seen, findings)
 			}
-			if doctor.Worst(findings) != doctor.Failed {
+			if report.Worst(findings) != report.Failed {
 				t.Error("that something has failed is not the worst")
 			}
 		})

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"registry-module/doctor/report"
 )
 
 // soon is how long before its end a certificate is worth a warning, or a quarter of
@@ -102,7 +104,7 @@ func (v verdict) selfSigned() bool {
 
 // explain says what the verdict means. With mayAsk, it asks the server for its
 // clock before it calls a certificate expired.
-func (e *examination) explain(ctx context.Context, v verdict, l leg, mayAsk bool) Finding {
+func (e *examination) explain(ctx context.Context, v verdict, l leg, mayAsk bool) report.Finding {
 	wrong := e.certificateWrong(v, l)
 	if wrong == nil && v.outside != nil {
 		if mayAsk && !e.r.Insecure {
@@ -115,23 +117,23 @@ func (e *examination) explain(ctx context.Context, v verdict, l leg, mayAsk bool
 	}
 	switch {
 	case wrong != nil && e.r.Insecure:
-		return warning("Mend that and unset "+e.r.Variable("INSECURE")+": anybody on the way can read the password and replace images.",
+		return report.Warn("Mend that and unset "+e.r.Variable("INSECURE")+": anybody on the way can read the password and replace images.",
 			"not verified (%s), and it would not pass: %s", e.r.Variable("INSECURE"), wrong.Text)
 	case wrong != nil:
 		return *wrong
 	case e.r.Insecure:
-		return warning("Unset "+e.r.Variable("INSECURE")+": the certificate is good.", "not verified (%s)", e.r.Variable("INSECURE"))
+		return report.Warn("Unset "+e.r.Variable("INSECURE")+": the certificate is good.", "not verified (%s)", e.r.Variable("INSECURE"))
 	}
 	left := v.until.Sub(e.now())
 	signed := "self-signed, and trusted"
 	if len(v.signed) > 0 {
 		signed = "signed by " + strings.Join(v.signedBy(e), " ← ")
 	}
-	text := fmt.Sprintf("%s, valid until %s (%s)", signed, day(v.until), plural(int(left/(24*time.Hour)), "day", "days"))
+	text := fmt.Sprintf("%s, valid until %s (%s)", signed, day(v.until), report.Plural(int(left/(24*time.Hour)), "day", "days"))
 	if left < min(soon, v.life/4) {
-		return warning("Have its operator renew the certificate.", "%s", text)
+		return report.Warn("Have its operator renew the certificate.", "%s", text)
 	}
-	return ok("%s", text)
+	return report.Passed("%s", text)
 }
 
 func (v verdict) signedBy(e *examination) []string {
@@ -143,30 +145,30 @@ func (v verdict) signedBy(e *examination) []string {
 }
 
 // certificateWrong says what is wrong apart from the time, nil where nothing is.
-func (e *examination) certificateWrong(v verdict, l leg) *Finding {
+func (e *examination) certificateWrong(v verdict, l leg) *report.Finding {
 	host := l.url.Hostname()
 	issuer := e.secrets.Clean(issuerOf(v.top))
 	ca := e.r.Variable("CA")
-	var f Finding
+	var f report.Finding
 	switch {
 	case v.wrong && v.unknown:
-		f = failed("Most likely something in between answers: a captive portal (log in with a browser), or a proxy that inspects TLS "+
+		f = report.Fail("Most likely something in between answers: a captive portal (log in with a browser), or a proxy that inspects TLS "+
 			"(set "+ca+" to the file of its CA). If it is the registry, it needs a certificate for "+host+".",
 			"the certificate is for %s, not for %s, and signed by %s, which this machine does not trust", e.namesOf(v.leaf), host, issuer)
 	case v.wrong:
-		f = failed("Write one of these names in "+e.nameSetting(l)+", or have the registry's operator get a certificate for "+host+".",
+		f = report.Fail("Write one of these names in "+e.nameSetting(l)+", or have the registry's operator get a certificate for "+host+".",
 			"the certificate is for %s, not for %s", e.namesOf(v.leaf), host)
 	case v.unknown && v.selfSigned():
-		f = failed("If you know that it is the right one, write it into a file (PEM) and set "+ca+" to its path.",
+		f = report.Fail("If you know that it is the right one, write it into a file (PEM) and set "+ca+" to its path.",
 			"the certificate is self-signed (%s), so nobody vouches for it", e.secrets.Clean(nameOf(v.leaf)))
 	case v.unknown && v.top == v.leaf && len(v.leaf.IssuingCertificateURL) > 0:
-		f = failed("Have the registry's operator send the whole chain, or put the certificate of "+issuer+" into the file of "+ca+".",
+		f = report.Fail("Have the registry's operator send the whole chain, or put the certificate of "+issuer+" into the file of "+ca+".",
 			"the chain is not whole: an intermediate certificate is missing, that of %s", issuer)
 	case v.unknown:
-		f = failed("If the registry has a certificate of your own CA, or a proxy inspects TLS, set "+ca+" to a file with the certificate of that CA (PEM).",
+		f = report.Fail("If the registry has a certificate of your own CA, or a proxy inspects TLS, set "+ca+" to a file with the certificate of that CA (PEM).",
 			"signed by %s, which this machine does not trust", issuer)
 	case v.other != nil:
-		f = failed("Have the registry's operator replace the certificate.", "the certificate cannot be used: %s", e.secrets.Clean(v.other.Error()))
+		f = report.Fail("Have the registry's operator replace the certificate.", "the certificate cannot be used: %s", e.secrets.Clean(v.other.Error()))
 	default:
 		return nil
 	}
@@ -182,7 +184,7 @@ func (e *examination) nameSetting(l leg) string {
 
 // blameClock asks the server what time it is, where a certificate is not valid by
 // our clock: if it is by the server's, ours is wrong.
-func (e *examination) blameClock(ctx context.Context, v verdict, l leg) (Finding, bool) {
+func (e *examination) blameClock(ctx context.Context, v verdict, l leg) (report.Finding, bool) {
 	// Who is asked has no certificate that is accepted; nothing secret is sent. Without
 	// an answer nothing is known, and nothing is said.
 	config := e.tlsConfig("", false)
@@ -190,34 +192,34 @@ func (e *examination) blameClock(ctx context.Context, v verdict, l leg) (Finding
 	_, _ = e.ask(ctx, config)
 	date := e.clocks()
 	if date == nil || !date.wrong() {
-		return Finding{}, false
+		return report.Finding{}, false
 	}
 	there := date.there
 	if there.Before(v.outside.NotBefore) || there.After(v.outside.NotAfter) {
-		return Finding{}, false
+		return report.Finding{}, false
 	}
 	e.clockWrong = true
-	return skipped("not judged: the certificate is valid from %s to %s, and this machine believes that it is %s",
-		day(v.outside.NotBefore), day(v.outside.NotAfter), minute(e.now())), true
+	return report.Skip("not judged: the certificate is valid from %s to %s, and this machine believes that it is %s",
+		day(v.outside.NotBefore), day(v.outside.NotAfter), report.Minute(e.now())), true
 }
 
-func (e *examination) notValid(v verdict, l leg) Finding {
+func (e *examination) notValid(v verdict, l leg) report.Finding {
 	now := e.now()
 	what := "the certificate"
 	if v.outside != v.leaf {
 		what = "the certificate of " + e.secrets.Clean(nameOf(v.outside))
 	}
-	clock := "this machine believes that it is " + minute(now)
+	clock := "this machine believes that it is " + report.Minute(now)
 	if date := e.clocks(); date != nil && date.wrong() {
-		clock += ", and the server that it is " + minute(date.there)
+		clock += ", and the server that it is " + report.Minute(date.there)
 	} else if date != nil {
 		clock += ", and so does the server"
 	}
 	advice := "Have the operator of " + l.url.Hostname() + " renew it. If that is not the time now, set the clock of this machine (timedatectl, NTP)."
 	if now.Before(v.outside.NotBefore) {
-		return failed(advice, "%s is not valid before %s: %s", what, minute(v.outside.NotBefore), clock)
+		return report.Fail(advice, "%s is not valid before %s: %s", what, report.Minute(v.outside.NotBefore), clock)
 	}
-	return failed(advice, "%s has expired on %s, %s ago: %s", what, minute(v.outside.NotAfter), roughly(now.Sub(v.outside.NotAfter)), clock)
+	return report.Fail(advice, "%s has expired on %s, %s ago: %s", what, report.Minute(v.outside.NotAfter), report.Roughly(now.Sub(v.outside.NotAfter)), clock)
 }
 
 // namesOf lists the names that a certificate is for.
@@ -250,3 +252,5 @@ func issuerOf(c *x509.Certificate) string {
 	}
 	return c.Issuer.String()
 }
+
+func day(t time.Time) string { return t.UTC().Format("2006-01-02") }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"registry-module/doctor/report"
 )
 
 const (
@@ -14,8 +16,6 @@ const (
 	// are valid for five minutes.
 	clockSloppy = time.Minute
 	clockBroken = 5 * time.Minute
-	// firstYear is before all years in which this program runs.
-	firstYear = 2024
 )
 
 // reading is a comparison of two clocks.
@@ -55,10 +55,10 @@ func (e *examination) clocks() *reading {
 }
 
 // clock compares the clock of this machine with the registry's.
-func (e *examination) clock(context.Context) Finding {
+func (e *examination) clock(context.Context) report.Finding {
 	date := e.clocks()
 	if date == nil {
-		return skipped("the registry does not say what time it is")
+		return report.Skip("the registry does not say what time it is")
 	}
 	ahead := date.ahead()
 	direction := "ahead of"
@@ -69,18 +69,18 @@ func (e *examination) clock(context.Context) Finding {
 	if !e.clockWrong {
 		advice += " If it is right, it is the registry's that is wrong: tell its operator."
 	}
-	text := "the clock of this machine is " + roughly(ahead) + " " + direction + " the registry's"
-	detail := fmt.Sprintf("%s (here %s, there %s)", text, minute(date.here), minute(date.there))
+	text := "the clock of this machine is " + report.Roughly(ahead) + " " + direction + " the registry's"
+	detail := fmt.Sprintf("%s (here %s, there %s)", text, report.Minute(date.here), report.Minute(date.there))
 	switch {
 	case date.wrong() && e.r.URL.Scheme == "http":
-		return warning(advice, "%s: nothing here depends on that, for the registry has no certificate", detail)
+		return report.Warn(advice, "%s: nothing here depends on that, for the registry has no certificate", detail)
 	case date.wrong():
-		return failed(advice, "%s: certificates and tokens seem expired, or not valid yet", detail)
+		return report.Fail(advice, "%s: certificates and tokens seem expired, or not valid yet", detail)
 	case ahead.Abs() > clockSloppy:
-		return warning(advice, "%s", text)
+		return report.Warn(advice, "%s", text)
 	case ahead.Abs() < 2*time.Second:
-		return ok("agrees with the registry's")
+		return report.Passed("agrees with the registry's")
 	default:
-		return ok("%s", text)
+		return report.Passed("%s", text)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
 
@@ -125,7 +126,7 @@ func (e *examination) anonymous() bool {
 }
 
 // look gets the credentials. Where there are none to go on with, the finding says why.
-func (e *examination) look(ctx context.Context) (config authn.AuthConfig, why *Finding) {
+func (e *examination) look(ctx context.Context) (config authn.AuthConfig, why *report.Finding) {
 	if e.r.anonymous() {
 		return authn.AuthConfig{}, nil
 	}
@@ -138,36 +139,36 @@ func (e *examination) look(ctx context.Context) (config authn.AuthConfig, why *F
 }
 
 // notGiven is about credentials that cannot be had, or not here and now.
-func (e *examination) notGiven(err error) Finding {
+func (e *examination) notGiven(err error) report.Finding {
 	setting := e.credentialsSettings()
 	switch {
 	case errors.Is(err, errSpared):
-		return skipped("not tried: the identity token (%s) is left to the server that runs. Its service may take each one only once, so that "+
+		return report.Skip("not tried: the identity token (%s) is left to the server that runs. Its service may take each one only once, so that "+
 			"the server would lose its own; stop the server to try it", setting)
-	case isTimeout(err) && e.timeout() < helperTime:
-		return failed(fmt.Sprintf("Try again with --timeout %s, which is as long as the server waits: if that works, what gives them (%s) is slow, and no more is wrong.",
-			helperTime+helperTime/3, setting), "the credentials were not given within %s", e.timeout())
+	case isTimeout(err) && e.Limit() < helperTime:
+		return report.Fail(fmt.Sprintf("Try again with --timeout %s, which is as long as the server waits: if that works, what gives them (%s) is slow, and no more is wrong.",
+			helperTime+helperTime/3, setting), "the credentials were not given within %s", e.Limit())
 	}
-	return failed("Check the settings of the credentials ("+setting+"), and the file or command that gives them.",
+	return report.Fail("Check the settings of the credentials ("+setting+"), and the file or command that gives them.",
 		"the credentials cannot be read: %s", e.secrets.Clean(err.Error()))
 }
 
 // refused is about credentials that were not accepted by who.
-func (e *examination) refused(who string) Finding {
+func (e *examination) refused(who string) report.Finding {
 	setting := e.credentialsSettings()
 	switch {
 	case e.r.anonymous():
-		return failed("Set "+e.passwordSettings()+" (or "+e.r.Variable("PASSWORD_FILE")+").",
+		return report.Fail("Set "+e.passwordSettings()+" (or "+e.r.Variable("PASSWORD_FILE")+").",
 			"%s wants credentials, and %s", who, e.noneText())
 	case e.anonymous():
-		return failed("Have "+setting+" give some for "+e.r.URL.Host+", or set "+e.passwordSettings()+" in its place.",
+		return report.Fail("Have "+setting+" give some for "+e.r.URL.Host+", or set "+e.passwordSettings()+" in its place.",
 			"%s wants credentials, and %s", who, e.noneText())
 	case e.given.known().IdentityToken != "":
-		return failed("Get a new one, and set "+setting+" to it.",
+		return report.Fail("Get a new one, and set "+setting+" to it.",
 			"%s does not accept the identity token: it is wrong, used up or revoked, or has expired", who)
 	case e.given.known().RegistryToken != "":
-		return failed("Get a new one, and set "+setting+" to it.", "%s does not accept the token that is configured", who)
+		return report.Fail("Get a new one, and set "+setting+" to it.", "%s does not accept the token that is configured", who)
 	}
-	return failed("Check "+setting+"; many registries want an access token in place of the password.",
+	return report.Fail("Check "+setting+"; many registries want an access token in place of the password.",
 		"%s does not accept the credentials: user name or password is wrong, or they have expired", who)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"registry-module/auth"
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 	ut "registry-module/upstream/upstreamtest"
 )
 
@@ -75,7 +75,7 @@ func TestIdentityTokens(t *testing.T) {
 			if !strings.Contains(f.Text, test.text) {
 				t.Errorf("%+v", f)
 			}
-			if f.Status == doctor.Warning && !strings.Contains(f.Advice, "set REGISTRY_PROXY_IDENTITYTOKEN_2") {
+			if f.Status == report.Warning && !strings.Contains(f.Advice, "set REGISTRY_PROXY_IDENTITYTOKEN_2") {
 				t.Errorf("advice %s", f.Advice)
 			}
 			total := 0
@@ -99,7 +99,7 @@ func TestPasswordsAreSharedWithServers(t *testing.T) {
 	s.remote.Credentials = auth.Static("me", "right")
 	s.remote.InUse = func(context.Context) bool { return true }
 	findings := s.doctor.Check(t.Context(), s.remote)
-	if f := find(t, findings, "manifest"); f.Status != doctor.OK || find(t, findings, "credentials").Status != doctor.OK {
+	if f := find(t, findings, "manifest"); f.Status != report.OK || find(t, findings, "credentials").Status != report.OK {
 		t.Errorf("%+v", findings)
 	}
 }
@@ -117,7 +117,7 @@ func TestIdentityTokenIsNotTakenAlong(t *testing.T) {
 			serve(t, s.ca.server(leaf{names: []string{"elsewhere.registry.test"}}), elsewhere.ServeHTTP))
 		s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Token}, Status: status, Header: http.Header{"Location": {"https://elsewhere.registry.test/token"}}})
 		findings := s.doctor.Check(t.Context(), s.remote)
-		if doctor.Worst(findings) != doctor.Failed || s.reg.Requests(ut.Token) != 1 {
+		if report.Worst(findings) != report.Failed || s.reg.Requests(ut.Token) != 1 {
 			t.Errorf("%d: %+v", status, findings)
 		}
 		if strings.Contains(elsewhere.received, canaryIdentity) || strings.Contains(everything(t, findings), canaryIdentity) {
@@ -153,7 +153,7 @@ func TestAdviceNamesTheSetting(t *testing.T) {
 			s.token(test.auth)
 			s.remote.Credentials, s.remote.CredentialsSetting = authn.FromConfig(test.config), setting
 			for _, f := range s.doctor.Check(t.Context(), s.remote) {
-				if f.Status != doctor.Failed {
+				if f.Status != report.Failed {
 					continue
 				}
 				if !strings.Contains(f.Text, test.text) || !strings.Contains(f.Advice, setting) {
@@ -188,7 +188,7 @@ func TestSlowCredentials(t *testing.T) {
 		s.remote.Credentials = creds
 		s.doctor.Timeout = time.Second
 		f := find(t, s.doctor.Check(t.Context(), s.remote), "credentials")
-		if f.Status != doctor.Failed || !strings.Contains(f.Text, "not given within 1s") || !strings.Contains(f.Advice, "--timeout 40s") {
+		if f.Status != report.Failed || !strings.Contains(f.Text, "not given within 1s") || !strings.Contains(f.Advice, "--timeout 40s") {
 			t.Errorf("%s: %+v", scheme, f)
 		}
 		if n := creds.asked.Load(); n != 1 {
@@ -227,7 +227,7 @@ func TestCredentialsAreReadOnce(t *testing.T) {
 			creds := &changing{}
 			s.remote.Credentials = creds
 			findings := s.doctor.Check(t.Context(), s.remote)
-			if f := find(t, findings, "manifest"); f.Status != doctor.OK || creds.asked.Load() != want {
+			if f := find(t, findings, "manifest"); f.Status != report.OK || creds.asked.Load() != want {
 				t.Errorf("%s, %s: asked %d times, %+v", scheme, password, creds.asked.Load(), findings)
 			}
 		}

@@ -1,6 +1,6 @@
 // Package doctor finds out why images cannot be pulled: it goes the way to a
 // remote registry step by step, from its name to a manifest, and looks at what
-// this machine gives to the program. Each step is one [Finding] in plain words,
+// this machine gives to the program. Each step is one [report.Finding] in plain words,
 // and one that has failed says what to do.
 //
 // It promises that

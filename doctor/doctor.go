@@ -13,14 +13,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
-
-// graceTime is how long a step has at least to say that its time is over.
-const graceTime = 250 * time.Millisecond
-
-// DefaultTimeout is how long a step may take where [Doctor.Timeout] does not say.
-const DefaultTimeout = 10 * time.Second
 
 // Resolver looks names up. A [net.Resolver] is one.
 type Resolver interface {
@@ -29,7 +24,7 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Doctor looks at remotes and at this machine. The zero value works.
+// Doctor looks at remotes. The zero value works.
 type Doctor struct {
 	// Resolver looks names up. Default: [net.DefaultResolver].
 	Resolver Resolver
@@ -38,7 +33,7 @@ type Doctor struct {
 	// Now is the clock of this machine. Default: [time.Now].
 	Now func() time.Time
 	// Timeout bounds each step: what does not end by then is left behind. Default:
-	// [DefaultTimeout].
+	// [report.DefaultTimeout].
 	Timeout time.Duration
 	// UserAgent is what requests call themselves. Default: "registry-module".
 	UserAgent string
@@ -94,10 +89,13 @@ func (r Remote) anonymous() bool { return r.Credentials == nil || r.Credentials 
 
 // Check goes the way to r, and returns what was found at each step. It ends early
 // when ctx does.
-func (d Doctor) Check(ctx context.Context, r Remote) []Finding {
-	e := newExamination(d, r)
+func (d Doctor) Check(ctx context.Context, r Remote) []report.Finding {
+	e := &examination{Doctor: d, Steps: report.Steps{Timeout: d.Timeout}, r: r}
+	if r.Proxy == nil {
+		e.r.Proxy = http.ProxyFromEnvironment
+	}
 	e.run(ctx)
-	return e.findings
+	return e.Findings
 }
 
 func (d Doctor) now() time.Time {
@@ -107,13 +105,6 @@ func (d Doctor) now() time.Time {
 	return time.Now()
 }
 
-func (d Doctor) timeout() time.Duration {
-	if d.Timeout > 0 {
-		return d.Timeout
-	}
-	return DefaultTimeout
-}
-
 func (d Doctor) agent() string {
 	if d.UserAgent != "" {
 		return d.UserAgent
@@ -121,16 +112,12 @@ func (d Doctor) agent() string {
 	return "registry-module"
 }
 
-// examination is one Check. Its steps run one after the other, each in a goroutine of
-// its own; where one was left behind, no other looks at what it may still change.
+// examination is one Check. Each step changes what the next ones look at.
 type examination struct {
 	Doctor
-	r        Remote
-	findings []Finding
-	// blocked tells that something has failed, so that nothing more is tried, and
-	// left that a step was left behind.
-	blocked, left bool
-	secrets       upstream.Secrets
+	report.Steps
+	r       Remote
+	secrets upstream.Secrets
 
 	// Settings, from the first step on.
 	roots     *x509.CertPool // nil: the system's
@@ -143,69 +130,27 @@ type examination struct {
 	clockWrong bool     // so that certificates cannot be judged
 	challenge  upstream.Challenge
 	realm      *url.URL
-	login      *Finding // what a token service says of the credentials
+	login      *report.Finding // what a token service says of the credentials
 	manifest   upstream.Exchange
 
-	mu sync.Mutex
-	// seen are the requests of this step, of which the last ones count, and their
-	// number.
-	seen struct {
-		last, token upstream.Exchange
-		number      int
-	}
+	mu   sync.Mutex
+	seen requests // in this step
 	date *reading
 }
 
-func newExamination(d Doctor, r Remote) *examination {
-	e := &examination{Doctor: d, r: r}
-	if r.Proxy == nil {
-		e.r.Proxy = http.ProxyFromEnvironment
-	}
-	return e
+// requests are those of package upstream in a step: the last one, the last one for a
+// token, and their number.
+type requests struct {
+	last, token upstream.Exchange
+	number      int
 }
 
-// step does one step and takes down what came of it.
-func (e *examination) step(ctx context.Context, name string, check func(context.Context) Finding) {
-	f := skipped("not tried")
-	switch {
-	case ctx.Err() != nil:
-		f = skipped("interrupted")
-	case !e.blocked:
-		start := time.Now()
-		f = e.inTime(ctx, check)
-		if f.Took == 0 {
-			f.Took = time.Since(start)
-		}
-		if ctx.Err() != nil {
-			f = skipped("interrupted")
-		}
-	}
-	f.Step = name
-	e.blocked = e.blocked || f.Status == Failed
-	e.findings = append(e.findings, f)
-}
-
-// inTime returns what comes of check within the time for a step. Who heeds the context
-// ends a little before; who does not, as reading a file may not, is left behind.
-func (e *examination) inTime(ctx context.Context, check func(context.Context) Finding) Finding {
+// step does one step.
+func (e *examination) step(ctx context.Context, name string, check func(context.Context) report.Finding) {
 	e.mu.Lock()
-	e.seen.last, e.seen.token, e.seen.number = upstream.Exchange{}, upstream.Exchange{}, 0
+	e.seen = requests{}
 	e.mu.Unlock()
-	limit := e.timeout()
-	limited, cancel := context.WithTimeout(ctx, limit-max(limit/16, min(limit/2, graceTime)))
-	defer cancel()
-	found := make(chan Finding, 1)
-	go func() { found <- check(limited) }()
-	over := time.NewTimer(limit)
-	defer over.Stop()
-	select {
-	case f := <-found:
-		return f
-	case <-over.C:
-		e.left = true
-		return failed("Look for a file system that hangs (mount, dmesg), or for a file that is a pipe; or try again with a larger --timeout.",
-			"this has not ended within %s, and was left behind: most likely a file cannot be read", limit)
-	}
+	e.Do(ctx, name, check)
 }
 
 // observe takes note of a request of package upstream.
@@ -222,52 +167,39 @@ func (e *examination) observe(x upstream.Exchange) {
 	}
 }
 
-// last is the last request of this step, and lastToken the last one for a token.
-func (e *examination) last() upstream.Exchange {
+// asked are the requests of this step so far.
+func (e *examination) asked() requests {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.seen.last
-}
-
-func (e *examination) lastToken() upstream.Exchange {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.seen.token
-}
-
-// asked is how many requests there were in this step.
-func (e *examination) asked() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.seen.number
+	return e.seen
 }
 
 func (e *examination) run(ctx context.Context) {
 	e.step(ctx, "settings", e.settings)
-	if e.blocked || ctx.Err() != nil {
+	if e.Blocked || ctx.Err() != nil {
 		return
 	}
 	defer func() { _ = e.remote.Close() }() // it closes idle connections
 	if e.r.Offline {
-		e.step(ctx, "network", func(context.Context) Finding {
-			return skipped("not tried: REGISTRY_PROXY_OFFLINE is set, so that the registry is never contacted")
+		e.step(ctx, "network", func(context.Context) report.Finding {
+			return report.Skip("not tried: REGISTRY_PROXY_OFFLINE is set, so that the registry is never contacted")
 		})
 		return
 	}
 	e.step(ctx, "proxy", e.whichProxy)
 	e.travel(ctx, "", leg{url: e.r.URL, proxy: e.proxy, who: e.registry()})
-	clockFirst := !e.left && e.clockWrong
+	clockFirst := !e.Left && e.clockWrong
 	if clockFirst {
 		e.step(ctx, "clock", e.clock)
 	}
 	e.step(ctx, "api", e.api)
 	if !clockFirst {
-		blocked := e.blocked
+		blocked := e.Blocked
 		e.step(ctx, "clock", e.clock)
-		e.blocked = blocked // a certificate was accepted all the same: what else works?
+		e.Blocked = blocked // a certificate was accepted all the same: what else works?
 	}
 	e.step(ctx, "auth", e.authentication)
-	if !e.blocked && e.realm != nil {
+	if !e.Blocked && e.realm != nil {
 		if !sameOrigin(e.realm, e.r.URL) {
 			e.travelToTokenService(ctx)
 		}
@@ -279,15 +211,15 @@ func (e *examination) run(ctx context.Context) {
 }
 
 // settings looks at what needs no network.
-func (e *examination) settings(context.Context) Finding {
+func (e *examination) settings(context.Context) report.Finding {
 	if e.r.URL == nil {
-		return failed("Set "+e.r.Variable("REMOTEURL")+", for example to https://registry-1.docker.io.", "no URL is configured")
+		return report.Fail("Set "+e.r.Variable("REMOTEURL")+", for example to https://registry-1.docker.io.", "no URL is configured")
 	}
 	e.r.Image = e.image()
 	var err error
 	if e.r.Image != "" {
 		if e.repo, e.ref, err = ParseImage(e.r.URL.Host, e.r.Image); err != nil {
-			return failed("Write --image NAME:TAG, for example library/alpine:latest.", "the image cannot be asked for: %v", err)
+			return report.Fail("Write --image NAME:TAG, for example library/alpine:latest.", "the image cannot be asked for: %v", err)
 		}
 	}
 	opts := upstream.Options{
@@ -312,7 +244,7 @@ func (e *examination) settings(context.Context) Finding {
 	}
 	// It reads and checks the files, and what it takes is what the program takes.
 	if e.remote, err = upstream.New(opts); err != nil {
-		return failed("Correct it; the settings are "+e.r.Variable("REMOTEURL")+", "+e.r.Variable("CA")+", "+
+		return report.Fail("Correct it; the settings are "+e.r.Variable("REMOTEURL")+", "+e.r.Variable("CA")+", "+
 			e.r.Variable("CERTIFICATE")+", "+e.r.Variable("KEY")+" and "+e.r.Variable("ALLOWEDREALMS")+".",
 			"the settings cannot be used: %s", e.secrets.Clean(err.Error()))
 	}
@@ -323,5 +255,5 @@ func (e *examination) settings(context.Context) Finding {
 	if e.r.CertFile != "" {
 		text += ", client certificate " + e.r.CertFile
 	}
-	return ok("%s", text)
+	return report.Passed("%s", text)
 }

@@ -17,12 +17,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"registry-module/auth"
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 	ut "registry-module/upstream/upstreamtest"
 )
 
 // statuses writes findings in short: "settings ok, proxy ok, ...".
-func statuses(findings []doctor.Finding) string {
+func statuses(findings []report.Finding) string {
 	var texts []string
 	for _, f := range findings {
 		texts = append(texts, f.Step+" "+string(f.Status))
@@ -30,7 +30,7 @@ func statuses(findings []doctor.Finding) string {
 	return strings.Join(texts, ", ")
 }
 
-func find(t *testing.T, findings []doctor.Finding, step string) doctor.Finding {
+func find(t *testing.T, findings []report.Finding, step string) report.Finding {
 	t.Helper()
 	for _, f := range findings {
 		if f.Step == step {
@@ -38,7 +38,7 @@ func find(t *testing.T, findings []doctor.Finding, step string) doctor.Finding {
 		}
 	}
 	t.Fatalf("no step %s in %s", step, statuses(findings))
-	return doctor.Finding{}
+	return report.Finding{}
 }
 
 const (
@@ -173,12 +173,12 @@ func TestRemarks(t *testing.T) {
 		name   string
 		make   func(s *setup)
 		step   string
-		status doctor.Status
+		status report.Status
 		text   string
 	}{
-		{"issuer and days", func(*setup) {}, "tls", doctor.OK, "signed by Test Root, valid until"},
+		{"issuer and days", func(*setup) {}, "tls", report.OK, "signed by Test Root, valid until"},
 		{"chain", func(s *setup) { s.serveWith(s.ca.intermediate("Test Intermediate").server(leaf{})) },
-			"tls", doctor.OK, "signed by Test Intermediate ← Test Root"},
+			"tls", report.OK, "signed by Test Intermediate ← Test Root"},
 		{"self-signed, and trusted", func(s *setup) {
 			key := newKey(s.t)
 			template := authorityTemplate("appliance")
@@ -186,7 +186,7 @@ func TestRemarks(t *testing.T) {
 			cert := sign(s.t, template, template, key, key)
 			s.serveWith(&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}})
 			s.remote.CAFile = write(s.t, "own.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
-		}, "tls", doctor.OK, "self-signed, and trusted, valid until"},
+		}, "tls", report.OK, "self-signed, and trusted, valid until"},
 		{"a certificate too many, which has expired", func(s *setup) {
 			template := authorityTemplate("Old Root")
 			template.NotAfter = time.Now().AddDate(0, 0, -1)
@@ -194,86 +194,86 @@ func TestRemarks(t *testing.T) {
 			config := s.ca.server(leaf{})
 			config.Certificates[0].Certificate = append(config.Certificates[0].Certificate, sign(s.t, template, template, key, key).Raw)
 			s.serveWith(config)
-		}, "tls", doctor.OK, "signed by Test Root"},
+		}, "tls", report.OK, "signed by Test Root"},
 		{"certificate that ends soon", func(s *setup) { s.serve(leaf{after: time.Now().Add(5*24*time.Hour + time.Minute)}) },
-			"tls", doctor.Warning, "(5 days)"},
+			"tls", report.Warning, "(5 days)"},
 		{"unverified, and would not pass", func(s *setup) {
 			s.serve(leaf{names: []string{"other.test"}})
 			s.remote.Insecure = true
-		}, "tls", doctor.Warning, "it would not pass: the certificate is for other.test"},
-		{"unverified for nothing", func(s *setup) { s.remote.Insecure = true }, "tls", doctor.Warning, "not verified (REGISTRY_PROXY_INSECURE_2)"},
+		}, "tls", report.Warning, "it would not pass: the certificate is for other.test"},
+		{"unverified for nothing", func(s *setup) { s.remote.Insecure = true }, "tls", report.Warning, "not verified (REGISTRY_PROXY_INSECURE_2)"},
 		{"certificate that is made for six days", func(s *setup) {
 			s.serve(leaf{before: time.Now().AddDate(0, 0, -3), after: time.Now().AddDate(0, 0, 3).Add(time.Minute)})
-		}, "tls", doctor.OK, "(3 days)"},
+		}, "tls", report.OK, "(3 days)"},
 		{"certificate that is made for six days, and was not renewed", func(s *setup) {
 			s.serve(leaf{before: time.Now().AddDate(0, 0, -5), after: time.Now().AddDate(0, 0, 1).Add(time.Minute)})
-		}, "tls", doctor.Warning, "(1 day)"},
-		{"nothing, as a page", func(s *setup) { s.says("text/html", "") }, "api", doctor.OK, "anybody may ask"},
-		{"true, as a page", func(s *setup) { s.says("text/html; charset=utf-8", "true\n") }, "api", doctor.OK, "anybody may ask"},
-		{"an object, as a page", func(s *setup) { s.says("text/html", "{}") }, "api", doctor.OK, "anybody may ask"},
-		{"words, as a page", func(s *setup) { s.says("text/html", "It works!") }, "api", doctor.Warning, "not as a registry does"},
-		{"page without a type", func(s *setup) { s.says("", "\ufeff\n<!-- x --><HTML>") }, "api", doctor.Failed, "a web page"},
-		{"page as text", func(s *setup) { s.says("text/plain", "<meta http-equiv=refresh>") }, "api", doctor.Failed, "a web page"},
+		}, "tls", report.Warning, "(1 day)"},
+		{"nothing, as a page", func(s *setup) { s.says("text/html", "") }, "api", report.OK, "anybody may ask"},
+		{"true, as a page", func(s *setup) { s.says("text/html; charset=utf-8", "true\n") }, "api", report.OK, "anybody may ask"},
+		{"an object, as a page", func(s *setup) { s.says("text/html", "{}") }, "api", report.OK, "anybody may ask"},
+		{"words, as a page", func(s *setup) { s.says("text/html", "It works!") }, "api", report.Warning, "not as a registry does"},
+		{"page without a type", func(s *setup) { s.says("", "\ufeff\n<!-- x --><HTML>") }, "api", report.Failed, "a web page"},
+		{"page as text", func(s *setup) { s.says("text/plain", "<meta http-equiv=refresh>") }, "api", report.Failed, "a web page"},
 		{"clock off by a day, without TLS", func(s *setup) {
 			s.plain()
 			s.doctor.Now = func() time.Time { return time.Now().Add(24 * time.Hour) }
-		}, "clock", doctor.Warning, "nothing here depends on that"},
+		}, "clock", report.Warning, "nothing here depends on that"},
 		{"clock off by two minutes", func(s *setup) { s.doctor.Now = func() time.Time { return time.Now().Add(2 * time.Minute) } },
-			"clock", doctor.Warning, "2 minutes ahead of"},
+			"clock", report.Warning, "2 minutes ahead of"},
 		{"clock off by some seconds", func(s *setup) { s.doctor.Now = func() time.Time { return time.Now().Add(-20 * time.Second) } },
-			"clock", doctor.OK, "seconds behind"},
+			"clock", report.OK, "seconds behind"},
 		{"no clock at the registry", func(s *setup) {
 			s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Header: http.Header{"Date": {"never"}}})
-		}, "clock", doctor.Skipped, "does not say"},
+		}, "clock", report.Skipped, "does not say"},
 		{"answer from a cache", func(s *setup) {
 			s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Ping}, Header: http.Header{
 				"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}, "Age": {"3600"},
 			}})
-		}, "clock", doctor.OK, "agrees"},
+		}, "clock", report.OK, "agrees"},
 		{"IPv6 does not work", func(s *setup) {
 			s.net.names["registry.test"] = append(s.net.names["registry.test"], netip.MustParseAddr("2001:db8::1"))
 			s.net.fails["[2001:db8::1]:443"] = opError(syscall.ETIMEDOUT)
-		}, "connect", doctor.Warning, "by IPv4, but not by IPv6: [2001:db8::1]:443 does not answer"},
+		}, "connect", report.Warning, "by IPv4, but not by IPv6: [2001:db8::1]:443 does not answer"},
 		{"IPv4 does not work", func(s *setup) {
 			s.net.names["registry.test"] = append(s.net.names["registry.test"], netip.MustParseAddr("2001:db8::1"))
 			s.net.routes["[2001:db8::1]:443"] = s.reg.Host()
 			s.net.fails["192.0.2.1:443"] = opError(syscall.ECONNREFUSED)
-		}, "connect", doctor.Warning, "by IPv6, but not by IPv4: 192.0.2.1:443 refuses"},
+		}, "connect", report.Warning, "by IPv6, but not by IPv4: 192.0.2.1:443 refuses"},
 		{"no IPv6 here", func(s *setup) {
 			s.net.names["registry.test"] = append(s.net.names["registry.test"], netip.MustParseAddr("2001:db8::1"))
 			s.net.fails["[2001:db8::1]:443"] = opError(syscall.ENETUNREACH)
-		}, "connect", doctor.OK, "192.0.2.1:443"},
+		}, "connect", report.OK, "192.0.2.1:443"},
 		{"both families", func(s *setup) {
 			s.net.names["registry.test"] = append(s.net.names["registry.test"], netip.MustParseAddr("2001:db8::1"))
 			s.net.routes["[2001:db8::1]:443"] = s.reg.Host()
-		}, "connect", doctor.OK, "and by IPv6"},
+		}, "connect", report.OK, "and by IPv6"},
 		{"first address is down", func(s *setup) {
 			s.net.names["registry.test"] = []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1")}
 			s.net.fails["192.0.2.9:443"] = opError(syscall.ECONNREFUSED)
-		}, "connect", doctor.OK, "192.0.2.1:443"},
+		}, "connect", report.OK, "192.0.2.1:443"},
 		{"many addresses", func(s *setup) {
 			for i := range 6 {
 				s.net.names["registry.test"] = append(s.net.names["registry.test"], netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 100+i)))
 			}
-		}, "resolve", doctor.OK, "192.0.2.1, 192.0.2.100, 192.0.2.101, 4 more"},
-		{"pulls left", func(s *setup) { s.quota("100;w=21600", "97;w=21600") }, "rate-limit", doctor.OK, "97 of 100 pulls are left, in each 6 hours"},
-		{"few pulls left", func(s *setup) { s.quota("100;w=21600", "3;w=21600") }, "rate-limit", doctor.Warning, "3 of 100"},
-		{"quota that cannot be read", func(s *setup) { s.quota("many", "-3") }, "rate-limit", doctor.Skipped, "says nothing"},
+		}, "resolve", report.OK, "192.0.2.1, 192.0.2.100, 192.0.2.101, 4 more"},
+		{"pulls left", func(s *setup) { s.quota("100;w=21600", "97;w=21600") }, "rate-limit", report.OK, "97 of 100 pulls are left, in each 6 hours"},
+		{"few pulls left", func(s *setup) { s.quota("100;w=21600", "3;w=21600") }, "rate-limit", report.Warning, "3 of 100"},
+		{"quota that cannot be read", func(s *setup) { s.quota("many", "-3") }, "rate-limit", report.Skipped, "says nothing"},
 		{"no HEAD", func(s *setup) { s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: 405}) },
-			"manifest", doctor.Warning, "does not answer HEAD"},
+			"manifest", report.Warning, "does not answer HEAD"},
 		{"password in clear text", func(s *setup) {
 			s.plain()
 			s.reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "right"})
 			s.remote.Credentials = auth.Static("me", "right")
-		}, "auth", doctor.Warning, "clear text"},
+		}, "auth", report.Warning, "clear text"},
 		{"proxy", func(s *setup) {
 			user := url.UserPassword("me", "proxy")
 			s.remote.Proxy = by("http", newProxy(s.t, s.reg.Host(), 0, user), user)
-		}, "proxy", doctor.OK, ", with credentials (HTTPS_PROXY)"},
+		}, "proxy", report.OK, ", with credentials (HTTPS_PROXY)"},
 		{"answer of another kind", func(s *setup) {
 			s.at(serve(s.t, s.ca.server(leaf{}), func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }))
 			s.remote.Image = ""
-		}, "api", doctor.Warning, "not as a registry does"},
+		}, "api", report.Warning, "not as a registry does"},
 		{"registry that redirects to another one", func(s *setup) {
 			s.at(serve(s.t, s.ca.server(leaf{}), func(w http.ResponseWriter, req *http.Request) {
 				http.Redirect(w, req, "https://eu.registry.test"+req.URL.Path, http.StatusTemporaryRedirect)
@@ -281,12 +281,12 @@ func TestRemarks(t *testing.T) {
 			elsewhere := ut.NewWith(s.t, ut.Options{TLS: s.ca.server(leaf{names: []string{"eu.registry.test"}})})
 			elsewhere.AddRandomImage("a/b", "v1", 1, 10)
 			s.net.host("eu.registry.test", "192.0.2.4", "443", elsewhere.Host())
-		}, "manifest", doctor.OK, "a/b:v1"},
+		}, "manifest", report.OK, "a/b:v1"},
 		{"token that is configured", func(s *setup) {
 			s.reg.SetAuth(ut.Auth{Scheme: "Bearer", Realm: "https://registry.test/token"})
 			s.remote.Credentials = authn.FromConfig(authn.AuthConfig{RegistryToken: "abc"})
 			s.remote.Image = "a/b:v1"
-		}, "credentials", doctor.OK, "used as it is"},
+		}, "credentials", report.OK, "used as it is"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -296,7 +296,7 @@ func TestRemarks(t *testing.T) {
 			if f.Status != test.status || !strings.Contains(f.Text, test.text) {
 				t.Errorf("%s %s: %s\nwant %s with %q", f.Step, f.Status, f.Text, test.status, test.text)
 			}
-			if (f.Status == doctor.Warning || f.Status == doctor.Failed) && f.Advice == "" {
+			if (f.Status == report.Warning || f.Status == report.Failed) && f.Advice == "" {
 				t.Error("there is no advice")
 			}
 		})

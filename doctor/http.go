@@ -5,15 +5,14 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strings"
 	"syscall"
 	"time"
 
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
 
@@ -25,7 +24,6 @@ const (
 
 // answer is an HTTP answer.
 type answer struct {
-	status int
 	header http.Header
 	// body is its start, without white space around it.
 	body string
@@ -42,29 +40,23 @@ func (e *examination) ask(ctx context.Context, config *tls.Config) (*answer, err
 	if e.Resolver != nil || e.DialContext != nil {
 		t.DialContext = e.dialHost
 	}
-	return e.get(ctx, t, apiRoot(e.r.URL), maxBody)
-}
-
-// get asks for u by t, and reads so much of the answer.
-func (e *examination) get(ctx context.Context, t *http.Transport, u *url.URL, most int64) (*answer, error) {
 	sent := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { sent = time.Now() },
 	})
+	u := apiRoot(e.r.URL)
 	req := &http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{"User-Agent": {e.agent()}}}
 	resp, err := t.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	came := time.Now()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	_ = resp.Body.Close() // all that is wanted of it was read
-	if e.r.URL != nil && sameOrigin(u, e.r.URL) {
-		e.mu.Lock()
-		e.noteDate(resp.Header, sent, came)
-		e.mu.Unlock()
-	}
-	return &answer{resp.StatusCode, resp.Header, strings.Trim(string(body), " \t\r\n\ufeff")}, err
+	e.mu.Lock()
+	e.noteDate(resp.Header, sent, came)
+	e.mu.Unlock()
+	return &answer{resp.Header, strings.Trim(string(body), " \t\r\n\ufeff")}, err
 }
 
 // isAPI reports whether the answer says of itself that it is a registry's.
@@ -90,58 +82,40 @@ func isRedirect(status int) bool {
 }
 
 // rateLimited is about an answer of 429.
-func (e *examination) rateLimited(x upstream.Exchange) Finding {
+func (e *examination) rateLimited(x upstream.Exchange) report.Finding {
 	text := e.secrets.Clean(x.URL.Host) + " gives no more for now: too many requests (HTTP status 429)"
 	wait := "some time"
 	if x.RetryAfter > 0 {
-		wait = roughly(x.RetryAfter)
+		wait = report.Roughly(x.RetryAfter)
 		text += "; it asks to wait for " + wait
 	}
 	advice := "Wait for " + wait + "."
 	if e.anonymous() {
 		advice += " Who logs in gets more of many registries: set " + e.passwordSettings() + "."
 	}
-	return failed(advice, "%s", text)
+	return report.Fail(advice, "%s", text)
 }
 
 // portal is about an answer that is not of the registry.
-func (e *examination) portal(format string, args ...any) Finding {
-	return failed("Most likely a captive portal, or a proxy that blocks: log in to this network with a browser, or have "+
+func (e *examination) portal(format string, args ...any) report.Finding {
+	return report.Fail("Most likely a captive portal, or a proxy that blocks: log in to this network with a browser, or have "+
 		e.r.URL.Hostname()+" allowed.", format, args...)
 }
 
 // unanswered is about a request that was not answered.
-func (e *examination) unanswered(who string, err error) Finding {
+func (e *examination) unanswered(who string, err error) report.Finding {
 	text := e.secrets.Clean(upstream.Cause(err))
 	switch {
 	case strings.Contains(text, "tls: ") && clientCertWanted(err):
 		return e.clientCertRefused(who)
 	case isTimeout(err):
-		return failed("Something takes the connection and keeps silent: a firewall, a transparent proxy or an overloaded server. Try again, with a larger --timeout.",
+		return report.Fail("Something takes the connection and keeps silent: a firewall, a transparent proxy or an overloaded server. Try again, with a larger --timeout.",
 			"%s takes the request and does not answer", who)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return failed("Check the port; a firewall that looks into requests may do so, too.", "%s closes the connection without an answer", who)
+		return report.Fail("Check the port; a firewall that looks into requests may do so, too.", "%s closes the connection without an answer", who)
 	case strings.Contains(text, "malformed HTTP"), strings.Contains(text, "readLoopPeekFail"): // the latter where it speaks before it is asked
-		return failed("Check the port: another service listens there.", "%s does not speak HTTP", who)
+		return report.Fail("Check the port: another service listens there.", "%s does not speak HTTP", who)
 	default:
-		return failed("Check host and port, and what is in between.", "%s could not be asked: %s", who, text)
-	}
-}
-
-// day and minute write times.
-func day(t time.Time) string    { return t.UTC().Format("2006-01-02") }
-func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
-
-// roughly writes a duration as people do.
-func roughly(d time.Duration) string {
-	switch d = d.Abs().Round(time.Second); {
-	case d < 2*time.Minute:
-		return plural(int(d/time.Second), "second", "seconds")
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d minutes", int64(d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d hours", int64(d/time.Hour))
-	default:
-		return fmt.Sprintf("%d days", int64(d/(24*time.Hour)))
+		return report.Fail("Check host and port, and what is in between.", "%s could not be asked: %s", who, text)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"registry-module/doctor/report"
 )
 
 // party is somebody who is connected to.
@@ -34,18 +36,18 @@ func (p party) checkName() string {
 }
 
 // resolve looks a host up.
-func (e *examination) resolve(ctx context.Context, who party, host string) ([]netip.Addr, Finding) {
+func (e *examination) resolve(ctx context.Context, who party, host string) ([]netip.Addr, report.Finding) {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, ok("%s is given by its address", who.noun)
+		return []netip.Addr{addr}, report.Passed("%s is given by its address", who.noun)
 	}
 	addrs, err := e.lookup(ctx, host)
 	if err != nil {
 		return nil, e.notResolved(ctx, who, host, err)
 	}
 	if len(addrs) == 0 {
-		return nil, failed(who.checkName(), "%s has no address", host)
+		return nil, report.Fail(who.checkName(), "%s has no address", host)
 	}
-	return addrs, ok("%s → %s", host, listAddrs(addrs))
+	return addrs, report.Passed("%s → %s", host, listAddrs(addrs))
 }
 
 func (e *examination) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -60,7 +62,7 @@ func (e *examination) lookup(ctx context.Context, host string) ([]netip.Addr, er
 	return addrs, err
 }
 
-func (e *examination) notResolved(ctx context.Context, who party, host string, err error) Finding {
+func (e *examination) notResolved(ctx context.Context, who party, host string, err error) report.Finding {
 	server := "the name server"
 	var text string
 	dnsErr, isDNS := errors.AsType[*net.DNSError](err)
@@ -73,16 +75,16 @@ func (e *examination) notResolved(ctx context.Context, who party, host string, e
 	const dns = "Check /etc/resolv.conf of this machine (of a container: docker run --dns), and that port 53 is allowed, UDP and TCP."
 	switch {
 	case isDNS && dnsErr.IsNotFound:
-		return failed(who.checkName(), "there is no host %s: its name is not known (NXDOMAIN)", host)
+		return report.Fail(who.checkName(), "there is no host %s: its name is not known (NXDOMAIN)", host)
 	case strings.Contains(text, "connection refused"), strings.Contains(text, "unreachable"), strings.Contains(text, "no dns servers"):
-		return failed(dns, "%s cannot be looked up: this machine has no name server that can be reached", host)
+		return report.Fail(dns, "%s cannot be looked up: this machine has no name server that can be reached", host)
 	case isDNS && dnsErr.IsTimeout, isTimeout(err), ctx.Err() != nil:
-		return failed(dns, "%s cannot be looked up: %s does not answer", host, server)
+		return report.Fail(dns, "%s cannot be looked up: %s does not answer", host, server)
 	case isDNS:
-		return failed("Try again later, or use another name server (/etc/resolv.conf).",
+		return report.Fail("Try again later, or use another name server (/etc/resolv.conf).",
 			"%s cannot be looked up: %s has a failure of its own (%s)", host, server, e.secrets.Clean(dnsErr.Err))
 	default:
-		return failed(dns, "%s cannot be looked up: %s", host, e.secrets.Clean(err.Error()))
+		return report.Fail(dns, "%s cannot be looked up: %s", host, e.secrets.Clean(err.Error()))
 	}
 }
 
@@ -111,7 +113,7 @@ type dialed struct {
 
 // connect makes a TCP connection to one of addrs. Both families are tried, since
 // one that does not work costs each connection time that nobody can explain.
-func (e *examination) connect(ctx context.Context, who party, addrs []netip.Addr, port string) (net.Conn, Finding) {
+func (e *examination) connect(ctx context.Context, who party, addrs []netip.Addr, port string) (net.Conn, report.Finding) {
 	var families [2][]netip.Addr // IPv4, IPv6
 	for _, a := range addrs {
 		i := 0
@@ -127,19 +129,19 @@ func (e *examination) connect(ctx context.Context, who party, addrs []netip.Addr
 	switch {
 	case v4.conn != nil && v6.conn != nil:
 		_ = v6.conn.Close() // one is enough
-		return v4.conn, timed(ok("%s, and by IPv6 %s", v4.addr, v6.addr.Addr()), v4.took)
+		return v4.conn, timed(report.Passed("%s, and by IPv6 %s", v4.addr, v6.addr.Addr()), v4.took)
 	case v4.conn != nil && v6.err != nil && !isUnreachable(v6.err):
-		return v4.conn, timed(warning("Mend IPv6 on this machine's network, or switch it off: each new connection may wait for it.",
+		return v4.conn, timed(report.Warn("Mend IPv6 on this machine's network, or switch it off: each new connection may wait for it.",
 			"%s by IPv4, but not by IPv6: %s", v4.addr, e.dialText(v6)), v4.took)
 	case v4.conn != nil:
-		return v4.conn, timed(ok("%s", v4.addr), v4.took)
+		return v4.conn, timed(report.Passed("%s", v4.addr), v4.took)
 	case v6.conn != nil && v4.err != nil && !isUnreachable(v4.err):
-		return v6.conn, timed(warning("Mend IPv4 on this machine's network: each new connection may wait for it.",
+		return v6.conn, timed(report.Warn("Mend IPv4 on this machine's network: each new connection may wait for it.",
 			"%s by IPv6, but not by IPv4: %s", v6.addr, e.dialText(v4)), v6.took)
 	case v6.conn != nil:
-		return v6.conn, timed(ok("%s", v6.addr), v6.took)
+		return v6.conn, timed(report.Passed("%s", v6.addr), v6.took)
 	case len(families[0]) == 0 && isUnreachable(v6.err):
-		return nil, failed("Give this machine IPv6, or reach "+who.noun+" through an HTTP proxy that has it ("+e.r.Variable("HTTPPROXY")+").",
+		return nil, report.Fail("Give this machine IPv6, or reach "+who.noun+" through an HTTP proxy that has it ("+e.r.Variable("HTTPPROXY")+").",
 			"%s has IPv6 addresses only (%s), and this machine has no route for IPv6", who.noun, v6.addr.Addr())
 	case v4.err != nil:
 		return nil, e.notConnected(who, v4)
@@ -148,7 +150,7 @@ func (e *examination) connect(ctx context.Context, who party, addrs []netip.Addr
 	}
 }
 
-func timed(f Finding, took time.Duration) Finding {
+func timed(f report.Finding, took time.Duration) report.Finding {
 	f.Took = took
 	return f
 }
@@ -238,7 +240,7 @@ func (e *examination) dialText(d dialed) string {
 	}
 }
 
-func (e *examination) notConnected(who party, d dialed) Finding {
+func (e *examination) notConnected(who party, d dialed) report.Finding {
 	text := who.noun + " cannot be reached: " + e.dialText(d)
 	port := fmt.Sprint(d.addr.Port())
 	proxy := ", or name an HTTP proxy that may (" + e.r.Variable("HTTPPROXY") + ")"
@@ -251,15 +253,15 @@ func (e *examination) notConnected(who party, d dialed) Finding {
 	}
 	switch {
 	case errors.Is(d.err, syscall.ECONNREFUSED):
-		return failed(check+": nothing listens there, or a firewall rejects it.", "%s", text)
+		return report.Fail(check+": nothing listens there, or a firewall rejects it.", "%s", text)
 	case isUnreachable(d.err):
-		return failed("Check this machine's network: address, default gateway, VPN (ip route).", "%s", text)
+		return report.Fail("Check this machine's network: address, default gateway, VPN (ip route).", "%s", text)
 	case isTimeout(d.err):
-		return failed("A firewall drops it, or the host is down: allow outgoing TCP to port "+port+proxy+".", "%s", text)
+		return report.Fail("A firewall drops it, or the host is down: allow outgoing TCP to port "+port+proxy+".", "%s", text)
 	case errors.Is(d.err, syscall.EACCES), errors.Is(d.err, syscall.EPERM):
-		return failed("Allow outgoing TCP to port "+port+" in the firewall of this machine"+proxy+".", "%s", text)
+		return report.Fail("Allow outgoing TCP to port "+port+" in the firewall of this machine"+proxy+".", "%s", text)
 	default:
-		return failed(check+", and that a firewall allows outgoing TCP to port "+port+proxy+".", "%s", text)
+		return report.Fail(check+", and that a firewall allows outgoing TCP to port "+port+proxy+".", "%s", text)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 	ut "registry-module/upstream/upstreamtest"
 )
 
@@ -159,9 +159,9 @@ func TestSecretsStaySecret(t *testing.T) {
 }
 
 // everything is all that is ever shown of findings.
-func everything(t *testing.T, findings []doctor.Finding) string {
+func everything(t *testing.T, findings []report.Finding) string {
 	t.Helper()
-	report := doctor.NewReport(nil, []doctor.RemoteReport{{Number: 2, Host: "registry.test", Checks: findings}})
+	report := report.NewReport(nil, []report.RemoteReport{{Number: 2, Host: "registry.test", Checks: findings}})
 	var out bytes.Buffer
 	if err := report.WriteText(&out, false); err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestRedirectsGetNoCredentials(t *testing.T) {
 	s.net.host("cdn.test", "192.0.2.5", "443", serve(t, s.ca.server(leaf{names: []string{"cdn.test"}}), elsewhere.ServeHTTP))
 	s.reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead, ut.ManifestGet}, Status: 307, Header: http.Header{"Location": {"https://cdn.test/x"}}})
 	f := find(t, s.doctor.Check(t.Context(), s.remote), "manifest")
-	if f.Status != doctor.Failed {
+	if f.Status != report.Failed {
 		t.Errorf("%+v", f)
 	}
 	if elsewhere.received == "" || strings.Contains(elsewhere.received, "Authorization") {
@@ -216,7 +216,7 @@ func TestNamesOfStrangers(t *testing.T) {
 			}))
 			s.remote.Credentials = authn.FromConfig(authn.AuthConfig{Username: "me", Password: canaryPassword})
 			findings := s.doctor.Check(t.Context(), s.remote)
-			if doctor.Worst(findings) != doctor.Failed {
+			if report.Worst(findings) != report.Failed {
 				t.Errorf("%d, %.50q: nothing has failed", i, location)
 			}
 			for _, f := range findings {

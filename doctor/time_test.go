@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sys/unix"
 
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 	ut "registry-module/upstream/upstreamtest"
 )
 
@@ -46,14 +46,14 @@ func (s stubborn) Authorization() (*authn.AuthConfig, error) {
 // and nothing that depends on it is tried.
 func TestStepsEndInTime(t *testing.T) {
 	const text = "has not ended within 1s"
-	check := func(t *testing.T, findings []doctor.Finding, took time.Duration, hung string, after ...string) {
+	check := func(t *testing.T, findings []report.Finding, took time.Duration, hung string, after ...string) {
 		t.Helper()
 		f := find(t, findings, hung)
-		if f.Status != doctor.Failed || !strings.Contains(f.Text, text) || !strings.Contains(f.Advice, "--timeout") {
+		if f.Status != report.Failed || !strings.Contains(f.Text, text) || !strings.Contains(f.Advice, "--timeout") {
 			t.Errorf("%+v", f)
 		}
 		for _, step := range after {
-			if f := find(t, findings, step); f.Status != doctor.Skipped {
+			if f := find(t, findings, step); f.Status != report.Skipped {
 				t.Errorf("%+v", f)
 			}
 		}
@@ -77,16 +77,6 @@ func TestStepsEndInTime(t *testing.T) {
 		s.remote.Credentials = stubborn{end}
 		began := time.Now()
 		check(t, s.doctor.Check(t.Context(), s.remote), time.Since(began), "token", "credentials", "manifest", "rate-limit")
-	})
-	t.Run("format", func(t *testing.T) {
-		l := local(t)
-		newPipe(t, filepath.Join(l.DataDir, "registry-module.json"))
-		began := time.Now()
-		findings := doctor.Doctor{Timeout: time.Second}.CheckLocal(t.Context(), l)
-		check(t, findings, time.Since(began), "format")
-		if f := find(t, findings, "listener"); f.Status != doctor.OK {
-			t.Errorf("%+v", f)
-		}
 	})
 	t.Run("dial", func(t *testing.T) {
 		s := newSetup(t)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"registry-module/doctor/report"
 )
 
 // readRoots returns the authorities of the system and of file, as package upstream
@@ -50,7 +52,7 @@ func (e *examination) tlsConfig(serverName string, own bool) *tls.Config {
 // handshake makes TLS and judges the certificate. The connection is of no further
 // use: whatever is wrong with the certificate is to be seen, so it is not verified
 // on the way. With mayAsk, the server's clock is asked where that matters.
-func (e *examination) handshake(ctx context.Context, conn net.Conn, l leg, mayAsk bool) Finding {
+func (e *examination) handshake(ctx context.Context, conn net.Conn, l leg, mayAsk bool) report.Finding {
 	config := e.tlsConfig(l.url.Hostname(), true)
 	config.InsecureSkipVerify = true // nothing is sent over it
 	var v *verdict
@@ -76,13 +78,13 @@ func (e *examination) handshake(ctx context.Context, conn net.Conn, l leg, mayAs
 	took := time.Since(start)
 	f := e.explain(ctx, *v, l, mayAsk)
 	state := secured.ConnectionState()
-	if f.Status == OK {
+	if f.Status == report.OK {
 		f.Text += ", " + tls.VersionName(state.Version)
 	}
 	return timed(f, took)
 }
 
-func (e *examination) noHandshake(l leg, err error) Finding {
+func (e *examination) noHandshake(l leg, err error) report.Finding {
 	host := authority(l.url)
 	record, isRecord := errors.AsType[tls.RecordHeaderError](err)
 	isAlert := strings.Contains(err.Error(), "remote error: tls: ") // its type is not exported
@@ -92,23 +94,23 @@ func (e *examination) noHandshake(l leg, err error) Finding {
 		if l.who.setting != "" {
 			advice = "If " + l.who.noun + " has no TLS, write " + l.who.setting + "=http://" + l.url.Host + "; otherwise check the port."
 		}
-		return failed(advice, "%s speaks HTTP without TLS, and the URL says https", host)
+		return report.Fail(advice, "%s speaks HTTP without TLS, and the URL says https", host)
 	case isRecord:
-		return failed("Check the port: another service listens there, or something in between answers for it.", "%s does not speak TLS", host)
+		return report.Fail("Check the port: another service listens there, or something in between answers for it.", "%s does not speak TLS", host)
 	case isTimeout(err):
-		return failed("Something takes the connection and keeps silent: a firewall, a transparent proxy or a link that loses large packets (MTU). "+
+		return report.Fail("Something takes the connection and keeps silent: a firewall, a transparent proxy or a link that loses large packets (MTU). "+
 			"Ask who runs the network, or name an HTTP proxy ("+e.r.Variable("HTTPPROXY")+").", "%s takes the connection and does not answer (TLS)", host)
 	case isAlert && clientCertWanted(err):
 		return e.clientCertRefused(host)
 	case strings.Contains(err.Error(), "protocol version"):
-		return failed("Have its operator switch on TLS 1.2 or later.", "%s speaks only versions of TLS that are too old", host)
+		return report.Fail("Have its operator switch on TLS 1.2 or later.", "%s speaks only versions of TLS that are too old", host)
 	case isAlert:
-		return failed("Check the host name, and that nothing in between blocks it by name.", "%s refuses TLS: %s", host, e.secrets.Clean(err.Error()))
+		return report.Fail("Check the host name, and that nothing in between blocks it by name.", "%s refuses TLS: %s", host, e.secrets.Clean(err.Error()))
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
-		return failed("A firewall that blocks by name does so, and so does a server that expects something else: ask who runs the network to allow "+l.url.Hostname()+".",
+		return report.Fail("A firewall that blocks by name does so, and so does a server that expects something else: ask who runs the network to allow "+l.url.Hostname()+".",
 			"%s closes the connection when TLS begins", host)
 	default:
-		return failed("Check the host and the port.", "TLS with %s fails: %s", host, e.secrets.Clean(err.Error()))
+		return report.Fail("Check the host and the port.", "TLS with %s fails: %s", host, e.secrets.Clean(err.Error()))
 	}
 }
 
@@ -118,11 +120,11 @@ func clientCertWanted(err error) bool {
 		strings.Contains(text, "unknown certificate authority")
 }
 
-func (e *examination) clientCertRefused(host string) Finding {
+func (e *examination) clientCertRefused(host string) report.Finding {
 	if e.r.CertFile == "" {
-		return failed("Set "+e.r.Variable("CERTIFICATE")+" and "+e.r.Variable("KEY")+" to the files of one that it accepts.",
+		return report.Fail("Set "+e.r.Variable("CERTIFICATE")+" and "+e.r.Variable("KEY")+" to the files of one that it accepts.",
 			"%s wants a client certificate, and none is configured", host)
 	}
-	return failed("Get one from the registry's operator, and set "+e.r.Variable("CERTIFICATE")+" and "+e.r.Variable("KEY")+" to its files.",
+	return report.Fail("Get one from the registry's operator, and set "+e.r.Variable("CERTIFICATE")+" and "+e.r.Variable("KEY")+" to its files.",
 		"%s does not accept the client certificate %s", host, e.r.CertFile)
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/net/proxy"
+
+	"registry-module/doctor/report"
 )
 
 // leg is the way to one host.
@@ -43,26 +45,26 @@ func (e *examination) travel(ctx context.Context, prefix string, l leg) {
 		conn  net.Conn
 	}
 	defer func() {
-		if !e.left && found.conn != nil {
+		if !e.Left && found.conn != nil {
 			_ = found.conn.Close() // it has served its purpose
 		}
 	}()
-	e.step(ctx, prefix+"resolve", func(ctx context.Context) (f Finding) {
+	e.step(ctx, prefix+"resolve", func(ctx context.Context) (f report.Finding) {
 		found.addrs, f = e.resolve(ctx, who, first.Hostname())
 		return f
 	})
-	e.step(ctx, prefix+"connect", func(ctx context.Context) (f Finding) {
+	e.step(ctx, prefix+"connect", func(ctx context.Context) (f report.Finding) {
 		found.conn, f = e.connect(ctx, who, found.addrs, portOf(first))
 		return f
 	})
 	if l.tunnelled() {
-		e.step(ctx, prefix+"tunnel", func(ctx context.Context) (f Finding) {
+		e.step(ctx, prefix+"tunnel", func(ctx context.Context) (f report.Finding) {
 			found.conn, f = e.tunnel(ctx, found.conn, l)
 			return f
 		})
 	}
 	if l.url.Scheme == "https" {
-		e.step(ctx, prefix+"tls", func(ctx context.Context) Finding {
+		e.step(ctx, prefix+"tls", func(ctx context.Context) report.Finding {
 			return e.handshake(ctx, found.conn, l, prefix == "")
 		})
 	}
@@ -72,34 +74,34 @@ func (e *examination) travelToTokenService(ctx context.Context) {
 	l := leg{url: e.realm, who: party{noun: "the token service"}}
 	var err error
 	if l.proxy, err = e.proxyFor(e.realm); err != nil {
-		e.step(ctx, "token-resolve", func(context.Context) Finding { return e.badProxy(e.realm) })
+		e.step(ctx, "token-resolve", func(context.Context) report.Finding { return e.badProxy(e.realm) })
 		return
 	}
 	e.travel(ctx, "token-", l)
 }
 
 // whichProxy says which HTTP proxy the requests to the registry go through.
-func (e *examination) whichProxy(context.Context) Finding {
+func (e *examination) whichProxy(context.Context) report.Finding {
 	var err error
 	if e.proxy, err = e.proxyFor(e.r.URL); err != nil {
 		return e.badProxy(e.r.URL)
 	}
 	if e.proxy == nil {
-		return ok("none")
+		return report.Passed("none")
 	}
 	if _, known := defaultPorts[e.proxy.Scheme]; !known {
-		return failed("Write "+e.proxySetting(e.r.URL)+" as http://HOST:PORT.", "the proxy has the scheme %q, which is not supported", e.secrets.Clean(e.proxy.Scheme))
+		return report.Fail("Write "+e.proxySetting(e.r.URL)+" as http://HOST:PORT.", "the proxy has the scheme %q, which is not supported", e.secrets.Clean(e.proxy.Scheme))
 	}
 	text := e.proxy.Scheme + "://" + authority(e.proxy)
 	if e.proxy.User != nil {
 		text += ", with credentials"
 	}
-	return ok("%s (%s)", text, e.proxySetting(e.r.URL))
+	return report.Passed("%s (%s)", text, e.proxySetting(e.r.URL))
 }
 
-func (e *examination) badProxy(u *url.URL) Finding {
+func (e *examination) badProxy(u *url.URL) report.Finding {
 	// The parser's error repeats what may have a password.
-	return failed("Write "+e.proxySetting(u)+" as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT.", "what is configured as HTTP proxy is not a URL")
+	return report.Fail("Write "+e.proxySetting(u)+" as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT.", "what is configured as HTTP proxy is not a URL")
 }
 
 func (e *examination) proxyFor(u *url.URL) (*url.URL, error) {
@@ -124,7 +126,7 @@ func (e *examination) proxySetting(u *url.URL) string {
 }
 
 // tunnel has the proxy at the other end of conn connect us with the host of l.
-func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Conn, Finding) {
+func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Conn, report.Finding) {
 	defer bound(ctx, conn)()
 	target := authority(l.url)
 	if l.socks() {
@@ -135,7 +137,7 @@ func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Con
 		config.InsecureSkipVerify = e.r.Insecure // package upstream has one setting for both
 		secured := tls.Client(conn, config)
 		if err := secured.HandshakeContext(ctx); err != nil {
-			return conn, failed("Check "+e.proxySetting(l.url)+"; if the proxy has a certificate of your own CA, set "+e.r.Variable("CA")+" to the CA's file.",
+			return conn, report.Fail("Check "+e.proxySetting(l.url)+"; if the proxy has a certificate of your own CA, set "+e.r.Variable("CA")+" to the CA's file.",
 				"TLS with the HTTP proxy fails: %s", e.secrets.Clean(err.Error()))
 		}
 		conn = secured
@@ -156,16 +158,16 @@ func (e *examination) tunnel(ctx context.Context, conn net.Conn, l leg) (net.Con
 		if isTimeout(err) {
 			text = "takes connections and does not answer"
 		}
-		return conn, failed("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.", "the HTTP proxy %s %s", authority(l.proxy), text)
+		return conn, report.Fail("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.", "the HTTP proxy %s %s", authority(l.proxy), text)
 	}
 	_ = resp.Body.Close() // of a CONNECT, it is not read
 	if resp.StatusCode == http.StatusOK {
-		return conn, ok("the HTTP proxy connects to %s", target)
+		return conn, report.Passed("the HTTP proxy connects to %s", target)
 	}
 	return conn, e.proxyRefuses(resp.StatusCode, l, target)
 }
 
-func (e *examination) socksTunnel(ctx context.Context, conn net.Conn, l leg, target string) (net.Conn, Finding) {
+func (e *examination) socksTunnel(ctx context.Context, conn net.Conn, l leg, target string) (net.Conn, report.Finding) {
 	var login *proxy.Auth
 	if l.proxy.User != nil {
 		password, _ := l.proxy.User.Password()
@@ -175,10 +177,10 @@ func (e *examination) socksTunnel(ctx context.Context, conn net.Conn, l leg, tar
 	if err == nil {
 		var tunnelled net.Conn
 		if tunnelled, err = dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", target); err == nil {
-			return tunnelled, ok("the SOCKS proxy connects to %s", target)
+			return tunnelled, report.Passed("the SOCKS proxy connects to %s", target)
 		}
 	}
-	return conn, failed("Check that "+e.proxySetting(l.url)+" names a SOCKS5 proxy with its credentials, and that it allows "+target+".",
+	return conn, report.Fail("Check that "+e.proxySetting(l.url)+" names a SOCKS5 proxy with its credentials, and that it allows "+target+".",
 		"the SOCKS proxy does not connect to %s: %s", target, e.secrets.Clean(err.Error()))
 }
 
@@ -192,7 +194,7 @@ func (c connected) Dial(string, string) (net.Conn, error) { return c.conn, nil }
 func (c connected) DialContext(context.Context, string, string) (net.Conn, error) { return c.conn, nil }
 
 // proxyRefuses says what an answer of an HTTP proxy means that connects nobody.
-func (e *examination) proxyRefuses(status int, l leg, target string) Finding {
+func (e *examination) proxyRefuses(status int, l leg, target string) report.Finding {
 	who := "the HTTP proxy " + authority(l.proxy)
 	switch status {
 	case http.StatusProxyAuthRequired:
@@ -200,15 +202,15 @@ func (e *examination) proxyRefuses(status int, l leg, target string) Finding {
 		if l.proxy.User != nil {
 			text = who + " does not accept the credentials that are configured (HTTP status 407)"
 		}
-		return failed("Write user name and password into "+e.proxySetting(l.url)+": http://USER:PASSWORD@"+authority(l.proxy)+".", "%s", text)
+		return report.Fail("Write user name and password into "+e.proxySetting(l.url)+": http://USER:PASSWORD@"+authority(l.proxy)+".", "%s", text)
 	case http.StatusForbidden, http.StatusMethodNotAllowed:
-		return failed("Have the proxy's operator allow CONNECT to "+target+", or use another proxy ("+e.proxySetting(l.url)+").",
+		return report.Fail("Have the proxy's operator allow CONNECT to "+target+", or use another proxy ("+e.proxySetting(l.url)+").",
 			"%s refuses to connect to %s (HTTP status %d)", who, target, status)
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return failed("Look into the proxy's log: it cannot look up or reach "+target+".",
+		return report.Fail("Look into the proxy's log: it cannot look up or reach "+target+".",
 			"%s cannot reach %s itself (HTTP status %d)", who, target, status)
 	default:
-		return failed("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.",
+		return report.Fail("Check that "+e.proxySetting(l.url)+" names an HTTP proxy, and its port.",
 			"%s answers CONNECT %s with HTTP status %d", who, target, status)
 	}
 }

@@ -21,6 +21,8 @@ import (
 	"registry-module/auth"
 	"registry-module/config"
 	"registry-module/doctor"
+	"registry-module/doctor/machine"
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
 
@@ -72,7 +74,7 @@ remotes are in order and others are not.`,
 	cmd.Flags().StringVar(&opts.image, "image", "", "image whose manifest is asked for, NAME[:TAG]")
 	cmd.Flags().StringVarP(&opts.output, "output", "o", "", "output format: json")
 	cmd.Flags().BoolVar(&opts.ascii, "ascii", false, "print ASCII only, as without a UTF-8 locale")
-	cmd.Flags().DurationVar(&opts.timeout, "timeout", doctor.DefaultTimeout, "how long each step may take")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", report.DefaultTimeout, "how long each step may take")
 	return cmd
 }
 
@@ -87,7 +89,7 @@ func isUTF8(getenv func(string) string) bool {
 // failed.
 func runDoctor(ctx context.Context, out io.Writer, d doctor.Doctor, opts doctorOptions) error {
 	local, cfg := checkConfig(opts.config)
-	var remotes []doctor.RemoteReport
+	var remotes []report.RemoteReport
 	if cfg != nil {
 		chosen, err := chooseRemotes(cfg.Remotes, opts.remote)
 		if err != nil {
@@ -99,42 +101,42 @@ func runDoctor(ctx context.Context, out io.Writer, d doctor.Doctor, opts doctorO
 		for _, r := range chosen {
 			remotes = append(remotes, checkRemote(ctx, d, cfg, r, opts.image))
 		}
-		local = append(local, d.CheckLocal(ctx, doctorLocal(cfg))...)
+		local = append(local, doctorMachine(cfg, d.Timeout).Check(ctx)...)
 	}
-	report := doctor.NewReport(local, remotes)
-	if err := printReport(out, report, opts); err != nil {
+	found := report.NewReport(local, remotes)
+	if err := printReport(out, found, opts); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("interrupted: %w", err)
 	}
-	return failure(report)
+	return failure(found)
 }
 
-func printReport(out io.Writer, report doctor.Report, opts doctorOptions) error {
+func printReport(out io.Writer, found report.Report, opts doctorOptions) error {
 	if opts.output == "json" {
 		encoder := json.NewEncoder(out)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
+		return encoder.Encode(found)
 	}
-	return report.WriteText(out, opts.ascii)
+	return found.WriteText(out, opts.ascii)
 }
 
 // checkConfig loads the configuration. All that is wrong with it is a finding of its
 // own, and then there is no configuration.
-func checkConfig(path string) ([]doctor.Finding, *config.Config) {
+func checkConfig(path string) ([]report.Finding, *config.Config) {
 	const step = "configuration"
 	cfg, err := config.Load(path)
 	if err != nil {
-		var findings []doctor.Finding
+		var findings []report.Finding
 		problems := []error{err}
 		if all, ok := errors.AsType[*config.Errors](err); ok {
 			problems = all.Unwrap()
 		}
 		for _, problem := range problems {
-			findings = append(findings, doctor.Finding{
-				Step: step, Status: doctor.Failed, Text: oneLine(problem.Error()),
+			findings = append(findings, report.Finding{
+				Step: step, Status: report.Failed, Text: oneLine(problem.Error()),
 				Advice: "Correct it in the environment or in the configuration file; nothing else is looked at before.",
 			})
 		}
@@ -144,16 +146,16 @@ func checkConfig(path string) ([]doctor.Finding, *config.Config) {
 	if cfg.Source != "" {
 		source = cfg.Source + " and the environment"
 	}
-	findings := []doctor.Finding{{Step: step, Status: doctor.OK, Text: source + " can be used"}}
+	findings := []report.Finding{{Step: step, Status: report.OK, Text: source + " can be used"}}
 	if len(cfg.Remotes) == 0 {
-		findings[0] = doctor.Finding{
-			Step: step, Status: doctor.Warning, Text: source + " can be used, but no remote registry is configured",
+		findings[0] = report.Finding{
+			Step: step, Status: report.Warning, Text: source + " can be used, but no remote registry is configured",
 			Advice: "Set REGISTRY_PROXY_REMOTEURL, for example to https://registry-1.docker.io, unless only what is stored is to be served.",
 		}
 	}
 	for _, w := range cfg.Warnings {
-		findings = append(findings, doctor.Finding{
-			Step: step, Status: doctor.Warning, Text: oneLine(w), Advice: "Correct or remove the setting.",
+		findings = append(findings, report.Finding{
+			Step: step, Status: report.Warning, Text: oneLine(w), Advice: "Correct or remove the setting.",
 		})
 	}
 	return findings, cfg
@@ -207,11 +209,11 @@ func checkImage(remotes []config.Remote, image string) error {
 	return nil
 }
 
-func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r config.Remote, image string) doctor.RemoteReport {
+func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r config.Remote, image string) report.RemoteReport {
 	if image == "" {
 		image = doctor.DefaultImage(r.URL.Host)
 	}
-	return doctor.RemoteReport{
+	return report.RemoteReport{
 		Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,
 		Checks: d.Check(ctx, doctorRemote(cfg, r, image)),
 	}
@@ -258,10 +260,12 @@ func mayRun(ctx context.Context, dataDir string) bool {
 	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.ECONNREFUSED)
 }
 
-func doctorLocal(cfg *config.Config) doctor.Local {
+// doctorMachine is what the configuration wants of this machine.
+func doctorMachine(cfg *config.Config, timeout time.Duration) machine.Machine {
 	tlsConfig := cfg.Stock.HTTP.TLS
 	wanted := clientAuth(tlsConfig.ClientAuth)
-	return doctor.Local{
+	return machine.Machine{
+		Timeout:            timeout,
 		DataDir:            cfg.DataDir,
 		MaxSize:            cfg.MaxSize,
 		MinFree:            cfg.MinFree.Of,
@@ -276,22 +280,22 @@ func doctorLocal(cfg *config.Config) doctor.Local {
 }
 
 // failure is the error for a report, nil where nothing has failed.
-func failure(report doctor.Report) error {
-	if report.Status != doctor.Failed {
+func failure(found report.Report) error {
+	if found.Status != report.Failed {
 		return nil
 	}
 	var failed []string
-	for _, r := range report.Remotes {
-		if r.Status == doctor.Failed {
+	for _, r := range found.Remotes {
+		if r.Status == report.Failed {
 			failed = append(failed, r.Host)
 		}
 	}
-	here := doctor.Worst(report.Local) == doctor.Failed
+	here := report.Worst(found.Local) == report.Failed
 	if here {
 		failed = append(failed, "this machine")
 	}
 	err := fmt.Errorf("not in order: %s", strings.Join(failed, ", "))
-	if !here && len(failed) < len(report.Remotes) {
+	if !here && len(failed) < len(found.Remotes) {
 		return partlyError{err}
 	}
 	return err

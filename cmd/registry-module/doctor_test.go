@@ -17,6 +17,7 @@ import (
 
 	"registry-module/config"
 	"registry-module/doctor"
+	"registry-module/doctor/report"
 	"registry-module/upstream/upstreamtest"
 )
 
@@ -257,28 +258,28 @@ func TestChooseRemotes(t *testing.T) {
 }
 
 func TestDoctorExitStatus(t *testing.T) {
-	good, bad := doctor.Finding{Status: doctor.OK}, doctor.Finding{Status: doctor.Failed}
-	warned := doctor.Finding{Status: doctor.Warning}
+	good, bad := report.Finding{Status: report.OK}, report.Finding{Status: report.Failed}
+	warned := report.Finding{Status: report.Warning}
 	for _, test := range []struct {
 		name    string
-		local   doctor.Finding
-		remotes []doctor.Finding
+		local   report.Finding
+		remotes []report.Finding
 		want    int // 0 is no error
 		text    string
 	}{
-		{"good", good, []doctor.Finding{good, warned}, 0, ""},
+		{"good", good, []report.Finding{good, warned}, 0, ""},
 		{"warned", warned, nil, 0, ""},
-		{"one of two", good, []doctor.Finding{good, bad}, exitPartly, "not in order: b.test"},
-		{"one of one", good, []doctor.Finding{bad}, exitFailed, "not in order: a.test"},
-		{"all", good, []doctor.Finding{bad, bad}, exitFailed, "not in order: a.test, b.test"},
-		{"this machine", bad, []doctor.Finding{good, good}, exitFailed, "not in order: this machine"},
-		{"one, and this machine", bad, []doctor.Finding{good, good, bad}, exitFailed, "not in order: c.test, this machine"},
+		{"one of two", good, []report.Finding{good, bad}, exitPartly, "not in order: b.test"},
+		{"one of one", good, []report.Finding{bad}, exitFailed, "not in order: a.test"},
+		{"all", good, []report.Finding{bad, bad}, exitFailed, "not in order: a.test, b.test"},
+		{"this machine", bad, []report.Finding{good, good}, exitFailed, "not in order: this machine"},
+		{"one, and this machine", bad, []report.Finding{good, good, bad}, exitFailed, "not in order: c.test, this machine"},
 	} {
-		var remotes []doctor.RemoteReport
+		var remotes []report.RemoteReport
 		for i, f := range test.remotes {
-			remotes = append(remotes, doctor.RemoteReport{Host: string(rune('a'+i)) + ".test", Checks: []doctor.Finding{f}})
+			remotes = append(remotes, report.RemoteReport{Host: string(rune('a'+i)) + ".test", Checks: []report.Finding{f}})
 		}
-		err := failure(doctor.NewReport([]doctor.Finding{test.local}, remotes))
+		err := failure(report.NewReport([]report.Finding{test.local}, remotes))
 		if (err == nil) != (test.want == 0) || err != nil && (statusOf(err) != test.want || err.Error() != test.text) {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -357,7 +358,7 @@ func TestDoctorLeavesIdentityTokensToServers(t *testing.T) {
 }
 
 // A server that wants certificates of its clients, or has a prefix, is known as one.
-func TestDoctorLocal(t *testing.T) {
+func TestDoctorMachine(t *testing.T) {
 	cfg := testConfig(t, t.TempDir(), "")
 	cfg.Stock.HTTP.Prefix = "/mirror/"
 	for mode, want := range map[configuration.ClientAuth]bool{
@@ -365,12 +366,12 @@ func TestDoctorLocal(t *testing.T) {
 		configuration.ClientAuthVerifyClientCertIfGiven: false, configuration.ClientAuthRequestClientCert: false,
 	} {
 		cfg.Stock.HTTP.TLS.ClientAuth, cfg.Stock.HTTP.TLS.ClientCAs = mode, []string{"ca.pem"}
-		if got := doctorLocal(cfg); got.ClientCertificates != want || got.Prefix != "/mirror/" {
+		if got := doctorMachine(cfg, 0); got.ClientCertificates != want || got.Prefix != "/mirror/" {
 			t.Errorf("%q: %+v", mode, got)
 		}
 	}
 	cfg.Stock.HTTP.TLS.ClientCAs = nil
-	if doctorLocal(cfg).ClientCertificates {
+	if doctorMachine(cfg, 0).ClientCertificates {
 		t.Error("certificates without authorities")
 	}
 }
@@ -399,9 +400,9 @@ func TestDoctorOfRunningProgram(t *testing.T) {
 		cfg := testConfig(t, t.TempDir(), "")
 		cfg.Stock.HTTP.Prefix = prefix
 		stop := serving(t, cfg)
-		findings := doctor.Doctor{Timeout: time.Minute}.CheckLocal(t.Context(), doctorLocal(cfg))
+		findings := doctorMachine(cfg, time.Minute).Check(t.Context())
 		for _, f := range findings {
-			if f.Status == doctor.Failed || f.Step == "listener" && !strings.Contains(f.Text, "registry-module runs, and answers") {
+			if f.Status == report.Failed || f.Step == "listener" && !strings.Contains(f.Text, "registry-module runs, and answers") {
 				t.Errorf("%q: %+v", prefix, f)
 			}
 		}

@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/machine", "doctor/report", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -70,8 +70,16 @@ var architecture = Rules{
 			"config only reads what is written, and upstream knows what the URL of a registry means",
 		},
 		"doctor": {
-			[]string{"auth", "upstream", "internal/..."},
+			[]string{"auth", "doctor/report", "upstream", "internal/..."},
 			"doctor looks at what is outside, in the way that upstream goes; what the configuration says is for main to tell",
+		},
+		"doctor/machine": {
+			[]string{"doctor/report", "upstream", "internal/..."},
+			"machine looks at this machine alone; upstream has the one way to clean texts",
+		},
+		"doctor/report": {
+			nil,
+			"report is the words and the form of what is found, whoever finds it",
 		},
 		"deploy": {
 			nil,
@@ -100,7 +108,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "cmd/registry-module", "doctor", "server", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "cmd/registry-module", "doctor", "doctor/machine", "server", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {

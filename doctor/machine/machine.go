@@ -1,4 +1,4 @@
-package doctor
+package machine
 
 import (
 	"context"
@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
 
@@ -27,8 +29,15 @@ const (
 // docs/disk-format.md.
 const knownFormat = 1
 
-// Local is what the program is to use of this machine.
-type Local struct {
+// Machine is what the program is to use of this machine. Only DataDir, Addr and
+// AdminAddr are needed.
+type Machine struct {
+	// Timeout bounds each step: what does not end by then is left behind. Default:
+	// [report.DefaultTimeout].
+	Timeout time.Duration
+	// Now is the clock. Default: [time.Now].
+	Now func() time.Time
+
 	// DataDir is the data directory.
 	DataDir string
 	// MaxSize is how many bytes are kept at most; 0 is no limit.
@@ -51,31 +60,36 @@ type Local struct {
 	MetricsPath string
 }
 
-// CheckLocal looks at what this machine gives to the program. It ends early when ctx
-// does.
-func (d Doctor) CheckLocal(ctx context.Context, l Local) []Finding {
-	e := &examination{Doctor: d}
-	e.step(ctx, "system-clock", e.year)
-	e.blocked = false
-	e.step(ctx, "data-dir", func(context.Context) Finding { return dataDir(l.DataDir) })
-	e.step(ctx, "format", func(context.Context) Finding { return dataFormat(l.DataDir) })
-	e.blocked = false
-	e.step(ctx, "space", func(context.Context) Finding { return space(l) })
-	e.blocked = false
-	e.step(ctx, "listener", func(ctx context.Context) Finding { return e.listener(ctx, l) })
-	e.blocked = false
-	e.step(ctx, "admin-listener", func(ctx context.Context) Finding { return e.adminListener(ctx, l) })
-	return e.findings
+// Check looks at what m gives to the program. It ends early when ctx does.
+func (m Machine) Check(ctx context.Context) []report.Finding {
+	steps := report.Steps{Timeout: m.Timeout}
+	steps.Do(ctx, "system-clock", m.year)
+	steps.Blocked = false
+	steps.Do(ctx, "data-dir", func(context.Context) report.Finding { return dataDir(m.DataDir) })
+	steps.Do(ctx, "format", func(context.Context) report.Finding { return dataFormat(m.DataDir) })
+	steps.Blocked = false
+	steps.Do(ctx, "space", func(context.Context) report.Finding { return m.space() })
+	steps.Blocked = false
+	steps.Do(ctx, "listener", m.listener)
+	steps.Blocked = false
+	steps.Do(ctx, "admin-listener", m.adminListener)
+	return steps.Findings
 }
 
+// firstYear is before all years in which this program runs.
+const firstYear = 2024
+
 // year finds machines that have woken up without a clock that is kept by a battery.
-func (e *examination) year(context.Context) Finding {
-	now := e.now().UTC()
-	if now.Year() < firstYear {
-		return failed("Set the clock of this machine, and keep it by NTP (timedatectl set-ntp true): nothing that has a certificate can be reached.",
-			"this machine believes that it is %s", minute(now))
+func (m Machine) year(context.Context) report.Finding {
+	now := time.Now()
+	if m.Now != nil {
+		now = m.Now()
 	}
-	return ok("%s", minute(now))
+	if now.UTC().Year() < firstYear {
+		return report.Fail("Set the clock of this machine, and keep it by NTP (timedatectl set-ntp true): nothing that has a certificate can be reached.",
+			"this machine believes that it is %s", report.Minute(now))
+	}
+	return report.Passed("%s", report.Minute(now))
 }
 
 // ownDirs are the directories that the program writes to, below the data directory.
@@ -84,20 +98,20 @@ var ownDirs = []string{
 }
 
 // dataDir finds out whether this process can use it.
-func dataDir(dir string) Finding {
+func dataDir(dir string) report.Finding {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		parent := existing(dir)
 		if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
-			return failed(fmt.Sprintf("Create it for this user: mkdir -p %s && chown -R %d:%d %[1]s (in a container, mount a volume there); or set %[4]s.",
+			return report.Fail(fmt.Sprintf("Create it for this user: mkdir -p %s && chown -R %d:%d %[1]s (in a container, mount a volume there); or set %[4]s.",
 				dir, os.Getuid(), os.Getgid(), dataSetting), "%s does not exist, and user %d cannot create it in %s", dir, os.Getuid(), parent)
 		}
-		return ok("%s does not exist yet, and can be created", dir)
+		return report.Passed("%s does not exist yet, and can be created", dir)
 	case err != nil:
 		return unusable(dir, dir, err)
 	case !info.IsDir():
-		return failed("Set "+dataSetting+" to a directory.", "%s is not a directory", dir)
+		return report.Fail("Set "+dataSetting+" to a directory.", "%s is not a directory", dir)
 	}
 	for _, sub := range ownDirs {
 		path := filepath.Join(dir, filepath.FromSlash(sub))
@@ -114,23 +128,23 @@ func dataDir(dir string) Finding {
 	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
 		return unusable(dir, dir, err)
 	}
-	return ok("%s is writable for user %d", dir, os.Getuid())
+	return report.Passed("%s is writable for user %d", dir, os.Getuid())
 }
 
-func unusable(dir, path string, err error) Finding {
+func unusable(dir, path string, err error) report.Finding {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return failed(fmt.Sprintf("Run on the host: chown -R %d:%d DIRECTORY, where DIRECTORY is what is mounted to %s; or set %s.", os.Getuid(), os.Getgid(), dir, dataSetting),
+		return report.Fail(fmt.Sprintf("Run on the host: chown -R %d:%d DIRECTORY, where DIRECTORY is what is mounted to %s; or set %s.", os.Getuid(), os.Getgid(), dir, dataSetting),
 			"%s is not writable for user %d", path, os.Getuid())
 	case errors.Is(err, syscall.EROFS):
-		return failed("Mount it for writing, or set "+dataSetting+" to a directory elsewhere.", "%s is on a file system that is read-only", path)
+		return report.Fail("Mount it for writing, or set "+dataSetting+" to a directory elsewhere.", "%s is on a file system that is read-only", path)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return failed("Make room on the file system, or set "+dataSetting+" to a directory elsewhere.", "%s cannot be written to: no space is left", path)
+		return report.Fail("Make room on the file system, or set "+dataSetting+" to a directory elsewhere.", "%s cannot be written to: no space is left", path)
 	default:
 		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pathErr.Err
 		}
-		return failed("Check the disk (dmesg), or set "+dataSetting+" to a directory elsewhere.", "%s cannot be used: %v", path, err)
+		return report.Fail("Check the disk (dmesg), or set "+dataSetting+" to a directory elsewhere.", "%s cannot be used: %v", path, err)
 	}
 }
 
@@ -150,15 +164,15 @@ func existing(dir string) string {
 }
 
 // dataFormat says what is in the data directory.
-func dataFormat(dir string) Finding {
+func dataFormat(dir string) report.Finding {
 	const name = "registry-module.json"
 	text, err := os.ReadFile(filepath.Join(dir, name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := os.Stat(filepath.Join(dir, "docker", "registry", "v2")); err == nil {
-			return ok("written by the stock registry: it is taken over as it is")
+			return report.Passed("written by the stock registry: it is taken over as it is")
 		}
-		return ok("nothing is stored yet")
+		return report.Passed("nothing is stored yet")
 	case err != nil:
 		return unusable(dir, filepath.Join(dir, name), err)
 	}
@@ -167,49 +181,49 @@ func dataFormat(dir string) Finding {
 		Remote  string `json:"remote"`
 	}
 	if err := json.Unmarshal(text, &format); err != nil {
-		return failed("If all content is of one remote, delete the file; otherwise restore it (docs/disk-format.md).",
+		return report.Fail("If all content is of one remote, delete the file; otherwise restore it (docs/disk-format.md).",
 			"%s is damaged", filepath.Join(dir, name))
 	}
 	if format.Version > knownFormat {
-		return failed("Use a newer version of registry-module.", "the data directory has format %d, and this program knows formats up to %d", format.Version, knownFormat)
+		return report.Fail("Use a newer version of registry-module.", "the data directory has format %d, and this program knows formats up to %d", format.Version, knownFormat)
 	}
 	if format.Remote == "" {
-		return ok("format %d", format.Version)
+		return report.Passed("format %d", format.Version)
 	}
-	return ok("format %d, bare names belong to %s", format.Version, new(upstream.Secrets).Clean(format.Remote))
+	return report.Passed("format %d, bare names belong to %s", format.Version, new(upstream.Secrets).Clean(format.Remote))
 }
 
 // space compares what is free with the limits.
-func space(l Local) Finding {
+func (m Machine) space() report.Finding {
 	var st unix.Statfs_t
-	if err := unix.Statfs(existing(l.DataDir), &st); err != nil {
-		return failed("Check the disk (dmesg).", "the free space is not known: %v", err)
+	if err := unix.Statfs(existing(m.DataDir), &st); err != nil {
+		return report.Fail("Check the disk (dmesg).", "the free space is not known: %v", err)
 	}
 	block := int64(st.Bsize) //nolint:unconvert // its type differs between architectures
-	return judgeSpace(l, int64(st.Bavail)*block, int64(st.Blocks)*block)
+	return m.judgeSpace(int64(st.Bavail)*block, int64(st.Blocks)*block)
 }
 
-func judgeSpace(l Local, free, whole int64) Finding {
+func (m Machine) judgeSpace(free, whole int64) report.Finding {
 	reserve := int64(0)
-	if l.MinFree != nil {
-		reserve = l.MinFree(whole)
+	if m.MinFree != nil {
+		reserve = m.MinFree(whole)
 	}
 	text := size(free) + " of " + size(whole) + " are free"
 	if reserve > 0 {
 		text += ", of which " + size(reserve) + " stay free"
 	}
-	if l.MaxSize > 0 {
-		text += "; at most " + size(l.MaxSize) + " are kept"
+	if m.MaxSize > 0 {
+		text += "; at most " + size(m.MaxSize) + " are kept"
 	}
 	switch {
 	case free <= reserve:
-		return failed("Make room on the file system of the data directory, or lower REGISTRY_CACHE_MINFREE: nothing new is kept.", "%s", text)
-	case l.MaxSize > whole-reserve:
-		return warning("Set REGISTRY_CACHE_MAXSIZE to less than "+size(whole-reserve)+", or leave it out.", "%s, which is more than there can be", text)
+		return report.Fail("Make room on the file system of the data directory, or lower REGISTRY_CACHE_MINFREE: nothing new is kept.", "%s", text)
+	case m.MaxSize > whole-reserve:
+		return report.Warn("Set REGISTRY_CACHE_MAXSIZE to less than "+size(whole-reserve)+", or leave it out.", "%s, which is more than there can be", text)
 	case free-reserve < 1<<30:
-		return warning("Images have some hundred MB each: make room on the file system of the data directory.", "%s", text)
+		return report.Warn("Images have some hundred MB each: make room on the file system of the data directory.", "%s", text)
 	}
-	return ok("%s", text)
+	return report.Passed("%s", text)
 }
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -1,4 +1,4 @@
-package doctor_test
+package report_test
 
 import (
 	"bytes"
@@ -7,22 +7,22 @@ import (
 	"testing"
 	"time"
 
-	"registry-module/doctor"
+	"registry-module/doctor/report"
 )
 
-var sampleReport = doctor.NewReport(
-	[]doctor.Finding{
-		{Step: "data-dir", Status: doctor.OK, Text: "/var/lib/registry is writable for user 65532", Took: 100 * time.Microsecond},
-		{Step: "space", Status: doctor.Warning, Text: "600 MiB of 8.0 GiB are free", Advice: "Make room."},
+var sampleReport = report.NewReport(
+	[]report.Finding{
+		{Step: "data-dir", Status: report.OK, Text: "/var/lib/registry is writable for user 65532", Took: 100 * time.Microsecond},
+		{Step: "space", Status: report.Warning, Text: "600 MiB of 8.0 GiB are free", Advice: "Make room."},
 	},
-	[]doctor.RemoteReport{
-		{Number: 1, Host: "registry-1.docker.io", Alias: "hub", Image: "library/hello-world:latest", Checks: []doctor.Finding{
-			{Step: "resolve", Status: doctor.OK, Text: "registry-1.docker.io → 192.0.2.1", Took: 12345 * time.Microsecond},
-			{Step: "tls", Status: doctor.Failed, Text: "signed by Bücher CA, which this machine does not trust",
+	[]report.RemoteReport{
+		{Number: 1, Host: "registry-1.docker.io", Alias: "hub", Image: "library/hello-world:latest", Checks: []report.Finding{
+			{Step: "resolve", Status: report.OK, Text: "registry-1.docker.io → 192.0.2.1", Took: 12345 * time.Microsecond},
+			{Step: "tls", Status: report.Failed, Text: "signed by Bücher CA, which this machine does not trust",
 				Advice: "Set REGISTRY_PROXY_CA to a file.", Took: 31 * time.Second},
-			{Step: "api", Status: doctor.Skipped, Text: "not tried"},
+			{Step: "api", Status: report.Skipped, Text: "not tried"},
 		}},
-		{Number: 2, Host: "quay.io", Checks: []doctor.Finding{{Step: "resolve", Status: doctor.OK, Text: "quay.io → 192.0.2.2"}}},
+		{Number: 2, Host: "quay.io", Checks: []report.Finding{{Step: "resolve", Status: report.OK, Text: "quay.io → 192.0.2.2"}}},
 	})
 
 const (
@@ -136,21 +136,21 @@ func TestReport(t *testing.T) {
 
 func TestReportSummary(t *testing.T) {
 	for _, test := range []struct {
-		statuses []doctor.Status
-		want     doctor.Status
+		statuses []report.Status
+		want     report.Status
 		text     string
 	}{
-		{nil, doctor.OK, "Everything is in order.\n"},
-		{[]doctor.Status{doctor.OK, doctor.Skipped}, doctor.OK, "Everything is in order.\n"},
-		{[]doctor.Status{doctor.Warning, doctor.OK}, doctor.Warning, "Nothing has failed, 1 warning.\n"},
-		{[]doctor.Status{doctor.Warning, doctor.Failed, doctor.Failed, doctor.Warning}, doctor.Failed, "2 checks have failed, 2 warnings.\n"},
+		{nil, report.OK, "Everything is in order.\n"},
+		{[]report.Status{report.OK, report.Skipped}, report.OK, "Everything is in order.\n"},
+		{[]report.Status{report.Warning, report.OK}, report.Warning, "Nothing has failed, 1 warning.\n"},
+		{[]report.Status{report.Warning, report.Failed, report.Failed, report.Warning}, report.Failed, "2 checks have failed, 2 warnings.\n"},
 	} {
-		var findings []doctor.Finding
+		var findings []report.Finding
 		for _, s := range test.statuses {
-			findings = append(findings, doctor.Finding{Status: s})
+			findings = append(findings, report.Finding{Status: s})
 		}
-		for _, r := range []doctor.Report{
-			doctor.NewReport(findings, nil), doctor.NewReport(nil, []doctor.RemoteReport{{Checks: findings}}),
+		for _, r := range []report.Report{
+			report.NewReport(findings, nil), report.NewReport(nil, []report.RemoteReport{{Checks: findings}}),
 		} {
 			var out bytes.Buffer
 			if err := r.WriteText(&out, false); err != nil || r.Status != test.want || !bytes.HasSuffix(out.Bytes(), []byte(test.text)) {
@@ -169,3 +169,13 @@ type fullDisk struct{}
 
 // Write implements io.Writer.
 func (fullDisk) Write([]byte) (int, error) { return 0, errFull }
+
+func TestRoughly(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Second: "1 second", -90 * time.Second: "90 seconds", 3 * time.Minute: "3 minutes", 30 * time.Hour: "30 hours", 72 * time.Hour: "3 days",
+	} {
+		if got := report.Roughly(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}
