@@ -21,5 +21,5 @@
 // It opens connections of its own up to where HTTP is spoken, because a failure can
 // only be told apart where it happens. From there on it has package upstream ask, and
 // looks on, so that what is said here is what the program will do. Of this module it
-// imports auth and upstream.
+// imports auth, upstream, and the packages below it but for machine.
 package doctor

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"registry-module/doctor/images"
 	"registry-module/doctor/report"
 	"registry-module/upstream"
 )
@@ -72,7 +73,7 @@ type Remote struct {
 	ProxySetting string
 
 	// Image is the one whose manifest is asked for, NAME[:TAG] or NAME@DIGEST;
-	// see [ParseImage]. Default: [DefaultImage], or none.
+	// see [images.Parse]. Default: [images.Default], or none.
 	Image string
 }
 
@@ -215,10 +216,12 @@ func (e *examination) settings(context.Context) report.Finding {
 	if e.r.URL == nil {
 		return report.Fail("Set "+e.r.Variable("REMOTEURL")+", for example to https://registry-1.docker.io.", "no URL is configured")
 	}
-	e.r.Image = e.image()
+	if e.r.Image == "" {
+		e.r.Image = images.Default(e.r.URL.Host)
+	}
 	var err error
 	if e.r.Image != "" {
-		if e.repo, e.ref, err = ParseImage(e.r.URL.Host, e.r.Image); err != nil {
+		if e.repo, e.ref, err = images.Parse(e.r.URL.Host, e.r.Image); err != nil {
 			return report.Fail("Write --image NAME:TAG, for example library/alpine:latest.", "the image cannot be asked for: %v", err)
 		}
 	}

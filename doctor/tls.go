@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"registry-module/doctor/chain"
 	"registry-module/doctor/report"
 )
 
@@ -55,15 +56,15 @@ func (e *examination) tlsConfig(serverName string, own bool) *tls.Config {
 func (e *examination) handshake(ctx context.Context, conn net.Conn, l leg, mayAsk bool) report.Finding {
 	config := e.tlsConfig(l.url.Hostname(), true)
 	config.InsecureSkipVerify = true // nothing is sent over it
-	var v *verdict
+	var v *chain.Verdict
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		judged := judge(state.PeerCertificates, l.url.Hostname(), e.roots, e.now())
+		judged := chain.Judge(state.PeerCertificates, l.url.Hostname(), e.roots, e.now())
 		v = &judged
 		return nil
 	}
 	if show := config.GetClientCertificate; show != nil {
 		config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if v.good() || e.r.Insecure {
+			if v.Good() || e.r.Insecure {
 				return show(info)
 			}
 			return &tls.Certificate{}, nil // not for strangers
@@ -72,7 +73,7 @@ func (e *examination) handshake(ctx context.Context, conn net.Conn, l leg, mayAs
 	start := time.Now()
 	secured := tls.Client(conn, config)
 	err := secured.HandshakeContext(ctx)
-	if err != nil && (v == nil || v.good()) {
+	if err != nil && (v == nil || v.Good()) {
 		return e.noHandshake(l, err)
 	}
 	took := time.Since(start)

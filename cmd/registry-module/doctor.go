@@ -21,6 +21,7 @@ import (
 	"registry-module/auth"
 	"registry-module/config"
 	"registry-module/doctor"
+	"registry-module/doctor/images"
 	"registry-module/doctor/machine"
 	"registry-module/doctor/report"
 	"registry-module/upstream"
@@ -203,7 +204,7 @@ func checkImage(remotes []config.Remote, image string) error {
 	if len(remotes) != 1 {
 		return fmt.Errorf("--image is of one remote, and there are %d: name it, for example 'doctor quay.io --image %s'", len(remotes), image)
 	}
-	if _, _, err := doctor.ParseImage(remotes[0].URL.Host, image); err != nil {
+	if _, _, err := images.Parse(remotes[0].URL.Host, image); err != nil {
 		return fmt.Errorf("--image: %w", err)
 	}
 	return nil
@@ -211,7 +212,7 @@ func checkImage(remotes []config.Remote, image string) error {
 
 func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r config.Remote, image string) report.RemoteReport {
 	if image == "" {
-		image = doctor.DefaultImage(r.URL.Host)
+		image = images.Default(r.URL.Host)
 	}
 	return report.RemoteReport{
 		Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,

@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/machine", "doctor/report", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -70,8 +70,16 @@ var architecture = Rules{
 			"config only reads what is written, and upstream knows what the URL of a registry means",
 		},
 		"doctor": {
-			[]string{"auth", "doctor/report", "upstream", "internal/..."},
+			[]string{"auth", "doctor/chain", "doctor/images", "doctor/report", "upstream", "internal/..."},
 			"doctor looks at what is outside, in the way that upstream goes; what the configuration says is for main to tell",
+		},
+		"doctor/chain": {
+			nil,
+			"chain judges certificates, whoever has shown them to whom",
+		},
+		"doctor/images": {
+			[]string{"upstream", "internal/..."},
+			"images reads names, and upstream knows what registries are called",
 		},
 		"doctor/machine": {
 			[]string{"doctor/report", "upstream", "internal/..."},

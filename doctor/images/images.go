@@ -1,4 +1,9 @@
-package doctor
+// Package images reads the names of images as people write them, and knows some that can
+// be tried.
+//
+// It promises that what it has read fits into a URL as it is. It trusts nothing in names.
+// Of this module it imports upstream, for what Docker Hub is called.
+package images
 
 import (
 	"errors"
@@ -7,16 +12,15 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"registry-module/upstream"
 )
 
-// dockerHub is the host of Docker Hub, as [upstream.ParseURL] writes it.
-const dockerHub = "registry-1.docker.io"
-
-// DefaultImage returns a small public image of a well-known registry, which is
+// Default returns a small public image of a well-known registry, which is
 // pulled for tests all over the world, or nothing.
-func DefaultImage(host string) string {
+func Default(host string) string {
 	return map[string]string{
-		dockerHub:           "library/hello-world:latest",
+		upstream.DockerHub:  "library/hello-world:latest",
 		"gcr.io":            "distroless/static:latest",
 		"ghcr.io":           "containerd/busybox:1.36",
 		"mcr.microsoft.com": "hello-world:latest",
@@ -26,13 +30,6 @@ func DefaultImage(host string) string {
 	}[host]
 }
 
-func (e *examination) image() string {
-	if e.r.Image != "" {
-		return e.r.Image
-	}
-	return DefaultImage(e.r.URL.Host)
-}
-
 // Names of repositories and tags, as the OCI distribution specification has them
 // under "Pulling manifests".
 var (
@@ -40,13 +37,13 @@ var (
 	tagName        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
-// ParseImage reads NAME[:TAG] or NAME@DIGEST, in which NAME may begin with the
+// Parse reads NAME[:TAG] or NAME@DIGEST, in which NAME may begin with the
 // registry's host, and returns the repository and the tag or digest. The tag is
 // latest where there is none, and on Docker Hub a name without a slash is in
 // library.
-func ParseImage(host, image string) (repo, ref string, err error) {
+func Parse(host, image string) (repo, ref string, err error) {
 	image = strings.TrimPrefix(image, host+"/")
-	if host == dockerHub {
+	if host == upstream.DockerHub {
 		image = strings.TrimPrefix(image, "docker.io/")
 	}
 	repo, ref, hasDigest := strings.Cut(image, "@")
@@ -58,7 +55,7 @@ func ParseImage(host, image string) (repo, ref string, err error) {
 	} else if !hasDigest {
 		ref = "latest"
 	}
-	if host == dockerHub && !strings.Contains(repo, "/") {
+	if host == upstream.DockerHub && !strings.Contains(repo, "/") {
 		repo = "library/" + repo
 	}
 	if !repositoryName.MatchString(repo) {
