@@ -155,30 +155,24 @@ func timed(f report.Finding, took time.Duration) report.Finding {
 	return f
 }
 
-func (e *examination) dialFamily(ctx context.Context, addrs []netip.Addr, port string) dialed {
-	var d dialed
+// dialFamily tries addresses until one answers.
+func (e *examination) dialFamily(ctx context.Context, addrs []netip.Addr, port string) (d dialed) {
+	n, err := net.LookupPort("tcp", port)
+	if err != nil {
+		return dialed{err: err}
+	}
 	addrs = addrs[:min(len(addrs), maxDials)]
 	for i, a := range addrs {
-		n, err := parsePort(port)
-		if err != nil {
-			return dialed{err: err}
-		}
 		start := time.Now()
-		d.addr = netip.AddrPortFrom(a, n)
+		d.addr = netip.AddrPortFrom(a, uint16(n)) // LookupPort knows the range
 		limited, cancel := share(ctx, len(addrs)-i)
 		d.conn, d.err = e.dial(limited, d.addr.String())
 		cancel()
-		d.took = time.Since(start)
-		if d.err == nil {
-			return d
+		if d.took = time.Since(start); d.err == nil {
+			break
 		}
 	}
 	return d
-}
-
-func parsePort(port string) (uint16, error) {
-	n, err := net.LookupPort("tcp", port)
-	return uint16(n), err // LookupPort knows the range
 }
 
 // share gives a part of the time that is left.
@@ -209,17 +203,11 @@ func (e *examination) dialHost(ctx context.Context, _, addr string) (net.Conn, e
 			return nil, err
 		}
 	}
-	err = errors.New("no address")
-	for i, a := range addrs {
-		limited, cancel := share(ctx, len(addrs)-i)
-		var conn net.Conn
-		conn, err = e.dial(limited, net.JoinHostPort(a.String(), port))
-		cancel()
-		if err == nil {
-			return conn, nil
-		}
+	d := e.dialFamily(ctx, addrs, port)
+	if d.conn == nil && d.err == nil {
+		return nil, errors.New("no address")
 	}
-	return nil, err
+	return d.conn, d.err
 }
 
 // dialText says what went wrong, without who and what to do.
