@@ -76,7 +76,9 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	}
 	resource := rt.name // of access control
 	if rt.name != "" {
-		if r, err = s.onBehalf(r); err == nil {
+		var ctx context.Context
+		if ctx, err = s.onBehalf(r); err == nil {
+			r = r.WithContext(ctx)
 			resource, err = s.direct(x, ns, rt)
 		}
 	}
@@ -132,21 +134,21 @@ func (s *Server) direct(x *exchange, ns string, rt route) (resource string, err 
 	return places[0].Host + "/" + places[0].Repo, nil // whatever it is called
 }
 
-// onBehalf returns the request with what it has passed on its way to us, for what
-// we ask of others because of it. One that has passed us before goes round in a
+// onBehalf returns the request's context with what it has passed on its way to us, for
+// what we ask of others because of it. One that has passed us before goes round in a
 // circle (RFC 9110, section 7.6.3).
-func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
+func (s *Server) onBehalf(r *http.Request) (context.Context, error) {
 	chain := via.Parse(r.Header)
 	switch at := slices.Index(chain, s.name); {
 	case len(chain) == 0:
-		return r, nil
+		return r.Context(), nil
 	case at >= 0 && s.name != "":
 		way := append(slices.Clone(chain[at:]), s.name)
 		return nil, fmt.Errorf("%w: %s; change the remote (REGISTRY_PROXY_REMOTEURL) of one of them", cache.ErrLoop, strings.Join(way, ", then "))
 	case len(chain) > via.MaxHops:
 		return nil, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
 	}
-	return r.WithContext(via.With(r.Context(), via.Ours(chain))), nil
+	return via.With(r.Context(), via.Ours(chain)), nil
 }
 
 // forApp returns the request as the app is to see it, which controls access by the

@@ -269,7 +269,14 @@ func TestLoops(t *testing.T) {
 	if n := s.up.Calls(""); n != 0 {
 		t.Errorf("%d requests to the remote", n)
 	}
-	if r := do(t, http.MethodGet, url, "Via", "1.1 registry-module-below, 1.1 proxy.internal.test:3128"); r.status != 200 || !slices.Equal(passed, []string{"registry-module-below"}) {
+	// With access control as well.
+	locked := s.serve(t, func(o *server.Options) {
+		controller(func() (*stockauth.Grant, error) { return &stockauth.Grant{}, nil }).configure(o)
+	})
+	if r := do(t, http.MethodGet, locked+"/v2/a/b/manifests/v1", "Via", "1.1 registry-module-this"); r.status != 508 || !strings.Contains(string(r.body), "registry-module-this, then") {
+		t.Errorf("with access control: status %d, %s", r.status, r.body)
+	}
+	if r := do(t, http.MethodGet, url, "Via", "1.1 registry-module-below, 1.1 proxy.internal.test:3128"); r.status != 200 || !slices.Equal(passed, []string{"registry-module-below", "proxy"}) {
 		t.Errorf("status %d, passed on %q", r.status, passed)
 	}
 	s.up.Fail(&cache.UpstreamError{Kind: cache.ErrLoop, Remote: "above.test", Op: "fetching", Status: 508, Err: errors.New("further.test: the way")})

@@ -386,7 +386,7 @@ func TestBadTags(t *testing.T) {
 		// That there is no such repository has to be said by a registry.
 		"404":                    {ut.Fault{Status: 404}, cache.ErrNotFound},
 		"404, OCI body":          {ut.Fault{Status: 404, Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrNotFound},
-		"404, only its header":   {ut.Fault{Status: 404, Body: []byte("not found"), Header: http.Header{"Docker-Distribution-Api-Version": {"registry/2.0"}}}, cache.ErrNotFound},
+		"404, only its header":   {ut.Fault{Status: 404, Body: []byte("not found"), Header: http.Header{"Docker-Distribution-Api-Version": {"registry/2.0"}}}, cache.ErrInvalid},
 		"404 of a load balancer": {ut.Fault{Status: 404, Body: []byte("404 page not found"), Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrInvalid},
 		"404 in other JSON":      {ut.Fault{Status: 404, Body: []byte(`{"message":"no such route"}`), Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrInvalid},
 	} {

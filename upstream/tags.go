@@ -88,7 +88,7 @@ func (r *Remote) refusedTags(op string, rep *reply) error {
 		return r.refused(op, rep)
 	}
 	text := r.ociErrors(rep.Response)
-	if rep.foreign || text == "" && rep.Header.Get("Docker-Distribution-Api-Version") == "" {
+	if rep.foreign || text == "" { // its headers are added by proxies, too
 		return r.invalid(op, rep.StatusCode, "the answer is not that of a registry: does a proxy in between say so?")
 	}
 	return r.refusal(op, rep, text)

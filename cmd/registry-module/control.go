@@ -105,7 +105,7 @@ func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) err
 	if err != nil {
 		return fmt.Errorf("no running server answers at %s, and without one: %w", remote.path, err)
 	}
-	idx, err := index.Open(indexPath(cfg.DataDir), nil)
+	idx, err := index.Open(indexPath(cfg.DataDir), newLogger(cfg, os.Stderr))
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}

@@ -30,10 +30,19 @@ const prefix = "registry-module-"
 // NewName returns a name that no other process has. It tells nothing of the machine.
 func NewName() string { return prefix + strings.ToLower(rand.Text()[:8]) }
 
-// Ours returns the part of a chain that NewName has made. Others can be the names of
-// hosts, which are nobody's business above (RFC 9110, section 7.6.3).
+// other stands for a name that is not ours.
+const other = "proxy"
+
+// Ours returns a chain in which only names that NewName has made are told. Others can
+// be those of hosts, which are nobody's business above (RFC 9110, section 7.6.3).
 func Ours(chain []string) []string {
-	return slices.DeleteFunc(slices.Clone(chain), func(name string) bool { return !strings.HasPrefix(name, prefix) })
+	ours := slices.Clone(chain)
+	for i, name := range ours {
+		if !strings.HasPrefix(name, prefix) {
+			ours[i] = other
+		}
+	}
+	return ours
 }
 
 type chainKey struct{}

@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("names %q, %q", a, b)
 	}
 	chain := []string{a, "gateway.internal.test", b, "squid"}
-	if got := via.Ours(chain); !slices.Equal(got, []string{a, b}) || len(chain) != 4 || chain[1] != "gateway.internal.test" {
+	if got := via.Ours(chain); !slices.Equal(got, []string{a, "proxy", b, "proxy"}) || len(chain) != 4 || chain[1] != "gateway.internal.test" {
 		t.Errorf("ours of %q: %q", chain, got)
 	}
 }

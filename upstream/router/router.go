@@ -165,21 +165,32 @@ func inLibrary(name string) string {
 	return "library/" + name
 }
 
-// admits tells whether a repository is not ruled out. Patterns are for the full names
-// of images of Docker Hub, too, which a remote that serves them beside its own, as
-// another registry-module does, has by others as well.
+// admits tells whether a repository is not ruled out, by whichever of its names: images
+// of Docker Hub have several, there and at a remote that serves them beside its own, as
+// another registry-module does.
 func (m *Remote) admits(repo string) bool {
 	if len(m.Allow) == 0 && len(m.Deny) == 0 {
 		return true
 	}
-	full := repo
-	if first, rest, ok := strings.Cut(repo, "/"); ok && upstream.HostOf(first) == upstream.DockerHub {
-		full = "docker.io/" + inLibrary(rest)
-	}
+	names := m.names(repo)
 	matches := func(pattern string) bool {
-		return doublestar.MatchUnvalidated(pattern, repo) || doublestar.MatchUnvalidated(pattern, full)
+		return slices.ContainsFunc(names, func(name string) bool { return doublestar.MatchUnvalidated(pattern, name) })
 	}
 	return !slices.ContainsFunc(m.Deny, matches) && (len(m.Allow) == 0 || slices.ContainsFunc(m.Allow, matches))
+}
+
+// names are all that a repository of the remote is called.
+func (m *Remote) names(repo string) []string {
+	before, image := "", repo
+	if m.Host != upstream.DockerHub {
+		first, rest, ok := strings.Cut(repo, "/")
+		if !ok || upstream.HostOf(first) != upstream.DockerHub {
+			return []string{repo}
+		}
+		before, image = "docker.io/", rest
+	}
+	full := inLibrary(image)
+	return []string{repo, before + full, before + strings.TrimPrefix(full, "library/")}
 }
 
 // Listed returns the name by which clients can ask for what is at p without

@@ -85,6 +85,8 @@ func TestRouteRefuses(t *testing.T) {
 	r := site(t)
 	onlyHub := newRouter(t, router.Remote{Host: hub, Default: true, Deny: []string{"library/**"}})
 	upper := newRouter(t, router.Remote{Host: "upper.test", Alias: "up", Default: true, Namespaces: []string{"docker.io"}, Deny: []string{"docker.io/library/evil"}})
+	short := newRouter(t, router.Remote{Host: hub, Deny: []string{"evil"}},
+		router.Remote{Host: "upper.test", Alias: "up", Deny: []string{"docker.io/evil"}})
 	noDefault := newRouter(t, router.Remote{Host: "a.test"})
 	for _, tt := range []struct {
 		router   *router.Router
@@ -111,6 +113,10 @@ func TestRouteRefuses(t *testing.T) {
 		{r, "", "hub/library/evil", cache.ErrRefused, ""},
 		{r, "", "hub/other/a", cache.ErrRefused, ""},
 		{onlyHub, "", "nginx", cache.ErrRefused, ""},
+		{short, "docker.io", "library/evil", cache.ErrRefused, ""},
+		{short, "", "docker.io/evil", cache.ErrRefused, ""},
+		{short, "", "up/docker.io/library/evil", cache.ErrRefused, ""},
+		{short, "", "up/index.docker.io/evil", cache.ErrRefused, ""},
 		// And of one of Docker Hub that another remote serves.
 		{upper, "docker.io", "evil", cache.ErrRefused, ""},
 		{upper, "index.docker.io", "library/evil", cache.ErrRefused, ""},
