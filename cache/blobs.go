@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -82,11 +83,35 @@ func (r *Repository) statNamed(ctx context.Context, dgst digest.Digest, notFound
 	if named, err := r.c.has(ctx, key(kindNamed, r.key, dgst.String())); err != nil || !named {
 		return 0, cmp.Or(err, notFound)
 	}
-	s, err := r.remote.Upstream.Blob(ctx, r.name, dgst, BlobPart{Length: 1})
+	return r.firstByte(ctx, dgst)
+}
+
+// firstByte makes sure that the remote gives the blob here. It returns its size, -1
+// where the remote does not tell.
+func (r *Repository) firstByte(ctx context.Context, dgst digest.Digest) (int64, error) {
+	s, err := atOnce(ctx, func() (*BlobStream, error) {
+		return r.remote.Upstream.Blob(ctx, r.name, dgst, BlobPart{Length: 1})
+	})
+	if errors.Is(err, ErrNoPart) {
+		return -1, nil // it is empty
+	}
 	if err != nil {
 		return 0, err
 	}
 	return s.Size, s.Body.Close()
+}
+
+// prove makes sure that a request can wait for f, see [fill.mayWaitFor], by asking
+// for the blob itself: a HEAD would not do, since who is asked may know of the blob and
+// wait for it as well.
+func (r *Repository) prove(ctx context.Context, f *fill) error {
+	_, err := flight(ctx, r, kindBlob, f.dgst.String(), func(ctx context.Context) (int64, error) {
+		return r.firstByte(ctx, f.dgst)
+	})
+	if err == nil {
+		f.vouch(r)
+	}
+	return err
 }
 
 // vouchInTurn is vouch for who wants the blob. Unless a manifest of the repository has
@@ -102,7 +127,7 @@ func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error 
 		return err
 	}
 	c := r.c
-	turn := c.flights.DoChan(string(key(kindNamed, r.key, dgst.String(), via.Value(via.From(ctx)))), func() (any, error) {
+	turn := c.flights.DoChan(string(key(kindNamed, r.key, dgst.String(), strconv.Itoa(len(via.From(ctx))))), func() (any, error) {
 		if !c.begin() {
 			return nil, ErrClosed
 		}
@@ -126,14 +151,14 @@ func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error 
 	}
 }
 
-// mayWaitFor tells whether the request of ctx has come another way than that which
-// f was begun for, and f has no answer yet: it might be waiting for this very request.
+// mayWaitFor tells whether f might be waiting for the request of ctx: it has no answer
+// yet, and was begun for one that has passed fewer registries.
 func (f *fill) mayWaitFor(ctx context.Context) bool {
 	select {
 	case <-f.started:
 		return false
 	default:
-		return len(via.From(ctx)) > 0 && !slices.Equal(via.From(f.ctx), via.From(ctx))
+		return len(via.From(f.ctx)) < len(via.From(ctx))
 	}
 }
 
@@ -286,10 +311,15 @@ func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if err != nil {
 			return nil, err
 		}
-		if !fresh && (!f.serves(r) || f.mayWaitFor(ctx)) {
-			if err := r.vouchInTurn(ctx, dgst); err != nil {
-				return nil, err
-			}
+		switch {
+		case fresh:
+		case f.mayWaitFor(ctx):
+			err = r.prove(ctx, f)
+		case !f.serves(r):
+			err = r.vouchInTurn(ctx, dgst)
+		}
+		if err != nil {
+			return nil, err
 		}
 		b, err = r.follow(ctx, f)
 		if f.failedForOthers(ctx, r, err) {

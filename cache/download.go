@@ -36,8 +36,11 @@ const (
 // goroutine, run's, decides; each stream has one of its own, and so has the sum.
 type download struct {
 	f     *fill
-	by    *Repository // whose name the next stream asks for
-	named int64       // the blob's size by a manifest of f.by; 0 where none tells
+	// by is whose name the next stream asks for: f.by, or for once that of another
+	// remote. Tried are those that were asked so.
+	by    *Repository
+	tried map[*remote]bool
+	named int64            // the blob's size by a manifest of f.by; 0 where none tells
 	res   *reservation
 	// partial is f.draft where that can be kept, nil where it is too small to
 	// be worth it.
@@ -72,6 +75,7 @@ type download struct {
 
 // event is what a stream tells.
 type event struct {
+	by   *Repository
 	span extents.Span // what it was to fetch
 	// opened is the remote's answer. Where it is nil, the stream has ended, having
 	// fetched got bytes.
@@ -156,7 +160,10 @@ const maxEnd = 1<<63 - 1
 
 // part is what the remote is asked for to get a span.
 func (d *download) part(span extents.Span) BlobPart {
-	part := BlobPart{Offset: span.Start, Validator: d.validator}
+	part := BlobPart{Offset: span.Start}
+	if d.by == d.f.by {
+		part.Validator = d.validator
+	}
 	if span.End < d.end {
 		part.Length = span.Len()
 	}
@@ -339,7 +346,7 @@ func (d *download) launch(ctx context.Context, o opened) {
 	s := stream{f: d.f, by: d.by, res: d.res, span: o.span, part: d.part(o.span), end: d.end, untold: d.untold, events: d.events}
 	go func() {
 		began, got, err := s.run(ctx, o)
-		d.events <- event{span: o.span, began: began, got: got, err: err}
+		d.events <- event{by: s.by, span: o.span, began: began, got: got, err: err}
 	}()
 }
 
@@ -348,6 +355,9 @@ func (d *download) handle(ctx context.Context, e event) error {
 	if e.opened != nil {
 		d.opening--
 		d.shy = false
+		if e.by != d.f.by {
+			return nil // what it can do says nothing about f.by
+		}
 		d.validator = cmp.Or(e.opened.Validator, d.validator)
 		if e.opened.Part {
 			d.wholes = 0
@@ -375,7 +385,14 @@ func (d *download) handle(ctx context.Context, e event) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(e.err, ErrNoSpace), errors.Is(e.err, errOther):
+	case errors.Is(e.err, ErrNoSpace):
+		return e.err
+	case e.by != d.f.by:
+		// That it does not go on there is no reason to give up.
+		d.f.c.log.WithError(e.err).Infof("download of %s goes on at %s again", d.f.dgst, d.f.by.remote.Host)
+		d.by = d.f.by
+		return nil
+	case errors.Is(e.err, errOther):
 		return e.err
 	case errors.Is(e.err, errWhole):
 		if d.wholes++; d.wholes < maxWholes {
@@ -395,7 +412,7 @@ func (d *download) failed(e event) error {
 		return nil // another one has failed just before
 	}
 	log := d.f.c.log.WithError(e.err)
-	wait, err := d.retry.again(e.err, d.f.idle(), d.by.remote.RetryFor)
+	wait, err := d.retry.again(e.err, d.f.idle(), d.f.by.remote.RetryFor)
 	if err != nil {
 		return err
 	}
@@ -409,13 +426,19 @@ func (d *download) failed(e event) error {
 	return nil
 }
 
-// turn has the next stream ask another remote that serves the blob, too, if there is
-// one: this one has failed twice in a row, and might for long.
+// turn has the next streams ask another remote that serves the blob, too, if there is
+// one that has not been asked yet: this one fails, and might for long.
 func (d *download) turn() {
-	if next := d.f.elsewhere(d.by); next != nil {
-		d.f.c.log.Infof("download of %s goes on at %s", d.f.dgst, next.remote.Host)
-		d.by, d.validator = next, ""
+	next := d.f.elsewhere(d.tried)
+	if next == nil {
+		return
 	}
+	d.f.c.log.Infof("download of %s goes on at %s", d.f.dgst, next.remote.Host)
+	d.by = next
+	if d.tried == nil {
+		d.tried = make(map[*remote]bool)
+	}
+	d.tried[next.remote] = true
 }
 
 // putAside ends a download that has failed: what is right of it is kept for the

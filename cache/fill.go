@@ -255,13 +255,13 @@ func (f *fill) vouch(r *Repository) bool {
 	return true
 }
 
-// elsewhere returns a repository of another remote than r's that serves the blob as
-// well, nil where there is none.
-func (f *fill) elsewhere(r *Repository) *Repository {
+// elsewhere returns a repository of another remote that serves the blob as well, nil
+// where there is none, or none but tried.
+func (f *fill) elsewhere(tried map[*remote]bool) *Repository {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, other := range f.vouched {
-		if other.remote != r.remote {
+		if other.remote != f.by.remote && !tried[other.remote] {
 			return other
 		}
 	}

@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"registry-module/internal/via"
@@ -36,13 +38,24 @@ func (c *Cache) begin() bool {
 // flight runs ask once for all who want the same of r at the same time; kind and
 // name say what. It belongs to the cache: it goes on when the caller leaves.
 //
-// Only those share it whose requests have come the same way: of two registries that
-// fetch from each other, each would otherwise wait for the other one's flight, and
-// nobody would notice that it is a loop.
+// Only those share it whose requests have passed as many registries: what it asks of
+// the next one has passed one more, so that no registry can come to wait for itself by
+// way of others, and nobody notice that it is a loop. That the request of another one
+// turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
+	hops := strconv.Itoa(len(via.From(ctx)))
+	got, shared, err := fly(ctx, r, key(kind, r.key, name, hops), ask)
+	if shared && errors.Is(err, ErrLoop) {
+		got, _, err = fly(ctx, r, key(kind, r.key, name, hops, via.Value(via.From(ctx))), ask)
+	}
+	return got, err
+}
+
+// fly is flight for those with the same key. Shared tells that there were several.
+func fly[T any](ctx context.Context, r *Repository, flightKey []byte, ask func(context.Context) (T, error)) (got T, shared bool, err error) {
 	c := r.c
 	var none T
-	result := c.flights.DoChan(string(key(kind, r.key, name, via.Value(via.From(ctx)))), func() (any, error) {
+	result := c.flights.DoChan(string(flightKey), func() (any, error) {
 		if !c.begin() {
 			return none, ErrClosed
 		}
@@ -64,9 +77,9 @@ func flight[T any](ctx context.Context, r *Repository, kind, name string, ask fu
 	})
 	select {
 	case res := <-result:
-		return res.Val.(T), res.Err
+		return res.Val.(T), res.Shared, res.Err
 	case <-ctx.Done():
-		return none, ctx.Err()
+		return none, false, ctx.Err()
 	}
 }
 

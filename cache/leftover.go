@@ -166,13 +166,13 @@ type partialNote struct {
 }
 
 func (d *download) note() []byte {
-	n := partialNote{Size: d.f.size, Remote: d.by.remote.Host, Validator: d.validator}
+	n := partialNote{Size: d.f.size, Remote: d.f.by.remote.Host, Validator: d.validator}
 	if d.known.Remote == n.Remote {
 		n.Repositories = slices.Clone(d.known.Repositories)
 	}
 	d.f.mu.Lock()
 	for key, r := range d.f.vouched {
-		if r.remote == d.by.remote {
+		if r.remote == d.f.by.remote {
 			n.Repositories = append(n.Repositories, key)
 		}
 	}

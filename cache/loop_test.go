@@ -21,7 +21,7 @@ import (
 type neighbour struct {
 	cachetest.Upstream
 	from, to string // names
-	site     *site  // of to
+	site     *site  // of to; nil while it has content of its own
 }
 
 // pass returns the context of a request as the neighbour gets it.
@@ -34,6 +34,9 @@ func (n *neighbour) pass(ctx context.Context) (context.Context, error) {
 }
 
 func (n *neighbour) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {
+	if n.site == nil {
+		return n.Upstream.Manifest(ctx, repo, ref)
+	}
 	ctx, err := n.pass(ctx)
 	if err != nil {
 		return cache.Manifest{}, err
@@ -65,7 +68,7 @@ func (n *neighbour) StatBlob(ctx context.Context, repo string, dgst digest.Diges
 // Registries that fetch from each other notice it, also if they are all asked for the
 // same at once, so that each has something that the other one could wait for.
 func TestLoopOfMany(t *testing.T) {
-	for _, op := range []string{"tag", "blob", "stat"} {
+	for _, op := range []string{"tag", "blob", "stat", "blob that is known of"} {
 		synctest.Test(t, func(t *testing.T) {
 			names := []string{"registry-module-x", "registry-module-y", "registry-module-z"}
 			ring := make([]*neighbour, len(names))
@@ -74,10 +77,18 @@ func TestLoopOfMany(t *testing.T) {
 				ring[i] = &neighbour{from: name, to: names[(i+1)%len(names)]}
 				sites[i] = newSite(t, func(o *cache.Options) { o.Remotes[0].Upstream = ring[i] })
 			}
+			dgst := digest.FromString("of nobody")
+			if op == "blob that is known of" {
+				for i, s := range sites {
+					addImageAt(&ring[i].Upstream, "a", "v1", "nobody")
+					_, err := s.Repository("a").Tag(t.Context(), "v1")
+					must(t, err)
+				}
+				dgst = digest.FromString("config of nobody")
+			}
 			for i := range ring {
 				ring[i].site = sites[(i+1)%len(names)]
 			}
-			dgst := digest.FromString("of nobody")
 			start := time.Now()
 			failed := make(chan error)
 			for _, s := range sites {
@@ -86,7 +97,7 @@ func TestLoopOfMany(t *testing.T) {
 					switch op {
 					case "tag":
 						_, err = s.Repository("a").Tag(t.Context(), "v1")
-					case "blob":
+					case "blob", "blob that is known of":
 						_, err = s.Repository("a").OpenBlob(t.Context(), dgst)
 					case "stat":
 						_, err = s.Repository("a").StatBlob(t.Context(), dgst)
@@ -104,6 +115,36 @@ func TestLoopOfMany(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Registries side by side, below this one, share what they ask for.
+func TestNeighboursShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.up.Asked = func(context.Context, string) { <-time.After(time.Second) }
+		s.addImage("a", "v1", "text")
+		blob := s.up.AddBlob("a", bytes.Repeat([]byte("x"), 1<<20))
+		failed := make(chan error)
+		for i := range 50 {
+			go func() {
+				ctx := via.With(t.Context(), []string{"registry-module-" + string(rune('a'+i))})
+				_, err := s.Repository("a").Tag(ctx, "v1")
+				if err == nil {
+					var b *cache.Reader
+					if b, err = s.Repository("a").OpenBlob(ctx, blob); err == nil {
+						readAll(t, b)
+					}
+				}
+				failed <- err
+			}()
+		}
+		for range 50 {
+			must(t, <-failed)
+		}
+		if n := s.up.Calls(""); n != 2 {
+			t.Errorf("%d requests, want one for the manifest and one for the blob", n)
+		}
+	})
 }
 
 // A request that is refused as part of a loop spoils nothing for others.

@@ -219,6 +219,56 @@ func TestBlobGoesOnAtAnotherRemote(t *testing.T) {
 	})
 }
 
+// The other remote cannot end a download that would go on at the first.
+func TestBlobComesBackFromAnotherRemote(t *testing.T) {
+	for name, answer := range map[string]func(s *cache.BlobStream) error{
+		"away":      func(*cache.BlobStream) error { return status(cache.ErrUnavailable) },
+		"loop":      func(*cache.BlobStream) error { return status(cache.ErrLoop) },
+		"not there": func(*cache.BlobStream) error { return status(cache.ErrNotFound) },
+		"other blob": func(s *cache.BlobStream) error {
+			s.Size, s.Body = 7, io.NopCloser(strings.NewReader("another"))
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].RetryFor, o.Remotes[1].RetryFor = time.Hour, -1 })
+				content := bytes.Repeat([]byte("shared by two"), 200<<10)
+				dgst := s.up.AddBlob("a", content)
+				second.AddBlob("b", content)
+				feed := cachetest.NewFeed()
+				s.up.Body = feedOf(feed)
+				second.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error { return answer(s) }
+				got := make(chan []byte, 2)
+				read := func(host, repo string) {
+					content, err := pull(t, s.at(t, host, repo), dgst)
+					if err != nil {
+						t.Error(err)
+					}
+					got <- content
+				}
+				go read("upstream.test", "a")
+				must(t, feed.Send(content[:1<<20]))
+				go read("second.test", "b")
+				synctest.Wait()
+				s.up.Fail(status(cache.ErrUnavailable))
+				feed.End(status(cache.ErrUnavailable))
+				time.Sleep(10 * time.Minute)
+				s.up.Body = nil
+				s.up.Fail(nil)
+				for range 2 {
+					if got := <-got; !bytes.Equal(got, content) {
+						t.Errorf("%d bytes, want %d", len(got), len(content))
+					}
+				}
+				if n := second.Calls("blob"); n > 1 {
+					t.Errorf("the second remote was asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
 // How long it takes does not tell either, while others are served.
 func TestQueueIsNoOracle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -48,7 +48,7 @@ func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err 
 	case o.stream.Offset != s.span.Start:
 		return false, 0, s.by.bodyError(f.dgst, otherOffset(o.stream.Offset, s.span.Start))
 	}
-	s.events <- event{opened: o.stream}
+	s.events <- event{by: s.by, opened: o.stream}
 	got, err = s.copy(ctx, o.stream)
 	if err != nil && !errors.Is(err, ErrNoSpace) {
 		err = s.by.bodyError(f.dgst, err)
