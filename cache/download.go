@@ -35,12 +35,12 @@ const (
 // streams, what is done when they break, and whether the whole is right. One
 // goroutine, run's, decides; each stream has one of its own, and so has the sum.
 type download struct {
-	f     *fill
+	f *fill
 	// by is whose name the next stream asks for: f.by, or for once that of another
 	// remote. Tried are those that were asked so.
 	by    *Repository
 	tried map[*remote]bool
-	named int64            // the blob's size by a manifest of f.by; 0 where none tells
+	named int64 // the blob's size by a manifest of f.by; 0 where none tells
 	res   *reservation
 	// partial is f.draft where that can be kept, nil where it is too small to
 	// be worth it.
