@@ -54,7 +54,9 @@ type authorizer struct {
 	// others were had.
 	doubted   *authn.AuthConfig
 	doubtedAt time.Time
-	identity  identity // the last one that was used
+	// retried is when others than the doubted ones were last asked for.
+	retried  time.Time
+	identity identity // the last one that was used
 }
 
 // authorization is the value of an Authorization header, empty for none.

@@ -17,9 +17,24 @@ type renewer interface {
 
 // credentials returns what the credentials are now.
 func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthConfig, error) {
-	config, err := authn.Authorization(ctx, a.creds)
 	a.mu.Lock()
 	doubted := a.doubted
+	if doubted != nil {
+		if now := a.now(); now.Sub(a.retried) < doubtPause {
+			a.mu.Unlock()
+			return doubted, nil // they may well be good for all else
+		}
+		a.retried = a.now()
+	}
+	a.mu.Unlock()
+	patient := ctx
+	if doubted != nil {
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeout(ctx, doubtPatience)
+		defer cancel()
+	}
+	config, err := authn.Authorization(patient, a.creds)
+	a.mu.Lock()
 	if err == nil {
 		a.doubted = nil
 	}
@@ -27,7 +42,7 @@ func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthCon
 	switch {
 	case err == nil:
 	case doubted != nil:
-		return doubted, nil // they may well be good for all else
+		return doubted, nil
 	default:
 		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
 	}
@@ -72,9 +87,15 @@ func (a *authorizer) renew(rejected *authn.AuthConfig) bool {
 	return r.Renew(*rejected)
 }
 
-// doubtPause is how long credentials are not doubted again. Some commands give others
-// each time, and 403 is the answer for all that is not for us.
-const doubtPause = 30 * time.Second
+const (
+	// doubtPause is how long credentials are not doubted again. Some commands give
+	// others each time, and 403 is the answer for all that is not for us. While they are
+	// doubted, others are asked for once in that time, by one request, and all the rest
+	// go on with them.
+	doubtPause = 30 * time.Second
+	// doubtPatience is how long that one waits.
+	doubtPatience = 10 * time.Second
+)
 
 // doubt takes note that the remote has answered 403 to credentials: there are
 // registries that say so where a log-in has run out. It reports whether there may be
@@ -88,7 +109,7 @@ func (a *authorizer) doubt(doubted *authn.AuthConfig) bool {
 	now := a.now()
 	due := a.doubtedAt.IsZero() || now.Sub(a.doubtedAt) >= doubtPause
 	if due {
-		a.doubted, a.doubtedAt = doubted, now
+		a.doubted, a.doubtedAt, a.retried = doubted, now, time.Time{}
 	}
 	a.mu.Unlock()
 	if due {

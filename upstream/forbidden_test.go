@@ -1,12 +1,14 @@
 package upstream_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +168,45 @@ func TestDoubtLosesNothing(t *testing.T) {
 			get(t, r, "third", "v1")
 			wantRequests(t, reg, requests)
 		})
+	}
+}
+
+// hanging are credentials that can be had once.
+type hanging struct{ asked atomic.Int64 }
+
+func (h *hanging) Authorization() (*authn.AuthConfig, error) {
+	return h.AuthorizationContext(context.Background())
+}
+
+func (h *hanging) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, error) {
+	if h.asked.Add(1) > 1 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &authn.AuthConfig{Username: "me", Password: "secret"}, nil
+}
+
+func (h *hanging) Renew(authn.AuthConfig) bool { return true }
+
+// TestDoubtHoldsUpNobody is a program for credentials that hangs when the remote has
+// denied something: others go on with what there is, and do not wait for it.
+func TestDoubtHoldsUpNobody(t *testing.T) {
+	reg, _ := sample(t)
+	reg.AddRandomImage("other", "v1", 1, 10)
+	reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "secret"})
+	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestGet}, Repo: "a/b", Status: http.StatusForbidden})
+	creds := new(hanging)
+	r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: creds})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.Manifest(ctx, "a/b", "v1"); err == nil {
+		t.Error("what is denied is served")
+	}
+	for range 5 {
+		get(t, r, "other", "v1")
+	}
+	if n := creds.asked.Load(); n != 2 {
+		t.Errorf("credentials were asked for %d times, want twice", n)
 	}
 }
 

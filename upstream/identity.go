@@ -61,7 +61,7 @@ func (a *authorizer) latest(configured string) string {
 // replace takes note that used, which counts in place of configured, has brought a token,
 // and next, empty or the same where it goes on to count.
 func (a *authorizer) replace(configured, used, next string) {
-	a.remote.secrets.Add(next)
+	a.remote.secrets.AddToken(next)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known := identity{configured: configured, lasts: next == "" || next == used}

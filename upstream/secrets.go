@@ -23,18 +23,21 @@ import (
 // The zero value knows none. It is safe for use by several goroutines.
 type Secrets struct {
 	mu sync.Mutex
-	// given are forms of what we were given, and gotten those of the tokens that we
-	// got for it, which are many.
+	// given is what we were given, and gotten are the tokens that we got for it, which
+	// are many.
 	given, gotten ring
 	last          authn.AuthConfig // the credentials that were added last
 }
 
 const (
-	// maxGiven and maxGotten are how many forms are remembered: of some hundred
-	// log-ins; and of all tokens that are kept, and as many again of which a request
-	// may still be under way.
-	maxGiven  = 1024
+	// maxGiven and maxGotten are how many secrets are remembered: of some dozens of
+	// log-ins; and all tokens that are kept, and as many again of which a request may
+	// still be under way.
+	maxGiven  = 256
 	maxGotten = 2 * maxTokens
+	// maxSearched is how long, in bytes, a text may be that is looked through: remotes
+	// choose texts and tokens, and so what that costs.
+	maxSearched = 16 << 10
 	// shortSecret is below how many bytes a secret is looked for between other
 	// characters than letters and digits only: else it is found in everything, and
 	// what is left of the text shows what it is.
@@ -45,22 +48,20 @@ const (
 	redacted = "REDACTED"
 )
 
-// ring holds the last texts that were added to it, each once.
+// ring holds the secrets that were added to it last, each once, in all their forms.
 type ring struct {
-	texts []string
-	next  int // which is replaced next
+	secrets [][]string
+	next    int // which is replaced next
 }
 
-func (r *ring) add(most int, texts []string) {
-	for _, text := range texts {
-		switch {
-		case slices.Contains(r.texts, text):
-		case len(r.texts) < most:
-			r.texts = append(r.texts, text)
-		default:
-			r.texts[r.next] = text
-			r.next = (r.next + 1) % most
-		}
+func (r *ring) add(most int, forms []string) {
+	switch {
+	case len(forms) == 0, slices.ContainsFunc(r.secrets, func(s []string) bool { return slices.Equal(s, forms) }):
+	case len(r.secrets) < most:
+		r.secrets = append(r.secrets, forms)
+	default:
+		r.secrets[r.next] = forms
+		r.next = (r.next + 1) % most
 	}
 }
 
@@ -132,49 +133,78 @@ func lower(text string) string {
 	return string(b)
 }
 
-// Contains reports whether text repeats a secret.
-func (s *Secrets) Contains(text string) bool { return len(s.find(text)) > 0 }
+// Contains reports whether text repeats a secret. It does so of a text of more than 16
+// KiB, too: that is more than is looked through.
+func (s *Secrets) Contains(text string) bool {
+	return len(text) > maxSearched || text != "" && len(s.find(text)) > 0
+}
 
 // span is a part of a text, from the first byte to before the last one.
 type span struct{ from, to int }
 
-// find returns where secrets are in text, in order, and apart from each other.
-func (s *Secrets) find(text string) []span {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// find returns where secrets are in text, in order, and apart from each other. The text
+// is at most maxSearched bytes long.
+func (s *Secrets) find(text string) (apart []span) {
 	text = lower(text)
-	var found []span
-	for _, secrets := range [][]string{s.given.texts, s.gotten.texts} {
-		for _, secret := range secrets {
-			found = appendSpans(found, text, secret)
-		}
+	var marked []bool // of the bytes of text
+	for key, secrets := range s.starts(text) {
+		marked = mark(marked, text, key, secrets)
 	}
-	slices.SortFunc(found, func(a, b span) int { return a.from - b.from })
-	var apart []span
-	for _, f := range found {
-		if last := len(apart) - 1; last >= 0 && f.from <= apart[last].to {
-			apart[last].to = max(apart[last].to, f.to)
-			continue
+	for i, is := range marked {
+		switch last := len(apart) - 1; {
+		case !is:
+		case last >= 0 && apart[last].to == i:
+			apart[last].to++
+		default:
+			apart = append(apart, span{i, i + 1})
 		}
-		apart = append(apart, f)
 	}
 	return apart
 }
 
-// appendSpans appends where secret is in text.
-func appendSpans(found []span, text, secret string) []span {
-	key := secret[:min(len(secret), startOfSecret)]
+// starts returns the secrets of which at least the start is in text, by that start: so
+// that many with the same one are looked for once.
+func (s *Secrets) starts(text string) map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := make(map[string][]string)
+	for _, r := range []ring{s.given, s.gotten} {
+		for _, forms := range r.secrets {
+			for _, form := range forms {
+				key := form[:min(len(form), startOfSecret)]
+				if _, known := found[key]; known || strings.Contains(text, key) {
+					found[key] = append(found[key], form)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// mark marks where secrets that begin with key are in text.
+func mark(marked []bool, text, key string, secrets []string) []bool {
+	end := 0 // of what is marked for key
 	for from := 0; ; {
 		i := strings.Index(text[from:], key)
 		if i < 0 {
-			return found
+			return marked
 		}
 		f := span{from + i, from + i + len(key)}
-		for n := len(key); n < len(secret) && f.to < len(text) && text[f.to] == secret[n]; n++ {
-			f.to++
+		for _, secret := range secrets {
+			n := len(key)
+			for n < len(secret) && f.from+n < len(text) && text[f.from+n] == secret[n] {
+				n++
+			}
+			f.to = max(f.to, f.from+n)
 		}
-		if len(secret) >= shortSecret || standsAlone(text, f) {
-			found = append(found, f)
+		if len(key) >= shortSecret || standsAlone(text, f) {
+			if marked == nil {
+				marked = make([]bool, len(text))
+			}
+			for j := max(f.from, end); j < f.to; j++ {
+				marked[j] = true
+			}
+			end = max(end, f.to)
 		}
 		// A secret may begin within what looks like its beginning. Not so in a long
 		// one, unless somebody wants to keep us busy.
@@ -220,8 +250,15 @@ func (s *Secrets) Clean(text string) string { return s.CleanTo(maxText, text) }
 
 // CleanTo is Clean for a text of so many bytes at most, and three dots.
 func (s *Secrets) CleanTo(most int, text string) string {
-	// Before anything is cut or changed: half a secret is not found.
-	return cleanTo(most, s.mask(text))
+	// Before it is shortened or changed: half a secret is not found. What is cut off
+	// here is far behind what can be left of it, and so is the start of a secret that
+	// is too short to be found.
+	end := min(16*most, maxSearched)
+	if len(text) <= end {
+		return cleanTo(most, s.mask(text))
+	}
+	masked := s.mask(text[:end])
+	return cleanTo(most, masked[:max(len(masked)-startOfSecret, 0)])
 }
 
 // clean is [Secrets.Clean] for a text that no remote has made.
