@@ -254,11 +254,12 @@ func (s *Secrets) CleanTo(most int, text string) string {
 	// here is far behind what can be left of it, and so is the start of a secret that
 	// is too short to be found.
 	end := min(16*most, maxSearched)
-	if len(text) <= end {
-		return cleanTo(most, s.mask(text))
+	masked := s.mask(text[:min(len(text), end)])
+	if len(text) > end {
+		masked = masked[:max(len(masked)-startOfSecret, 0)]
 	}
-	masked := s.mask(text[:end])
-	return cleanTo(most, masked[:max(len(masked)-startOfSecret, 0)])
+	// And again afterwards: what was between the words of a secret may be spaces now.
+	return s.mask(cleanTo(most, masked))
 }
 
 // clean is [Secrets.Clean] for a text that no remote has made.

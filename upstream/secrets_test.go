@@ -136,6 +136,15 @@ func TestNothingIsLeftOfWhatIsCut(t *testing.T) {
 	}
 }
 
+// A secret that was taken apart by what is cleaned away is not put together again.
+func TestSecretsWithSpaces(t *testing.T) {
+	var s upstream.Secrets
+	s.Add("correct horse")
+	if got := s.Clean("no: correct\x00\n horse"); got != "no: REDACTED" {
+		t.Errorf("%q", got)
+	}
+}
+
 // FuzzSecrets has secrets found in whatever is around them.
 func FuzzSecrets(f *testing.F) {
 	f.Add("hunter2", "wrong password ", "!")
