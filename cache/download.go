@@ -374,6 +374,9 @@ func (d *download) handle(ctx context.Context, e event) error {
 	}
 	d.claimed.Remove(e.span)
 	d.retry.progress(e.got)
+	if e.began && e.span.Start > 0 && e.by == d.f.by {
+		d.wholes = 0 // it was a part, whichever answer came first
+	}
 	switch {
 	case e.err == nil && e.got < e.span.Len() && e.got < PartSize && e.span.End < maxEnd:
 		e.err = fmt.Errorf("the remote has given %d bytes, and %d were asked for", e.got, e.span.Len())
