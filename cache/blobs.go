@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -80,7 +79,7 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 // exist, if a manifest of the repository names it: caches that have not fetched it yet
 // answer so, and give it all the same.
 func (r *Repository) statNamed(ctx context.Context, dgst digest.Digest, notFound error) (int64, error) {
-	if named, err := r.c.has(ctx, key(kindNamed, r.key, dgst.String())); err != nil || !named {
+	if named, err := r.names(ctx, dgst); err != nil || !named {
 		return 0, cmp.Or(err, notFound)
 	}
 	return r.firstByte(ctx, dgst)
@@ -118,7 +117,7 @@ func (r *Repository) prove(ctx context.Context, f *fill) error {
 // named it, so that it is no secret here, it waits like one that has to be fetched: how
 // long that takes does not tell that it is there.
 func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error {
-	named, err := r.c.has(ctx, key(kindNamed, r.key, dgst.String()))
+	named, err := r.names(ctx, dgst)
 	if err != nil {
 		return err
 	}
@@ -126,29 +125,17 @@ func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error 
 		_, err := r.vouch(ctx, dgst)
 		return err
 	}
-	c := r.c
-	turn := c.flights.DoChan(string(key(kindNamed, r.key, dgst.String(), strconv.Itoa(len(via.From(ctx))))), func() (any, error) {
-		if !c.begin() {
-			return nil, ErrClosed
-		}
-		defer c.wg.Done()
-		ctx := via.Carry(c.ctx, ctx)
+	_, _, err = fly(ctx, r.c, flightKey(ctx, kindNamed, r.key, dgst.String()), func(ctx context.Context) (int64, error) {
 		for _, s := range []*slots.Slots{r.remote.fillSlots, r.remote.streamSlots} {
 			release, err := s.Acquire(ctx, slots.First)
 			if err != nil {
-				return nil, c.ended(err)
+				return 0, r.c.ended(err)
 			}
 			defer release()
 		}
-		_, err := r.vouch(ctx, dgst)
-		return nil, err
+		return r.vouch(ctx, dgst)
 	})
-	select {
-	case res := <-turn:
-		return res.Err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return err
 }
 
 // mayWaitFor tells whether f might be waiting for the request of ctx: it has no answer
@@ -422,6 +409,11 @@ func (r *Repository) bodyError(dgst digest.Digest, err error) error {
 		Kind: kind, Remote: r.remote.Host,
 		Op: fmt.Sprintf("fetching blob %s of %s", dgst, r.name), Err: err,
 	}
+}
+
+// names tells whether a manifest of the repository names dgst.
+func (r *Repository) names(ctx context.Context, dgst digest.Digest) (bool, error) {
+	return r.c.has(ctx, key(kindNamed, r.key, dgst.String()))
 }
 
 // namedSize is the size of dgst that a manifest of the repository tells, or 0.

@@ -43,37 +43,48 @@ func (c *Cache) begin() bool {
 // way of others, and nobody notice that it is a loop. That the request of another one
 // turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
-	hops := strconv.Itoa(len(via.From(ctx)))
-	got, shared, err := fly(ctx, r, key(kind, r.key, name, hops), ask)
+	do := func(ctx context.Context) (T, error) { return asks(ctx, r, ask) }
+	got, shared, err := fly(ctx, r.c, flightKey(ctx, kind, r.key, name), do)
 	if shared && errors.Is(err, ErrLoop) {
-		got, _, err = fly(ctx, r, key(kind, r.key, name, hops, via.Value(via.From(ctx))), ask)
+		got, _, err = fly(ctx, r.c, flightKey(ctx, kind, r.key, name, via.Value(via.From(ctx))), do)
 	}
 	return got, err
 }
 
-// fly is flight for those with the same key. Shared tells that there were several.
-func fly[T any](ctx context.Context, r *Repository, flightKey []byte, ask func(context.Context) (T, error)) (got T, shared bool, err error) {
-	c := r.c
+// flightKey is the key of what those share whose requests have passed as many
+// registries.
+func flightKey(ctx context.Context, kind string, parts ...string) string {
+	return string(key(kind, append(parts, strconv.Itoa(len(via.From(ctx))))...))
+}
+
+// asks does ask when the remote may be asked something more, and within askTimeout.
+func asks[T any](ctx context.Context, r *Repository, ask func(context.Context) (T, error)) (got T, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout,
+		fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout))
+	defer cancel()
+	select {
+	case r.remote.asking <- struct{}{}:
+		defer func() { <-r.remote.asking }()
+	case <-ctx.Done():
+		return got, r.c.ended(context.Cause(ctx))
+	}
+	got, err = ask(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = r.c.ended(context.Cause(ctx))
+	}
+	return got, err
+}
+
+// fly runs do once for those with the same key, and on behalf of the first of them. It
+// goes on when they leave. Shared tells that there were several.
+func fly[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (got T, shared bool, err error) {
 	var none T
-	result := c.flights.DoChan(string(flightKey), func() (any, error) {
+	result := c.flights.DoChan(flightKey, func() (any, error) {
 		if !c.begin() {
 			return none, ErrClosed
 		}
 		defer c.wg.Done()
-		ctx, cancel := context.WithTimeoutCause(via.Carry(c.ctx, ctx), askTimeout,
-			fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout))
-		defer cancel()
-		select {
-		case r.remote.asking <- struct{}{}:
-			defer func() { <-r.remote.asking }()
-		case <-ctx.Done():
-			return none, c.ended(context.Cause(ctx))
-		}
-		got, err := ask(ctx)
-		if err != nil && ctx.Err() != nil {
-			err = c.ended(context.Cause(ctx))
-		}
-		return got, err
+		return do(via.Carry(c.ctx, ctx))
 	})
 	select {
 	case res := <-result:

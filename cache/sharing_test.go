@@ -184,30 +184,38 @@ func TestVouchingWithoutHead(t *testing.T) {
 	})
 }
 
+// breaksOff has a blob of both remotes be read from each, and the first break off after
+// 1 MiB and be away then. What is read comes by got.
+func (s *site) breaksOff(t *testing.T, second *cachetest.Upstream) (content []byte, got <-chan []byte) {
+	t.Helper()
+	content = bytes.Repeat([]byte("shared by two"), 200<<10)
+	dgst := s.up.AddBlob("a", content)
+	second.AddBlob("b", content)
+	feed := cachetest.NewFeed()
+	s.up.Body = feedOf(feed)
+	all := make(chan []byte, 2)
+	read := func(host, repo string) {
+		content, err := pull(t, s.at(t, host, repo), dgst)
+		if err != nil {
+			t.Error(err)
+		}
+		all <- content
+	}
+	go read("upstream.test", "a")
+	must(t, feed.Send(content[:1<<20]))
+	go read("second.test", "b")
+	synctest.Wait()
+	s.up.Fail(status(cache.ErrUnavailable))
+	feed.End(status(cache.ErrUnavailable))
+	return content, all
+}
+
 // A download goes on at the other remote that serves the blob, when the first one
 // breaks off.
 func TestBlobGoesOnAtAnotherRemote(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, second := newPair(t)
-		content := bytes.Repeat([]byte("shared by two"), 200<<10)
-		dgst := s.up.AddBlob("a", content)
-		second.AddBlob("b", content)
-		feed := cachetest.NewFeed()
-		s.up.Body = feedOf(feed)
-		got := make(chan []byte, 2)
-		read := func(host, repo string) {
-			content, err := pull(t, s.at(t, host, repo), dgst)
-			if err != nil {
-				t.Error(err)
-			}
-			got <- content
-		}
-		go read("upstream.test", "a")
-		must(t, feed.Send(content[:1<<20]))
-		go read("second.test", "b")
-		synctest.Wait()
-		s.up.Fail(status(cache.ErrUnavailable))
-		feed.End(status(cache.ErrUnavailable))
+		content, got := s.breaksOff(t, second)
 		for range 2 {
 			if got := <-got; !bytes.Equal(got, content) {
 				t.Errorf("%d bytes, want %d", len(got), len(content))
@@ -233,26 +241,8 @@ func TestBlobComesBackFromAnotherRemote(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, second := newPair(t, func(o *cache.Options) { o.Remotes[0].RetryFor, o.Remotes[1].RetryFor = time.Hour, -1 })
-				content := bytes.Repeat([]byte("shared by two"), 200<<10)
-				dgst := s.up.AddBlob("a", content)
-				second.AddBlob("b", content)
-				feed := cachetest.NewFeed()
-				s.up.Body = feedOf(feed)
 				second.Answer = func(_ int, _ cache.BlobPart, s *cache.BlobStream) error { return answer(s) }
-				got := make(chan []byte, 2)
-				read := func(host, repo string) {
-					content, err := pull(t, s.at(t, host, repo), dgst)
-					if err != nil {
-						t.Error(err)
-					}
-					got <- content
-				}
-				go read("upstream.test", "a")
-				must(t, feed.Send(content[:1<<20]))
-				go read("second.test", "b")
-				synctest.Wait()
-				s.up.Fail(status(cache.ErrUnavailable))
-				feed.End(status(cache.ErrUnavailable))
+				content, got := s.breaksOff(t, second)
 				time.Sleep(10 * time.Minute)
 				s.up.Body = nil
 				s.up.Fail(nil)

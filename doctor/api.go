@@ -93,7 +93,7 @@ func (e *examination) maybeTLS(ctx context.Context) (report.Finding, bool) {
 	if err != nil {
 		return report.Finding{}, false
 	}
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = conn.Close() }() // nothing was said that could get lost
 	config := e.tlsConfig(e.r.URL.Hostname(), false)
 	config.InsecureSkipVerify = true // that it speaks TLS is all that is asked
 	if tls.Client(conn, config).HandshakeContext(ctx) != nil {
