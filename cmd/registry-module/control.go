@@ -94,7 +94,7 @@ func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) err
 	switch {
 	case err == nil:
 		return do(remote)
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EINVAL):
+	case !noServer(err) && !errors.Is(err, syscall.EINVAL):
 		return err
 	}
 	// There is no server, or one without a socket, since the path is too long for one.
@@ -146,6 +146,11 @@ func (c *controlClient) ping(ctx context.Context) error {
 		return fmt.Errorf("talking to the running server: %w", err)
 	}
 	return conn.Close()
+}
+
+// noServer tells whether an error of ping means that nobody listens at the socket.
+func noServer(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 func (c *controlClient) do(ctx context.Context, method, target string) (*http.Response, error) {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -258,7 +257,7 @@ func doctorRemote(cfg *config.Config, r config.Remote, image string) doctor.Remo
 // found out, one may.
 func mayRun(ctx context.Context, dataDir string) bool {
 	err := newControlClient(controlPath(dataDir)).ping(ctx)
-	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.ECONNREFUSED)
+	return !noServer(err) && !errors.Is(err, syscall.ENOTDIR)
 }
 
 // doctorMachine is what the configuration wants of this machine.
