@@ -37,6 +37,18 @@ var (
 	// none of those bytes. It is the cause of an ErrInvalid.
 	ErrNoPart = errors.New("no such part")
 
+	// ErrIntercepted means that somebody else has answered in the remote's place,
+	// such as a login page or a proxy that blocks. It is the cause of an ErrInvalid.
+	ErrIntercepted = errors.New("not an answer of the registry")
+
+	// ErrNotAsked means that the remote was left alone, for a reason that the error
+	// tells. It is the cause of an ErrUnavailable or ErrRateLimited.
+	ErrNotAsked = errors.New("the remote was not asked")
+
+	// ErrOffline means that the operator has ruled out that anybody is asked. It is
+	// the cause of an ErrUnavailable, beside ErrNotAsked.
+	ErrOffline = errors.New("offline mode is on")
+
 	// ErrNotServed means that no configured remote is meant.
 	ErrNotServed = errors.New("not served here")
 
@@ -62,6 +74,13 @@ type UpstreamError struct {
 	Status int
 	// RetryAfter is how long the remote asked to wait, 0 where it did not.
 	RetryAfter time.Duration
+	// Vague tells of an ErrNotFound that it need not be the registry's word: a HEAD
+	// was answered, or the answer has not the form of a registry's, so that it may
+	// be of a proxy in front of it. Nothing that is stored is forgotten because of it.
+	Vague bool
+	// Elsewhere tells that it was not the remote itself that has failed, but a host
+	// that it has redirected to.
+	Elsewhere bool
 	// Err is the cause. It contains no secrets.
 	Err error
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/internal/extents"
 )
@@ -225,8 +226,9 @@ type Upstream interface {
 	Manifest(ctx context.Context, repo, ref string) (Manifest, error)
 
 	// Resolve asks what ref stands for without fetching it (HEAD). Digest is
-	// empty and Size -1 where the remote does not say.
-	Resolve(ctx context.Context, repo, ref string) (Descriptor, error)
+	// empty and Size -1 where the remote does not say. Known, unless empty, is what
+	// ref has stood for: the remote may answer that it still does.
+	Resolve(ctx context.Context, repo, ref string, known digest.Digest) (Descriptor, error)
 
 	// Blob opens the content of dgst, or the part of it that is asked for. A
 	// remote may give the whole instead.
@@ -240,6 +242,20 @@ type Upstream interface {
 	// answer where n <= 0) that come after last, in the remote's order.
 	// More tells that there are others.
 	Tags(ctx context.Context, repo string, n int, last string) (tags []string, more bool, err error)
+
+	// Referrers lists the manifests in repo whose subject is dgst, all of them, in
+	// the remote's order: by the API for that, or by the referrers tag schema where
+	// the remote has none. Nothing refers to what does not exist. See the OCI
+	// distribution specification, "Listing Referrers".
+	Referrers(ctx context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error)
+}
+
+// Availability is what an [Upstream] may tell beside its answers.
+type Availability interface {
+	// Away returns why the remote is not to be asked now about what is stored
+	// already: it has failed, or does not answer. It is nil where it can be asked.
+	// It takes no time.
+	Away() error
 }
 
 // BlobPart is a part of a blob. The zero value is the whole.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"registry-module/cache/tagpolicy"
 	"registry-module/internal/slots"
 )
 
@@ -24,9 +25,23 @@ type Remote struct {
 	// Naming says under which names its repositories are stored.
 	Naming Naming
 
-	// TagTTL is how long a tag is answered without asking the remote. 0 asks
-	// each time.
-	TagTTL time.Duration
+	// TagTTL is how long a tag is answered without asking the remote, where none of
+	// TagRules says something else. 0 asks each time.
+	TagTTL   time.Duration
+	TagRules tagpolicy.Rules
+
+	// StaleWhileRevalidate is for how long after that a tag is still answered at
+	// once, while the remote is asked (RFC 5861, section 3). It is no longer than the
+	// lifetime itself. 0 is not at all.
+	StaleWhileRevalidate time.Duration
+
+	// MaxStale is how old the last confirmation of a tag may be that is answered
+	// while the remote cannot be asked. 0 is no limit, negative is not at all.
+	MaxStale time.Duration
+
+	// NegativeTTL is how long the remote is not asked again about what it has said
+	// does not exist; default 30 s, negative is not at all.
+	NegativeTTL time.Duration
 
 	// DeniedIsAbsent tells that the remote denies what does not exist: a [Name]
 	// that it denies may be looked for elsewhere.

@@ -129,7 +129,7 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
 		return Manifest{}, r.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
 	}
 	if _, err := r.storedTag(ctx, tag); err == nil {
-		d, err := r.remote.Upstream.Resolve(ctx, r.name, tag)
+		d, err := r.remote.Upstream.Resolve(ctx, r.name, tag, "")
 		if err != nil {
 			return Manifest{}, err
 		}

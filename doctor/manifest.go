@@ -26,7 +26,7 @@ func (e *examination) headManifest(ctx context.Context) report.Finding {
 	if e.repo == "" {
 		return report.Skip("not asked for: say for which image (--image NAME:TAG)")
 	}
-	desc, err := e.remote.Resolve(ctx, e.repo, e.ref)
+	desc, err := e.remote.Resolve(ctx, e.repo, e.ref, "")
 	x := e.asked().last
 	e.manifest = x
 	if err == nil && e.asked().token.Method == http.MethodPost { // in a log-in for images only

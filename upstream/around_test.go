@@ -292,7 +292,7 @@ func (a *around) ask(t *testing.T, config authn.AuthConfig) (works bool, said st
 		_, err = readBlob(t, stream)
 		note(err)
 	}
-	d, err := r.Resolve(t.Context(), "a/b", "v1")
+	d, err := r.Resolve(t.Context(), "a/b", "v1", "")
 	note(err)
 	out.WriteString(d.MediaType + " " + d.Digest.String() + "\n")
 	_, err = r.StatBlob(t.Context(), "a/b", theDigest)

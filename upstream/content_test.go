@@ -50,7 +50,7 @@ func TestManifestAsItIs(t *testing.T) {
 				if m.Descriptor != want || string(m.Bytes) != test.content {
 					t.Errorf("%s is %+v, want %+v", ref, m.Descriptor, want)
 				}
-				if d, err := r.Resolve(t.Context(), "a/b", ref); err != nil || d != want {
+				if d, err := r.Resolve(t.Context(), "a/b", ref, ""); err != nil || d != want {
 					t.Errorf("%s resolves to %+v, %v, want %+v", ref, d, err, want)
 				}
 			}
@@ -79,7 +79,7 @@ func TestManifestWithoutHeaders(t *testing.T) {
 	if err != nil || m.Digest != "" || m.Size != int64(len(img.Manifest)) || !bytes.Equal(m.Bytes, img.Manifest) {
 		t.Errorf("manifest is %+v, %v", m.Descriptor, err)
 	}
-	d, err := r.Resolve(t.Context(), "a/b", "v1")
+	d, err := r.Resolve(t.Context(), "a/b", "v1", "")
 	if want := (cache.Descriptor{MediaType: img.MediaType, Size: -1}); err != nil || d != want {
 		t.Errorf("resolves to %+v, %v", d, err)
 	}
@@ -119,7 +119,7 @@ func TestBadManifests(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, test.says)
 			}
 			if name == "page" || name == "digest" {
-				_, err := r.Resolve(t.Context(), "a/b", "v1")
+				_, err := r.Resolve(t.Context(), "a/b", "v1", "")
 				wantKind(t, err, test.kind)
 			}
 			if n := reg.Requests(ut.ManifestGet); n != 1 {
@@ -134,7 +134,7 @@ func TestResolveWithoutHead(t *testing.T) {
 		reg, _ := sample(t)
 		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Status: status})
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
-		d, err := r.Resolve(t.Context(), "a/b", "v1")
+		d, err := r.Resolve(t.Context(), "a/b", "v1", "")
 		if want := (cache.Descriptor{Size: -1}); err != nil || d != want {
 			t.Errorf("%d: %+v, %v", status, d, err)
 		}
@@ -221,7 +221,7 @@ func TestNamesAreChecked(t *testing.T) {
 	for _, repo := range []string{"", "..", "a/../b", "A", "a b", "a?x=y", "a:b", "a%2Fb", "/a", "a/", "a//b", strings.Repeat("a", 256)} {
 		_, err := r.Manifest(t.Context(), repo, "v1")
 		wantKind(t, err, cache.ErrInvalid)
-		_, err = r.Resolve(t.Context(), repo, "v1")
+		_, err = r.Resolve(t.Context(), repo, "v1", "")
 		wantKind(t, err, cache.ErrInvalid)
 		_, err = r.Blob(t.Context(), repo, good, cache.BlobPart{})
 		wantKind(t, err, cache.ErrInvalid)

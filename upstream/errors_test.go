@@ -24,7 +24,7 @@ var questions = map[string]func(ctx context.Context, r *upstream.Remote) error{
 		return err
 	},
 	"Resolve": func(ctx context.Context, r *upstream.Remote) error {
-		_, err := r.Resolve(ctx, "a/b", "v1")
+		_, err := r.Resolve(ctx, "a/b", "v1", "")
 		return err
 	},
 	"Blob": func(ctx context.Context, r *upstream.Remote) error {

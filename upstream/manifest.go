@@ -54,7 +54,7 @@ func (r *Remote) Manifest(ctx context.Context, repo, ref string) (cache.Manifest
 
 // Resolve implements [cache.Upstream]. A remote that does not answer HEAD at
 // all is taken to exist and to say nothing.
-func (r *Remote) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
+func (r *Remote) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	op := "asking for manifest " + describe(repo, ref)
 	rep, err := r.askManifest(ctx, op, http.MethodHead, repo, ref)
 	if err != nil {

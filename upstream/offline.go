@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
 )
@@ -36,7 +37,7 @@ func (o Offline) Manifest(_ context.Context, repo, ref string) (cache.Manifest, 
 }
 
 // Resolve implements [cache.Upstream].
-func (o Offline) Resolve(_ context.Context, repo, ref string) (cache.Descriptor, error) {
+func (o Offline) Resolve(_ context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	return cache.Descriptor{}, o.err("asking for manifest " + ref + " of " + repo)
 }
 
@@ -53,4 +54,9 @@ func (o Offline) StatBlob(_ context.Context, repo string, dgst digest.Digest) (i
 // Tags implements [cache.Upstream].
 func (o Offline) Tags(_ context.Context, repo string, _ int, _ string) ([]string, bool, error) {
 	return nil, false, o.err("listing tags of " + repo)
+}
+
+// Referrers implements [cache.Upstream].
+func (o Offline) Referrers(_ context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error) {
+	return nil, o.err("listing referrers of " + dgst.String() + " in " + repo)
 }

@@ -16,7 +16,7 @@ func TestOfflineMode(t *testing.T) {
 	dgst := digest.FromString("x")
 	ctx := t.Context()
 	_, manifestErr := o.Manifest(ctx, "a", "v1")
-	_, resolveErr := o.Resolve(ctx, "a", "v1")
+	_, resolveErr := o.Resolve(ctx, "a", "v1", "")
 	_, blobErr := o.Blob(ctx, "a", dgst, cache.BlobPart{})
 	_, statErr := o.StatBlob(ctx, "a", dgst)
 	_, _, tagsErr := o.Tags(ctx, "a", -1, "")

@@ -96,7 +96,7 @@ func TestLoginIsUsed(t *testing.T) {
 	if _, err := r.Login(t.Context(), "a/b"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Resolve(t.Context(), "a/b", "v1"); err != nil {
+	if _, err := r.Resolve(t.Context(), "a/b", "v1", ""); err != nil {
 		t.Fatal(err)
 	}
 	wantRequests(t, reg, map[upstreamtest.Kind]int{upstreamtest.Ping: 1, upstreamtest.Token: 1, upstreamtest.ManifestHead: 1})
@@ -124,7 +124,7 @@ func TestObserve(t *testing.T) {
 	var w watcher
 	r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: auth.Static("me", "secret"), Observe: w.observe})
 	before := time.Now()
-	if _, err := r.Resolve(t.Context(), "a/b", "v1"); err != nil {
+	if _, err := r.Resolve(t.Context(), "a/b", "v1", ""); err != nil {
 		t.Fatal(err)
 	}
 	manifest := reg.URL() + "/v2/a/b/manifests/v1"
@@ -147,7 +147,7 @@ func TestObserve(t *testing.T) {
 		t.Errorf("%d of %d requests were seen", len(w.seen), reg.Requests())
 	}
 	reg.Offline()
-	_, err := r.Resolve(t.Context(), "a/b", "v1")
+	_, err := r.Resolve(t.Context(), "a/b", "v1", "")
 	last := w.seen[len(w.seen)-1]
 	if err == nil || last.Status != 0 || last.Header != nil || last.Err == nil || !errors.Is(err, last.Err) {
 		t.Errorf("%+v: %v", last, err)

@@ -33,7 +33,7 @@ func TestVia(t *testing.T) {
 			if _, err := r.Manifest(ctx, "a/b", "v1"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := r.Resolve(ctx, "a/b", "v1"); err != nil {
+			if _, err := r.Resolve(ctx, "a/b", "v1", ""); err != nil {
 				t.Error(err)
 			}
 			if _, err := r.StatBlob(ctx, "a/b", img.Config); err != nil {

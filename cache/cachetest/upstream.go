@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
 )
@@ -130,7 +132,8 @@ func (u *Upstream) FailOp(op string, err error) {
 	u.failing[op] = err
 }
 
-// Calls returns how often op ("manifest", "resolve", "blob", "stat", "tags") was
+// Calls returns how often op ("manifest", "resolve", "blob", "stat", "tags",
+// "referrers") was
 // called, or all of them together where op is empty.
 func (u *Upstream) Calls(op string) int {
 	u.mu.Lock()
@@ -179,7 +182,7 @@ func (u *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manife
 }
 
 // Resolve implements cache.Upstream.
-func (u *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
+func (u *Upstream) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	u.begin(ctx, "resolve")
 	defer u.mu.Unlock()
 	if err := u.call("resolve"); err != nil {
@@ -291,6 +294,28 @@ func (u *Upstream) Tags(ctx context.Context, repo string, n int, last string) ([
 		return after[:page], true, nil
 	}
 	return after, false, nil
+}
+
+// Referrers implements cache.Upstream: what AddManifest was given.
+func (u *Upstream) Referrers(ctx context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error) {
+	u.begin(ctx, "referrers")
+	defer u.mu.Unlock()
+	if err := u.call("referrers"); err != nil {
+		return nil, err
+	}
+	all := []v1.Descriptor{}
+	for _, at := range slices.Sorted(maps.Keys(u.manifests)) {
+		m := u.manifests[at]
+		var doc v1.Manifest
+		if at != repo+"@"+m.Digest.String() || json.Unmarshal(m.Bytes, &doc) != nil || doc.Subject == nil || doc.Subject.Digest != dgst {
+			continue
+		}
+		all = append(all, v1.Descriptor{
+			MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Bytes)),
+			ArtifactType: cmp.Or(doc.ArtifactType, doc.Config.MediaType), Annotations: doc.Annotations,
+		})
+	}
+	return all, nil
 }
 
 // Feed is the body of a blob that a test lets through byte by byte.

@@ -22,8 +22,12 @@ var architecture = Rules{
 			"server speaks HTTP for a cache; which store, remote and configuration are behind it is for main to choose",
 		},
 		"cache": {
-			[]string{"internal/..."},
+			[]string{"cache/tagpolicy", "internal/..."},
 			"cache declares the interfaces that it consumes, so that it does not know who implements them",
+		},
+		"cache/tagpolicy": {
+			nil,
+			"tagpolicy knows names and durations, and so can be used by whoever reads or applies a policy",
 		},
 		"cache/disk": {
 			[]string{"cache", "internal/..."},

@@ -11,6 +11,7 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"registry-module/cache"
@@ -27,7 +28,7 @@ var _ cache.Upstream = (*Upstream)(nil)
 
 // New returns up, with its counters registered in reg:
 //   - registry_module_upstream_requests_total by remote, op (manifest, resolve,
-//     blob, stat, tags) and result (ok, not_found, denied, rate_limited,
+//     blob, stat, tags, referrers) and result (ok, not_found, denied, rate_limited,
 //     unavailable, invalid, loop, canceled, error);
 //   - registry_module_upstream_bytes_total by remote: bytes of manifests and
 //     blobs that were received, whether or not they were of use.
@@ -87,8 +88,8 @@ func (m *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manife
 }
 
 // Resolve implements cache.Upstream.
-func (m *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
-	d, err := m.up.Resolve(ctx, repo, ref)
+func (m *Upstream) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
+	d, err := m.up.Resolve(ctx, repo, ref, known)
 	m.count("resolve", err)
 	return d, err
 }
@@ -117,6 +118,13 @@ func (m *Upstream) Tags(ctx context.Context, repo string, n int, last string) ([
 	tags, more, err := m.up.Tags(ctx, repo, n, last)
 	m.count("tags", err)
 	return tags, more, err
+}
+
+// Referrers implements cache.Upstream.
+func (m *Upstream) Referrers(ctx context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error) {
+	all, err := m.up.Referrers(ctx, repo, dgst)
+	m.count("referrers", err)
+	return all, err
 }
 
 // countedBody counts as it is read, so that a download that goes on for an hour

@@ -30,7 +30,7 @@ func TestCounts(t *testing.T) {
 	if got, err := m.Manifest(ctx, "a", "v1"); err != nil || string(got.Bytes) != "{}" {
 		t.Errorf("%q, %v", got.Bytes, err)
 	}
-	if d, err := m.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
+	if d, err := m.Resolve(ctx, "a", "v1", ""); err != nil || d.Size != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	s, err := m.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4, Length: 6})

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
@@ -134,11 +135,11 @@ func (p *Upstream) Manifest(ctx context.Context, repo, ref string) (cache.Manife
 }
 
 // Resolve implements cache.Upstream.
-func (p *Upstream) Resolve(ctx context.Context, repo, ref string) (cache.Descriptor, error) {
+func (p *Upstream) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	if err := p.held("asking for manifest %s of %s", ref, repo); err != nil {
 		return cache.Descriptor{}, err
 	}
-	d, err := p.up.Resolve(ctx, repo, ref)
+	d, err := p.up.Resolve(ctx, repo, ref, known)
 	return d, p.heed(err)
 }
 
@@ -167,4 +168,13 @@ func (p *Upstream) Tags(ctx context.Context, repo string, n int, last string) ([
 	}
 	tags, more, err := p.up.Tags(ctx, repo, n, last)
 	return tags, more, p.heed(err)
+}
+
+// Referrers implements cache.Upstream.
+func (p *Upstream) Referrers(ctx context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error) {
+	if err := p.held("listing referrers of %s in %s", dgst, repo); err != nil {
+		return nil, err
+	}
+	all, err := p.up.Referrers(ctx, repo, dgst)
+	return all, p.heed(err)
 }

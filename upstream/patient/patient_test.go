@@ -30,7 +30,7 @@ func limited(wait time.Duration) error {
 
 // resolve asks up anything.
 func resolve(up cache.Upstream) error {
-	_, err := up.Resolve(context.Background(), "a", "v1")
+	_, err := up.Resolve(context.Background(), "a", "v1", "")
 	return err
 }
 
@@ -60,7 +60,7 @@ func TestEveryCallWaits(t *testing.T) {
 			call     func() error
 		}{
 			{"manifest", "fetching manifest v1 of a/b", func() error { _, err := up.Manifest(ctx, "a/b", "v1"); return err }},
-			{"resolve", "asking for manifest v1 of a/b", func() error { _, err := up.Resolve(ctx, "a/b", "v1"); return err }},
+			{"resolve", "asking for manifest v1 of a/b", func() error { _, err := up.Resolve(ctx, "a/b", "v1", ""); return err }},
 			{"blob", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.Blob(ctx, "a/b", blob, cache.BlobPart{}); return err }},
 			{"stat", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.StatBlob(ctx, "a/b", blob); return err }},
 			{"tags", "listing tags of a/b", func() error { _, _, err := up.Tags(ctx, "a/b", -1, ""); return err }},
@@ -165,7 +165,7 @@ type gated struct {
 	answers chan error
 }
 
-func (g gated) Resolve(context.Context, string, string) (cache.Descriptor, error) {
+func (g gated) Resolve(context.Context, string, string, digest.Digest) (cache.Descriptor, error) {
 	return cache.Descriptor{}, <-g.answers
 }
 
@@ -265,7 +265,7 @@ func TestPassesOn(t *testing.T) {
 	if got, err := up.Manifest(ctx, "a", "v1"); err != nil || string(got.Bytes) != "{}" || got.Digest != digest.FromString("{}") {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if d, err := up.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
+	if d, err := up.Resolve(ctx, "a", "v1", ""); err != nil || d.Size != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	s, err := up.Blob(ctx, "a", blob, cache.BlobPart{Offset: 4, Length: 2})

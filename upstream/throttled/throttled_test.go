@@ -397,7 +397,7 @@ func TestPassesOn(t *testing.T) {
 	if got, err := io.ReadAll(s.Body); err != nil || string(got) != "456" || s.Offset != 4 || s.Length != 3 || s.Size != 10 || !s.Part {
 		t.Errorf("%q, %v of %+v", got, err, s)
 	}
-	if d, err := limited.Resolve(ctx, "a", "v1"); err != nil || d.Size != 2 {
+	if d, err := limited.Resolve(ctx, "a", "v1", ""); err != nil || d.Size != 2 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if n, err := limited.StatBlob(ctx, "a", dgst); err != nil || n != 10 {
