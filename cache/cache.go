@@ -68,6 +68,9 @@ type Cache struct {
 	// manifests are the small manifests that were used last, by repository
 	// and digest.
 	manifests *lru.Cache[manifestKey, Manifest]
+	// memory is what remotes have said that they are not asked about again for a
+	// while.
+	memory *lru.Cache[string, remembered]
 	// flights coalesce requests for the same manifest or tag.
 	flights singleflight.Group
 	// buffers are of streamBuffer bytes, for streams that come and go.
@@ -115,10 +118,15 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	memory, err := lru.New[string, remembered](memorySize)
+	if err != nil {
+		return nil, err
+	}
 	c := &Cache{
 		opts:      opts,
 		log:       opts.Log,
 		manifests: manifests,
+		memory:    memory,
 		fills:     make(map[digest.Digest]*fill),
 		left:      make(map[digest.Digest]*leftover),
 	}

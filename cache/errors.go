@@ -49,6 +49,10 @@ var (
 	// the cause of an ErrUnavailable, beside ErrNotAsked.
 	ErrOffline = errors.New("offline mode is on")
 
+	// ErrRevalidating is why an answer is stale that is being confirmed while it is
+	// given, see [Remote.StaleWhileRevalidate].
+	ErrRevalidating = errors.New("it is being confirmed in the background")
+
 	// ErrNotServed means that no configured remote is meant.
 	ErrNotServed = errors.New("not served here")
 

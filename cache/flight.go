@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"registry-module/internal/via"
 )
 
@@ -51,6 +53,11 @@ func flight[T any](ctx context.Context, r *Repository, kind, name string, ask fu
 	return got, err
 }
 
+// later is flight for a result that nobody waits for.
+func later[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
+	launch(ctx, r.c, flightKey(ctx, kind, r.key, name), func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
+}
+
 // flightKey is the key of what those share whose requests have passed as many
 // registries.
 func flightKey(ctx context.Context, kind string, parts ...string) string {
@@ -78,20 +85,25 @@ func asks[T any](ctx context.Context, r *Repository, ask func(context.Context) (
 // fly runs do once for those with the same key, and on behalf of the first of them. It
 // goes on when they leave. Shared tells that there were several.
 func fly[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (got T, shared bool, err error) {
-	var none T
-	result := c.flights.DoChan(flightKey, func() (any, error) {
+	select {
+	case res := <-launch(ctx, c, flightKey, do):
+		return res.Val.(T), res.Shared, res.Err
+	case <-ctx.Done():
+		var none T
+		return none, false, ctx.Err()
+	}
+}
+
+// launch is fly for who need not wait.
+func launch[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) <-chan singleflight.Result {
+	return c.flights.DoChan(flightKey, func() (any, error) {
 		if !c.begin() {
+			var none T
 			return none, ErrClosed
 		}
 		defer c.wg.Done()
 		return do(via.Carry(c.ctx, ctx))
 	})
-	select {
-	case res := <-result:
-		return res.Val.(T), res.Shared, res.Err
-	case <-ctx.Done():
-		return none, false, ctx.Err()
-	}
 }
 
 // ended names the reason for which the cache itself has ended an operation.

@@ -41,7 +41,8 @@ func (n *neighbour) Manifest(ctx context.Context, repo, ref string) (cache.Manif
 	if err != nil {
 		return cache.Manifest{}, err
 	}
-	return n.site.Repository(repo).Tag(ctx, ref)
+	t, err := n.site.Repository(repo).Tag(ctx, ref)
+	return t.Manifest, err
 }
 
 func (n *neighbour) Blob(ctx context.Context, repo string, dgst digest.Digest, _ cache.BlobPart) (*cache.BlobStream, error) {

@@ -43,12 +43,18 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	if err == nil || !absent(err) {
 		return m, err
 	}
+	memory := r.memoryKey(kindManifest, dgst.String())
+	if err := r.absentAtRemote(memory); err != nil {
+		return Manifest{}, err
+	}
 	return flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
 		// The flight that we have just missed may have stored it.
 		if m, err := r.CachedManifest(ctx, dgst); err == nil || !absent(err) {
 			return m, err
 		}
-		return r.fetchManifest(ctx, dgst.String())
+		m, err := r.fetchManifest(ctx, dgst.String())
+		r.learn(memory, err)
+		return m, err
 	})
 }
 
@@ -200,6 +206,9 @@ func (r *Repository) manifestChanges(m Manifest, doc *manifestDoc) []Change {
 	for d := range doc.blobs() {
 		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{Size: d.Size}))
 	}
+	if c, ok := r.subjectChange(m, doc); ok {
+		changes = append(changes, c)
+	}
 	return append(changes,
 		put(key(kindRepo, r.key), struct{}{}),
 		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{MediaType: m.MediaType, Size: m.Size}))
@@ -255,6 +264,10 @@ type manifestDoc struct {
 	Manifests  []v1.Descriptor `json:"manifests"` // of indexes
 	FSLayers   json.RawMessage `json:"fsLayers"`  // of Docker's schema 1
 	Signatures json.RawMessage `json:"signatures"`
+
+	Subject      *v1.Descriptor    `json:"subject"`
+	ArtifactType string            `json:"artifactType"`
+	Annotations  map[string]string `json:"annotations"`
 }
 
 // parseManifest reads a manifest. It refuses what is no JSON object; what it

@@ -99,30 +99,31 @@ func TestStaleTagWhenRemoteFails(t *testing.T) {
 			want, _ := s.addImage("a", "v1", "first")
 			_, err := s.Repository("a").Tag(t.Context(), "v1")
 			must(t, err)
+			confirmed := s.now
 			s.now = s.now.Add(tagTTL)
 			s.up.Fail(failure)
-			for range 5 {
+			outage := errors.Is(failure, cache.ErrUnavailable) || errors.Is(failure, cache.ErrRateLimited)
+			for i := range 5 {
+				if i == 1 && outage {
+					s.up.SetAway(failure, false)
+				}
 				m, err := s.Repository("a").Tag(t.Context(), "v1")
 				must(t, err)
-				if m.Digest != want {
-					t.Errorf("tag is %s, want the stale %s", m.Digest, want)
+				if m.Digest != want || !errors.Is(m.Stale, failure) || !m.Confirmed.Equal(confirmed) {
+					t.Errorf("tag is %s, %+v, want the stale %s", m.Digest, m.Freshness, want)
 				}
 			}
-			away := errors.Is(failure, cache.ErrUnavailable) || errors.Is(failure, cache.ErrRateLimited)
-			if away {
-				s.wantCalls(t, "resolve", 1) // the others do not wait for it
-			} else {
-				s.wantCalls(t, "resolve", 5) // that is about this repository
-			}
+			s.wantCalls(t, "resolve", 1) // the others do not wait for it
 			if _, err := s.Repository("a").Tag(t.Context(), "v2"); !errors.Is(err, failure) {
 				t.Errorf("tag that is not stored: error %v, want %v", err, failure)
 			}
 			s.up.Fail(nil)
+			s.up.SetAway(nil, false)
 			s.now = s.now.Add(10 * time.Second)
-			_, err = s.Repository("a").Tag(t.Context(), "v1")
+			m, err := s.Repository("a").Tag(t.Context(), "v1")
 			must(t, err)
-			if away {
-				s.wantCalls(t, "resolve", 2)
+			if s.wantCalls(t, "resolve", 2); m.Stale != nil || !m.Confirmed.Equal(s.now) {
+				t.Errorf("%+v", m.Freshness)
 			}
 		})
 	}
@@ -148,7 +149,10 @@ func TestTagRemovedAtRemote(t *testing.T) {
 // Many who ask at once cause one request.
 func TestManifestRequestsCoalesce(t *testing.T) {
 	for name, ask := range map[string]func(r *cache.Repository, dgst digest.Digest) (cache.Manifest, error){
-		"tag": func(r *cache.Repository, _ digest.Digest) (cache.Manifest, error) { return r.Tag(t.Context(), "v1") },
+		"tag": func(r *cache.Repository, _ digest.Digest) (cache.Manifest, error) {
+			t, err := r.Tag(t.Context(), "v1")
+			return t.Manifest, err
+		},
 		"digest": func(r *cache.Repository, dgst digest.Digest) (cache.Manifest, error) {
 			return r.Manifest(t.Context(), dgst)
 		},
@@ -351,7 +355,8 @@ func TestTags(t *testing.T) {
 			{4, "v1", all[1:], false},
 			{10, "v9", nil, false},
 		} {
-			got, more, err := s.Repository("a").Tags(t.Context(), tt.n, tt.last)
+			list, err := s.Repository("a").Tags(t.Context(), tt.n, tt.last)
+			got, more := list.Tags, list.More
 			if err != nil || more != tt.more || !slices.Equal(got, tt.want) {
 				t.Errorf("tags(%d, %q) = %q, %v, %v", tt.n, tt.last, got, more, err)
 			}
@@ -361,11 +366,11 @@ func TestTags(t *testing.T) {
 	s.up.Fail(cache.ErrUnavailable)
 	check()
 	s.now = s.now.Add(time.Minute)
-	if _, _, err := s.Repository("unknown").Tags(t.Context(), -1, ""); !errors.Is(err, cache.ErrUnavailable) {
+	if _, err := s.Repository("unknown").Tags(t.Context(), -1, ""); !errors.Is(err, cache.ErrUnavailable) {
 		t.Errorf("unknown repository, remote away: error %v, want ErrUnavailable", err)
 	}
 	s.up.Fail(nil)
-	if _, _, err := s.Repository("unknown").Tags(t.Context(), -1, ""); !errors.Is(err, cache.ErrNotFound) {
+	if _, err := s.Repository("unknown").Tags(t.Context(), -1, ""); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("unknown repository: error %v, want ErrNotFound", err)
 	}
 	s.reopen(t, noUpstream)
@@ -394,7 +399,7 @@ func TestOfflineMirror(t *testing.T) {
 		_, manifestErr := s.Repository("a").Manifest(t.Context(), absent)
 		_, blobErr := s.Repository("a").OpenBlob(t.Context(), absent)
 		_, statErr := s.Repository("a").StatBlob(t.Context(), absent)
-		_, _, tagsErr := s.Repository("b").Tags(t.Context(), -1, "")
+		_, tagsErr := s.Repository("b").Tags(t.Context(), -1, "")
 		for _, err := range []error{tagErr, manifestErr, blobErr, statErr, tagsErr} {
 			if !errors.Is(err, cache.ErrNotFound) || !strings.Contains(err.Error(), "no remote registry is configured") {
 				t.Errorf("error %v, want ErrNotFound that says why", err)

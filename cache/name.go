@@ -39,12 +39,23 @@ func (c *Cache) Name(name string, places ...Place) *Name {
 	return n
 }
 
+// Fresh returns the name for a client that wants to know what the remote says now, see
+// [Repository.Fresh].
+func (n *Name) Fresh() *Name {
+	fresh := *n
+	fresh.among = make([]*Repository, len(n.among))
+	for i, r := range n.among {
+		fresh.among[i] = r.Fresh()
+	}
+	return &fresh
+}
+
 // CachedTag is [Repository.CachedTag]. Here and in the others that ask no remote,
 // what is not known to be meant is not stored.
-func (n *Name) CachedTag(ctx context.Context, tag string) (Manifest, error) {
+func (n *Name) CachedTag(ctx context.Context, tag string) (Tagged, error) {
 	r, err := n.cached(ctx)
 	if err != nil {
-		return Manifest{}, err
+		return Tagged{}, err
 	}
 	return r.CachedTag(ctx, tag)
 }
@@ -68,8 +79,8 @@ func (n *Name) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, err
 }
 
 // Tag is [Repository.Tag].
-func (n *Name) Tag(ctx context.Context, tag string) (Manifest, error) {
-	return find(ctx, n, aContent, func(r *Repository) (Manifest, error) { return r.Tag(ctx, tag) })
+func (n *Name) Tag(ctx context.Context, tag string) (Tagged, error) {
+	return find(ctx, n, aContent, func(r *Repository) (Tagged, error) { return r.Tag(ctx, tag) })
 }
 
 // Manifest is [Repository.Manifest].
@@ -88,16 +99,30 @@ func (n *Name) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error
 }
 
 // Tags is [Repository.Tags].
-func (n *Name) Tags(ctx context.Context, count int, last string) (tags []string, more bool, err error) {
-	type list struct {
-		tags []string
-		more bool
+func (n *Name) Tags(ctx context.Context, count int, last string) (TagList, error) {
+	return find(ctx, n, allTags, func(r *Repository) (TagList, error) { return r.Tags(ctx, count, last) })
+}
+
+// Referrers is [Repository.Referrers]. What is nowhere has no referrers.
+func (n *Name) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
+	r, settled, err := n.meant(ctx)
+	if err != nil {
+		return Referrers{}, err
 	}
-	l, err := find(ctx, n, allTags, func(r *Repository) (list, error) {
-		tags, more, err := r.Tags(ctx, count, last)
-		return list{tags, more}, err
+	if settled {
+		return r.Referrers(ctx, dgst)
+	}
+	list, err := find(ctx, n, aContent, func(r *Repository) (Referrers, error) {
+		list, err := r.Referrers(ctx, dgst)
+		if err == nil && len(list.Manifests) == 0 {
+			err = errNoReferrers // which says nothing of whether this is what is meant
+		}
+		return list, err
 	})
-	return l.tags, l.more, err
+	if errors.Is(err, ErrNotFound) {
+		return Referrers{}, nil
+	}
+	return list, err
 }
 
 // Prefetch is [Repository.Prefetch].
@@ -161,7 +186,7 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 	}
 	var nowhere notAnywhere
 	for _, r := range n.among {
-		if bound != nil && r != bound && r.isAway() {
+		if why, _ := r.away(); why != nil && bound != nil && r != bound {
 			return at(n, bound, op) // it cannot be asked whether that has changed
 		}
 		got, err := op(r)
@@ -183,7 +208,6 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 			nowhere = append(nowhere, fmt.Errorf("%s has no repository %s", r.remote.Host, r.name))
 			continue
 		}
-		r.noteFailure(err)
 		if bound != nil && r != bound {
 			return at(n, bound, op)
 		}
@@ -223,10 +247,15 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (bool, er
 	if what == allTags {
 		return false, nil
 	}
-	_, askErr := flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
-		_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
-		return struct{}{}, err
-	})
+	memory := r.memoryKey(kindRepo)
+	askErr := r.absentAtRemote(memory)
+	if askErr == nil {
+		_, askErr = flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
+			_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
+			r.learn(memory, err)
+			return struct{}{}, err
+		})
+	}
 	switch {
 	case askErr == nil:
 		return true, err

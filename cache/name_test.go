@@ -196,11 +196,13 @@ func TestBindingExpires(t *testing.T) {
 	if tag() != at2 {
 		t.Error("with the first remote away, the name means something else")
 	}
+	s.up.SetAway(cache.ErrUnavailable, false)
 	calls = s.up.Calls("")
 	if tag() != at2 || s.up.Calls("") != calls {
 		t.Errorf("the first remote is asked %d times more while it is away", s.up.Calls("")-calls)
 	}
 	s.up.Fail(nil)
+	s.up.SetAway(nil, false)
 	s.now = s.now.Add(time.Minute)
 	if tag() != at2 || s.up.Calls("") == calls {
 		t.Error("the first remote is not asked")
@@ -291,6 +293,7 @@ func TestExpiredNameOfRemoteThatIsAway(t *testing.T) {
 	for range 10 {
 		_, err := s.called("a").Manifest(t.Context(), dgst)
 		must(t, err)
+		s.up.SetAway(cache.ErrUnavailable, false)
 	}
 	if n := s.up.Calls("") - asked; n != 1 {
 		t.Errorf("%d requests to the remote that is away", n)
@@ -341,7 +344,8 @@ func TestNameOfEachKind(t *testing.T) {
 			return errors.Join(err, b.Close())
 		},
 		"tags": func(n *cache.Name, _, _ digest.Digest) error {
-			tags, more, err := n.Tags(t.Context(), -1, "")
+			list, err := n.Tags(t.Context(), -1, "")
+			tags, more := list.Tags, list.More
 			if err == nil && (more || !slices.Equal(tags, []string{"v1"})) {
 				err = fmt.Errorf("tags %q, %v", tags, more)
 			}

@@ -252,10 +252,11 @@ type Upstream interface {
 
 // Availability is what an [Upstream] may tell beside its answers.
 type Availability interface {
-	// Away returns why the remote is not to be asked now about what is stored
-	// already: it has failed, or does not answer. It is nil where it can be asked.
-	// It takes no time.
-	Away() error
+	// Away returns why no answer of the remote is to be waited for by who has a
+	// stored one: it has failed, or has not answered for a while. It is nil where the
+	// remote can be expected to answer. Due tells that it is time to find out whether
+	// that is still so, by a request that nobody waits for. It takes no time.
+	Away() (why error, due bool)
 }
 
 // BlobPart is a part of a blob. The zero value is the whole.

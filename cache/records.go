@@ -6,23 +6,25 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
-	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // The entries of the index. A key is a letter for its kind, then its parts, each
 // behind a zero byte, which none of them can contain. A value is JSON: readable
 // with any Badger tool, and open for more fields. docs/disk-format.md lists them.
 const (
-	kindBlob     = "b" // digest: a blob that is stored, whatever repository it is of
-	kindLayer    = "l" // repository, digest: a blob that the remote serves there
-	kindManifest = "m" // repository, digest: a manifest that the remote serves there
-	kindNamed    = "n" // repository, digest: content that a manifest there names
-	kindRepo     = "r" // repository
-	kindTag      = "t" // repository, tag
-	kindBound    = "o" // name: the remote where it was found
-	kindMeta     = "z" // facts about the index
+	kindBlob      = "b" // digest: a blob that is stored, whatever repository it is of
+	kindLayer     = "l" // repository, digest: a blob that the remote serves there
+	kindManifest  = "m" // repository, digest: a manifest that the remote serves there
+	kindReferrers = "f" // repository, digest: what refers to it, as the remote has said
+	kindSubject   = "s" // repository, digest, digest of a manifest there: which refers to it
+	kindNamed     = "n" // repository, digest: content that a manifest there names
+	kindRepo      = "r" // repository
+	kindTag       = "t" // repository, tag
+	kindBound     = "o" // name: the remote where it was found
+	kindMeta      = "z" // facts about the index
 )
 
 // The entries of kindMeta.
@@ -54,12 +56,11 @@ type tagRecord struct {
 	Validated int64 `json:"v,omitempty"`
 }
 
-// validFor tells whether the tag may be answered without asking the remote. A
-// confirmation from the future is none: gateways without a battery-backed clock
-// wake up in the past.
-func (t tagRecord) validFor(ttl time.Duration, now time.Time) bool {
-	age := now.Sub(time.Unix(0, t.Validated))
-	return age >= 0 && age < ttl
+// referrersRecord is what refers to a manifest.
+type referrersRecord struct {
+	// Validated is when the remote has said so, in Unix nanoseconds.
+	Validated int64           `json:"v"`
+	Manifests []v1.Descriptor `json:"m"`
 }
 
 func key(kind string, parts ...string) []byte {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"registry-module/cache/tagpolicy"
@@ -100,9 +99,8 @@ func (n Naming) isOthers(name string) bool {
 // remote is a Remote with what goes on there. Remotes do not wait for each other.
 type remote struct {
 	Remote
-	// away is since when, and for how long, the remote is not asked about what is
-	// stored, since it has just failed to answer.
-	away atomic.Pointer[absence]
+	// availability is Upstream's, nil where it does not tell.
+	availability Availability
 	// asking bounds the requests that run, fillSlots the fills that have begun, and
 	// streamSlots the streams of blobs.
 	asking      chan struct{}
@@ -113,11 +111,13 @@ type remote struct {
 func newRemote(r Remote) *remote {
 	r.Connections = cmp.Or(max(r.Connections, 0), 4)
 	r.RetryFor = cmp.Or(r.RetryFor, 5*time.Minute)
+	availability, _ := r.Upstream.(Availability)
 	return &remote{
-		Remote:      r,
-		asking:      make(chan struct{}, maxAsking),
-		fillSlots:   slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
-		streamSlots: slots.New(slots.Limits{Max: r.MaxConnections}),
+		Remote:       r,
+		availability: availability,
+		asking:       make(chan struct{}, maxAsking),
+		fillSlots:    slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
+		streamSlots:  slots.New(slots.Limits{Max: r.MaxConnections}),
 	}
 }
 
@@ -175,6 +175,17 @@ type Repository struct {
 	remote *remote
 	name   string // as the remote knows it
 	key    string // as it is stored
+	force  bool   // the remote is to be asked, see Fresh
+}
+
+// Fresh returns the repository for a client that wants to know what the remote says
+// now: what is stored and can change is confirmed first, whatever its lifetime, and
+// what the remote has lately said not to exist is asked for again. While the remote is
+// away that makes no difference.
+func (r *Repository) Fresh() *Repository {
+	fresh := *r
+	fresh.force = true
+	return &fresh
 }
 
 // Place returns which repository it is.

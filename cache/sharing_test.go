@@ -457,7 +457,7 @@ func TestChainIsCarried(t *testing.T) {
 			must(t, err)
 			_, err = r.Manifest(ctx, m.Digest)
 			must(t, err)
-			_, _, err = r.Tags(ctx, -1, "")
+			_, err = r.Tags(ctx, -1, "")
 			must(t, err)
 			_, err = r.StatBlob(ctx, layer)
 			must(t, err)

@@ -5,121 +5,138 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"time"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// How the remote is asked about what is stored.
-const (
-	// stalePatience is how long a client waits for the remote when a stored
-	// answer is at hand.
-	stalePatience = 5 * time.Second
-	// awayFor is how long a remote that did not answer is not asked again
-	// about what is stored, unless it has said itself when to come back.
-	awayFor = 10 * time.Second
-)
-
-// absence is a time for which the remote is left alone.
-type absence struct {
-	since time.Time
-	lasts time.Duration
+// Tagged is what a tag stands for, and how far that can be relied on.
+type Tagged struct {
+	Manifest
+	Freshness
 }
 
-// isAway tells whether the remote has just failed to answer. A time from the
-// future does not count: clocks of gateways jump.
-func (r *Repository) isAway() bool {
-	a := r.remote.away.Load()
-	if a == nil {
-		return false
-	}
-	age := r.c.opts.Now().Sub(a.since)
-	return age >= 0 && age < a.lasts
-}
-
-// noteFailure leaves the remote alone for a while if err means that it is away
-// or wants to be left alone. What it has against one repository says nothing
-// about others.
-func (r *Repository) noteFailure(err error) {
-	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRateLimited) {
-		return
-	}
-	lasts := awayFor
-	if up, ok := errors.AsType[*UpstreamError](err); ok {
-		lasts = max(lasts, up.RetryAfter)
-	}
-	r.remote.away.Store(&absence{r.c.opts.Now(), lasts})
-}
-
-// CachedTag returns the manifest that tag points to if it can be answered
-// without asking the remote: it is stored and its lifetime is not over. The
-// error of what is not at hand satisfies errors.Is(err, fs.ErrNotExist).
-func (r *Repository) CachedTag(ctx context.Context, tag string) (Manifest, error) {
+// CachedTag returns the manifest that tag points to if that can be answered without
+// waiting for the remote: it is stored, and its lifetime is not over, or the remote
+// is asked in the background, or is away. The error of what is not at hand satisfies
+// errors.Is(err, fs.ErrNotExist).
+func (r *Repository) CachedTag(ctx context.Context, tag string) (Tagged, error) {
 	var rec tagRecord
 	if err := r.c.record(ctx, key(kindTag, r.key, tag), &rec); err != nil {
-		return Manifest{}, err
+		return Tagged{}, err
 	}
-	if r.remote.Upstream != nil && !rec.validFor(r.remote.TagTTL, r.c.opts.Now()) {
-		return Manifest{}, errStale
+	t, next, err := r.judgeTag(ctx, tag, rec)
+	if err == nil && next == ask {
+		err = errStale
 	}
-	return r.CachedManifest(ctx, rec.Digest)
+	if err != nil {
+		return Tagged{}, err
+	}
+	if next == answerAndAsk {
+		r.confirmLater(ctx, tag)
+	}
+	return t, nil
 }
 
 // errStale is the answer for a tag that must be confirmed. It counts as absent.
 var errStale error = absentError("the tag's lifetime is over")
 
+// judgeTag returns what is stored for a tag, and what is to be done with it.
+func (r *Repository) judgeTag(ctx context.Context, tag string, rec tagRecord) (Tagged, next, error) {
+	m, err := r.CachedManifest(ctx, rec.Digest)
+	if err != nil {
+		return Tagged{}, ask, err
+	}
+	f, next, err := r.judge(r.asStored(tag, rec))
+	return Tagged{m, f}, next, err
+}
+
+func (r *Repository) asStored(tag string, rec tagRecord) stored {
+	return stored{
+		what:      fmt.Sprintf("tag %s of %s", tag, r.name),
+		tag:       tag,
+		memory:    r.memoryKey(kindTag, tag),
+		validated: rec.Validated,
+	}
+}
+
+// memoryKey is under which is remembered what the remote says about something.
+func (r *Repository) memoryKey(kind string, parts ...string) string {
+	return string(key(kind, append([]string{r.key}, parts...)...))
+}
+
 // Tag returns the manifest that tag points to. A tag whose lifetime is over is
 // confirmed by the remote first, or answered as it is where the remote does not
 // answer in time.
-func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
-	m, err := r.CachedTag(ctx, tag)
-	if err == nil || !absent(err) {
-		return m, err
-	}
-	stored, err := r.storedTag(ctx, tag)
+func (r *Repository) Tag(ctx context.Context, tag string) (Tagged, error) {
+	rec, err := r.tagRecord(ctx, tag)
 	if err != nil && !absent(err) {
-		return Manifest{}, err
+		return Tagged{}, err
+	}
+	var known Tagged
+	next := ask
+	if err == nil {
+		known, next, err = r.judgeTag(ctx, tag, rec)
 	}
 	if absent(err) {
-		return flight(ctx, r, kindTag, tag, func(ctx context.Context) (Manifest, error) {
-			return r.fetchTag(ctx, tag)
-		})
+		if err := r.absentAtRemote(r.memoryKey(kindTag, tag)); err != nil {
+			return Tagged{}, err
+		}
+		return r.flyTag(ctx, tag)
 	}
-	if r.remote.Upstream == nil || r.isAway() {
-		return stored, nil
+	if next == answerAndAsk {
+		r.confirmLater(ctx, tag)
+	}
+	if err != nil || next != ask {
+		return known, err
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
-	m, err = flight(patient, r, kindTag, tag, func(ctx context.Context) (Manifest, error) {
-		return r.fetchTag(ctx, tag)
-	})
+	t, err := r.flyTag(patient, tag)
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrClosed):
-		return m, err
+	case err == nil, ctx.Err() != nil, definite(err), errors.Is(err, ErrClosed):
+		return t, err
 	case patient.Err() != nil:
-		err = fmt.Errorf("%w: no answer within %v", ErrUnavailable, stalePatience)
-		r.noteFailure(err)
+		err = fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
 	}
-	r.c.log.WithError(err).Warnf("tag %s of %s is served as it was last known", tag, r.key)
-	return stored, nil
+	known.Freshness, err = r.stale(r.asStored(tag, rec), err)
+	return known, err
+}
+
+// flyTag asks the remote what tag points to now, once at a time for all.
+func (r *Repository) flyTag(ctx context.Context, tag string) (Tagged, error) {
+	return flight(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
+}
+
+// confirmLater is flyTag for nobody who would wait.
+func (r *Repository) confirmLater(ctx context.Context, tag string) {
+	later(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
 }
 
 // fetchTag asks the remote what tag points to now. It runs once at a time for
 // each tag, and goes on when those who have asked for it lose patience: over a
 // thin link that is the only way that an answer ever comes.
-func (r *Repository) fetchTag(ctx context.Context, tag string) (Manifest, error) {
-	// The flight that we have just missed may have confirmed it.
-	if m, err := r.CachedTag(ctx, tag); err == nil || !absent(err) {
-		return m, err
+func (r *Repository) fetchTag(ctx context.Context, tag string) (Tagged, error) {
+	rec, recErr := r.tagRecord(ctx, tag)
+	if recErr == nil && !r.force {
+		// The flight that we have just missed may have confirmed it.
+		if t, next, err := r.judgeTag(ctx, tag, rec); err == nil && next == answer && t.Stale == nil {
+			return t, nil
+		}
 	}
 	m, err := r.askTag(ctx, tag)
-	if errors.Is(err, ErrNotFound) {
-		return Manifest{}, errors.Join(err, r.forget(ctx, tag))
+	r.learn(r.memoryKey(kindTag, tag), err)
+	if err == nil {
+		return Tagged{m, Freshness{Confirmed: r.c.opts.Now()}}, nil
 	}
-	if err != nil {
-		r.noteFailure(err)
+	if recErr != nil {
+		return Tagged{}, err
 	}
-	return m, err
+	if definite(err) {
+		return Tagged{}, errors.Join(err, r.forget(ctx, tag))
+	}
+	r.c.log.WithError(err).Debugf("tag %s of %s could not be confirmed", tag, r.key)
+	return Tagged{}, err
 }
 
 // askTag finds out what tag points to, at the cost of a HEAD where that is
@@ -128,12 +145,13 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
 	if r.remote.Upstream == nil {
 		return Manifest{}, r.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
 	}
-	if _, err := r.storedTag(ctx, tag); err == nil {
-		d, err := r.remote.Upstream.Resolve(ctx, r.name, tag, "")
-		if err != nil {
+	if known, err := r.storedTag(ctx, tag); err == nil {
+		switch d, err := r.remote.Upstream.Resolve(ctx, r.name, tag, known.Digest); {
+		case errors.Is(err, ErrNotFound) && !definite(err):
+			// Who forgets a tag for good wants to hear the registry say it in full.
+		case err != nil:
 			return Manifest{}, err
-		}
-		if d.Digest != "" { // unmoved, or moved to what is known
+		case d.Digest != "": // unmoved, or moved to what is known
 			if m, err := r.CachedManifest(ctx, d.Digest); err == nil {
 				r.confirm(ctx, tag, m.Digest)
 				return m, nil
@@ -143,14 +161,19 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
 	return r.fetchManifest(ctx, tag)
 }
 
-// storedTag returns what tag pointed to when it was last confirmed.
-func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error) {
-	var rec tagRecord
-	err := r.c.record(ctx, key(kindTag, r.key, tag), &rec)
+// tagRecord returns what tag pointed to when it was last confirmed.
+func (r *Repository) tagRecord(ctx context.Context, tag string) (rec tagRecord, err error) {
+	err = r.c.record(ctx, key(kindTag, r.key, tag), &rec)
 	if absent(err) {
 		// The index may have lost what the layout knows.
 		rec.Digest, err = r.c.opts.Refs.Get(ctx, Ref{r.key, RefTag, tag})
 	}
+	return rec, err
+}
+
+// storedTag returns the manifest that tag pointed to when it was last confirmed.
+func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error) {
+	rec, err := r.tagRecord(ctx, tag)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -182,64 +205,92 @@ func (r *Repository) forget(ctx context.Context, tag string) error {
 	return r.c.opts.Refs.Remove(ctx, Ref{r.key, RefTag, tag})
 }
 
-// Tags lists at most n tags that come after last: all where n is negative. More
-// tells that there are others. The list is the remote's, and that of the stored
-// tags where the remote does not answer.
-func (r *Repository) Tags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
-	stored, storedMore, storedErr := r.storedTags(ctx, n, last)
-	have := storedErr == nil && (len(stored) > 0 || last != "")
-	if r.remote.Upstream == nil || have && r.isAway() {
-		return stored, storedMore, storedErr
+// TagList is a part of the list of a repository's tags.
+type TagList struct {
+	Tags []string
+	// More tells that there are others behind.
+	More bool
+	Freshness
+}
+
+// Tags lists at most n tags that come after last: all where n is negative. The list
+// is the remote's, and that of the stored tags where the remote does not answer.
+func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, error) {
+	known, knownErr := r.storedTags(ctx, n, last)
+	if r.remote.Upstream == nil {
+		return known, knownErr
 	}
+	have := knownErr == nil && (len(known.Tags) > 0 || last != "")
+	place := []string{strconv.Itoa(n), last}
+	list := func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, n, last) }
 	patient := ctx
 	if have {
+		why, due := r.away()
+		if why == nil && !r.force {
+			why, _ = r.recall(r.memoryKey(kindRepo))
+		}
+		switch {
+		case definite(why):
+			return TagList{}, why
+		case why != nil:
+			if due {
+				later(ctx, r, kindRepo, string(key("", place...)), list)
+			}
+			known.Stale = why
+			return known, nil
+		}
 		var cancel context.CancelFunc
 		patient, cancel = context.WithTimeout(ctx, stalePatience)
 		defer cancel()
+	} else if err := r.absentAtRemote(r.memoryKey(kindRepo)); err != nil {
+		return TagList{}, err
 	}
-	tags, more, err = r.upstreamTags(patient, n, last)
-	if err == nil || errors.Is(err, ErrNotFound) || ctx.Err() != nil {
-		return tags, more, err
+	got, err := flight(patient, r, kindRepo, string(key("", place...)), list)
+	switch {
+	case err == nil, !have, definite(err), ctx.Err() != nil, errors.Is(err, ErrClosed):
+		return got, err // the remote's reason says more than what is stored
+	case patient.Err() != nil:
+		err = fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
 	}
-	r.noteFailure(err)
-	if !have {
-		return nil, false, err // the remote's reason says more
-	}
-	r.c.log.WithError(err).Warnf("tags of %s are listed as far as they are stored", r.key)
-	return stored, storedMore, nil
+	known.Stale = err
+	return known, nil
 }
 
 // upstreamTags collects pages, since a remote may give fewer than n at a time.
-func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
+func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (TagList, error) {
 	const maxPages = 100 // arbitrary, but bounded
+	list := TagList{Freshness: Freshness{Confirmed: r.c.opts.Now()}}
 	for range maxPages {
-		page, more, err := r.remote.Upstream.Tags(ctx, r.name, n-len(tags), last)
+		page, more, err := r.remote.Upstream.Tags(ctx, r.name, n-len(list.Tags), last)
+		r.learn(r.memoryKey(kindRepo), err)
 		if err != nil {
-			return nil, false, err
+			return TagList{}, err
 		}
-		tags = append(tags, page...)
-		if !more || len(page) == 0 || n >= 0 && len(tags) >= n {
-			return tags, more && len(page) > 0, nil
+		list.Tags = append(list.Tags, page...)
+		list.More = more && len(page) > 0
+		if !list.More || n >= 0 && len(list.Tags) >= n {
+			return list, nil
 		}
 		last = page[len(page)-1]
 	}
-	return tags, true, nil
+	return list, nil
 }
 
-func (r *Repository) storedTags(ctx context.Context, n int, last string) (tags []string, more bool, err error) {
+func (r *Repository) storedTags(ctx context.Context, n int, last string) (list TagList, err error) {
 	for tag, err := range r.c.names(ctx, last, kindTag, r.key) {
 		if err != nil {
-			return nil, false, err
+			return TagList{}, err
 		}
-		if n >= 0 && len(tags) == n {
-			return tags, true, nil
+		if n >= 0 && len(list.Tags) == n {
+			list.More = true
+			return list, nil
 		}
-		tags = append(tags, tag)
+		list.Tags = append(list.Tags, tag)
 	}
-	if len(tags) == 0 && last == "" {
-		return nil, false, r.missing("repository " + r.name)
+	if len(list.Tags) == 0 && last == "" {
+		return TagList{}, r.missing("repository " + r.name)
 	}
-	return tags, false, nil
+	return list, nil
 }
 
 // Places yields the repositories of which something is stored, in no order. An

@@ -49,6 +49,9 @@ type exchange struct {
 	// manifest is the one that was looked up last; it has no bytes before.
 	manifest cache.Manifest
 
+	// freshness is that of the answer, if it is one that can change.
+	freshness cache.Freshness
+
 	failed *answer // replaces the status that the app chooses for an error
 	err    error   // what it is about
 }
@@ -68,6 +71,7 @@ func exchangeFrom(ctx context.Context) *exchange {
 // override makes the response to err the one that a says.
 func (x *exchange) override(a answer, err error) {
 	x.failed, x.err = &a, err
+	x.forget()
 	a.header(x.Header())
 	if a.status == http.StatusInternalServerError {
 		x.log.WithError(err).Error("internal error, of which the client is not told more")

@@ -79,8 +79,13 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		var ctx context.Context
 		if ctx, err = s.onBehalf(r); err == nil {
 			r = r.WithContext(ctx)
-			resource, err = s.direct(x, ns, rt)
+			resource, err = s.direct(x, ns, rt, wantsFresh(r))
 		}
+	}
+	if rt.kind == referrersRoute {
+		x.refused = err
+		s.serveReferrers(x, r, rt, resource)
+		return
 	}
 	if x.refused = err; err != nil && s.access == nil {
 		s.setCommonHeader(x.Header())
@@ -121,12 +126,15 @@ func namespaceOf(r *http.Request) (string, error) {
 // direct finds out which repository of which remote the request is about, and what
 // that is called for access control: who may pull a repository need not be allowed to
 // pull the one of the same name in another namespace.
-func (s *Server) direct(x *exchange, ns string, rt route) (resource string, err error) {
+func (s *Server) direct(x *exchange, ns string, rt route, fresh bool) (resource string, err error) {
 	places, err := s.router.Route(ns, rt.name)
 	if err != nil {
 		return rt.name, err
 	}
 	x.repo = s.cache.Name(rt.name, places...)
+	if fresh {
+		x.repo = x.repo.Fresh()
+	}
 	if ns == "" {
 		return rt.name, nil
 	}
@@ -202,13 +210,16 @@ func (s *Server) setCommonHeader(h http.Header) {
 func (s *Server) serveStored(x *exchange, r *http.Request, rt route, resource string) bool {
 	switch rt.kind {
 	case manifestRoute:
-		m, err := storedManifest(r.Context(), x.repo, rt.reference)
+		t, err := storedManifest(r.Context(), x.repo, rt.reference)
 		if err != nil || !s.mayPull(r, resource) {
 			return false
 		}
 		s.setCommonHeader(x.Header())
-		s.serveManifest(x, r, m)
-		x.manifest = m
+		if isTag(rt.reference) {
+			s.show(x, tagAnswer, t.Freshness)
+		}
+		s.serveManifest(x, r, t.Manifest)
+		x.manifest = t.Manifest
 		return true
 	case blobRoute:
 		return s.serveStoredBlob(x, r, rt, resource)
@@ -242,9 +253,13 @@ func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route, resourc
 	return true
 }
 
-func storedManifest(ctx context.Context, repo *cache.Name, reference string) (cache.Manifest, error) {
-	if strings.Contains(reference, ":") {
-		return repo.CachedManifest(ctx, digest.Digest(reference))
+// isTag tells a tag from a digest.
+func isTag(reference string) bool { return !strings.Contains(reference, ":") }
+
+func storedManifest(ctx context.Context, repo *cache.Name, reference string) (cache.Tagged, error) {
+	if !isTag(reference) {
+		m, err := repo.CachedManifest(ctx, digest.Digest(reference))
+		return cache.Tagged{Manifest: m}, err
 	}
 	return repo.CachedTag(ctx, reference)
 }
@@ -283,14 +298,41 @@ func matches(header []string, etag string) bool {
 
 // mayPull asks the access controller what the app would ask it.
 func (s *Server) mayPull(r *http.Request, name string) bool {
+	return s.pullAccess(r, name) == nil
+}
+
+// errNoGrant is why nobody is let in whom the access controller has nothing to say to.
+var errNoGrant = errors.New("access was not granted")
+
+// pullAccess returns why a repository may not be pulled.
+func (s *Server) pullAccess(r *http.Request, name string) error {
 	if s.access == nil {
-		return true
+		return nil
 	}
 	grant, err := s.access.Authorized(r, auth.Access{
 		Resource: auth.Resource{Type: "repository", Name: name},
 		Action:   "pull",
 	})
-	return err == nil && grant != nil
+	if err == nil && grant == nil {
+		err = errNoGrant
+	}
+	return err
+}
+
+// authorize answers who may not pull a repository, as the app would, and returns false.
+func (s *Server) authorize(x *exchange, r *http.Request, name string) bool {
+	err := s.pullAccess(r, name)
+	if err == nil {
+		return true
+	}
+	if challenge, ok := errors.AsType[auth.Challenge](err); ok {
+		challenge.SetHeaders(r, x)
+		s.refuse(x, http.StatusUnauthorized, errcode.ErrorCodeUnauthorized, errcode.ErrorCodeUnauthorized.Message())
+		return false
+	}
+	s.log.WithError(err).Warnf("whether %s may be pulled could not be found out", name)
+	s.refuse(x, http.StatusBadRequest, errcode.ErrorCodeUnknown, errcode.ErrorCodeUnknown.Message())
+	return false
 }
 
 // logRequest writes the access log.
@@ -306,6 +348,9 @@ func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
 	}
 	if ns := r.URL.Query().Get("ns"); ns != "" {
 		fields["ns"] = fmt.Sprintf("%.100s", ns)
+	}
+	if x.freshness.Stale != nil {
+		fields["stale"] = x.freshness.Stale.Error()
 	}
 	entry := s.log.WithFields(fields)
 	switch {

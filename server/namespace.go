@@ -23,6 +23,14 @@ type namespace struct {
 	cache  *cache.Cache
 	router Router
 	log    logrus.FieldLogger
+	// fresh is told how far an answer can be relied on.
+	fresh func(x *exchange, kind string, f cache.Freshness)
+}
+
+func (n *namespace) show(ctx context.Context, kind string, f cache.Freshness) {
+	if x := exchangeFrom(ctx); x != nil {
+		n.fresh(x, kind, f)
+	}
 }
 
 var (
@@ -107,26 +115,29 @@ func (t tags) Get(ctx context.Context, tag string) (v1.Descriptor, error) {
 	if err != nil {
 		return v1.Descriptor{}, appError(ctx, manifestContent, err)
 	}
+	t.ns.show(ctx, tagAnswer, m.Freshness)
 	return v1.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}, nil
 }
 
 func (t tags) List(ctx context.Context, limit int, last string) ([]string, error) {
-	names, more, err := t.repo.Tags(ctx, limit, last)
+	list, err := t.repo.Tags(ctx, limit, last)
 	if err != nil {
 		return nil, appError(ctx, repositoryContent, err)
 	}
-	if !more {
+	t.ns.show(ctx, tagsAnswer, list.Freshness)
+	if !list.More {
 		err = io.EOF
 	}
-	return names, err
+	return list.Tags, err
 }
 
 func (t tags) All(ctx context.Context) ([]string, error) {
-	names, _, err := t.repo.Tags(ctx, -1, "")
+	list, err := t.repo.Tags(ctx, -1, "")
 	if err != nil {
 		return nil, appError(ctx, repositoryContent, err)
 	}
-	return names, nil
+	t.ns.show(ctx, tagsAnswer, list.Freshness)
+	return list.Tags, nil
 }
 
 func (tags) Tag(context.Context, string, v1.Descriptor) error { return distribution.ErrUnsupported }

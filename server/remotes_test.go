@@ -196,7 +196,7 @@ func TestDeniedRepositories(t *testing.T) {
 		o.Router = routes(t, router.Remote{Host: s.up.Host(), Default: true},
 			router.Remote{Host: s.up2.Host(), Default: true, Deny: []string{"secret/**"}})
 	})
-	if r := do(t, http.MethodGet, url+"/v2/secret/a/manifests/v1"); r.status != 404 || s.up.Calls("") == first || s.up2.Calls("") != second {
+	if r := do(t, http.MethodGet, url+"/v2/secret/b/manifests/v1"); r.status != 404 || s.up.Calls("") == first || s.up2.Calls("") != second {
 		t.Errorf("by default: status %d", r.status)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	manifestRoute
 	blobRoute
 	tagsRoute
+	referrersRoute
 )
 
 // route is what a path of the distribution API means.
@@ -92,7 +93,7 @@ func split(path string) (route, bool) {
 	for _, kind := range []struct {
 		sep  string
 		kind routeKind
-	}{{"/manifests/", manifestRoute}, {"/blobs/", blobRoute}, {"/referrers/", otherRoute}} {
+	}{{"/manifests/", manifestRoute}, {"/blobs/", blobRoute}, {"/referrers/", referrersRoute}} {
 		if name, ref, ok := cutLast(path, kind.sep); ok && !strings.Contains(ref, "/") {
 			return route{kind: kind.kind, name: name, reference: ref}, true
 		}

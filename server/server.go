@@ -35,6 +35,7 @@ import (
 	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // what the app is given; it stays empty
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
@@ -70,6 +71,10 @@ type Options struct {
 	// configures for the app. Nil lets everybody pull.
 	Access auth.AccessController
 
+	// Metrics get registry_module_answers_total by kind (tag, tags, referrers) and
+	// freshness (fresh, revalidating, stale); default none.
+	Metrics prometheus.Registerer
+
 	// Log gets one line per request and what goes wrong; default nothing.
 	Log logrus.FieldLogger
 }
@@ -85,6 +90,7 @@ type Server struct {
 	prefix    string // http.prefix as it is in a request
 	shortcut  bool   // stored content need not go through the app
 	accessLog bool
+	answers   *prometheus.CounterVec
 	log       logrus.FieldLogger
 	now       func() time.Time
 }
@@ -112,12 +118,18 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		// everything has to go through it where somebody wants these.
 		shortcut: !opts.Config.HTTP.Debug.Prometheus.Enabled &&
 			!slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
+		answers:   newAnswers(),
 		accessLog: !opts.Config.Log.AccessLog.Disabled,
 		log:       opts.Log,
 		now:       time.Now,
 	}
+	if opts.Metrics != nil {
+		if err := opts.Metrics.Register(s.answers); err != nil {
+			return nil, fmt.Errorf("counting answers: %w", err)
+		}
+	}
 	var err error
-	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log})
+	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log, fresh: s.show})
 	return s, err
 }
 

@@ -36,6 +36,8 @@ type Upstream struct {
 	NoParts bool
 
 	mu        sync.Mutex
+	away      error
+	due       bool
 	err       error
 	failing   map[string]error          // by op
 	manifests map[string]cache.Manifest // repo + "@" + tag or digest
@@ -46,7 +48,25 @@ type Upstream struct {
 	sent      int64
 }
 
-var _ cache.Upstream = (*Upstream)(nil)
+var (
+	_ cache.Upstream     = (*Upstream)(nil)
+	_ cache.Availability = (*Upstream)(nil)
+)
+
+// Away implements cache.Availability: what SetAway was given.
+func (u *Upstream) Away() (why error, due bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.away, u.due
+}
+
+// SetAway makes it tell that it is away because of why, and whether it is time to find
+// out whether it still is; nil ends that.
+func (u *Upstream) SetAway(why error, due bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.away, u.due = why, due
+}
 
 // AddBlob makes content a blob of repo.
 func (u *Upstream) AddBlob(repo string, content []byte) digest.Digest {

@@ -1,0 +1,234 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// How the remote is asked about what is stored.
+const (
+	// stalePatience is how long a client waits for the remote when a stored
+	// answer is at hand.
+	stalePatience = 1500 * time.Millisecond
+	// unconfirmedFor is how long the remote is not asked again about an answer that
+	// it has failed to confirm, while it answers others.
+	unconfirmedFor = 10 * time.Second
+)
+
+// Freshness tells how far an answer can be relied on that may have changed.
+type Freshness struct {
+	// Confirmed is when the remote has last said so; zero where that is not known.
+	Confirmed time.Time
+	// Stale is why it was not asked again, or in vain, though the lifetime of the
+	// answer is over. It is nil for an answer that is fresh.
+	Stale error
+}
+
+// stored is an answer that is stored and can change at the remote.
+type stored struct {
+	// what says what it is, for errors.
+	what string
+	// tag is under whose policy it is: that of a tag itself, or of the tag that
+	// would stand for it.
+	tag string
+	// memory is where failures to confirm it are remembered.
+	memory string
+	// validated is when the remote has last confirmed it, in Unix nanoseconds; 0
+	// is never.
+	validated int64
+}
+
+// next is what is to be done before a stored answer is given.
+type next int
+
+const (
+	answer next = iota
+	answerAndAsk
+	ask
+)
+
+// judge decides whether s is given as it is, given while the remote is asked, or
+// given only when the remote has been asked. What is too old to be given is an error.
+func (r *Repository) judge(s stored) (Freshness, next, error) {
+	f := s.freshness()
+	if r.remote.Upstream == nil {
+		return f, answer, nil
+	}
+	policy, ok := r.remote.TagRules.Find(r.name, s.tag)
+	if !ok {
+		policy.TTL = r.remote.TagTTL
+	}
+	if !r.force && (policy.Immutable || r.within(s, policy.TTL)) {
+		return f, answer, nil
+	}
+	if err, known := r.recall(s.memory); known && !r.force {
+		f, err := r.stale(s, err)
+		return f, answer, err
+	}
+	if why, due := r.away(); why != nil {
+		f, err := r.stale(s, why)
+		if due {
+			return f, answerAndAsk, err
+		}
+		return f, answer, err
+	}
+	revalidate := min(r.remote.StaleWhileRevalidate, policy.TTL)
+	if !r.force && revalidate > 0 && r.within(s, policy.TTL+revalidate) && !r.tooStale(s) {
+		f.Stale = ErrRevalidating
+		return f, answerAndAsk, nil
+	}
+	return f, ask, nil
+}
+
+// freshness is that of an answer that nothing is said against.
+func (s stored) freshness() (f Freshness) {
+	if s.validated != 0 {
+		f.Confirmed = time.Unix(0, s.validated)
+	}
+	return f
+}
+
+// within tells whether s was confirmed no longer than d ago. A confirmation from the
+// future is none: gateways without a battery-backed clock wake up in the past.
+func (r *Repository) within(s stored, d time.Duration) bool {
+	age := r.c.opts.Now().Sub(time.Unix(0, s.validated))
+	return age >= 0 && age < d
+}
+
+// stale is the freshness of s where the remote could not be asked because of why. It
+// is an error where s is too old to be given without.
+func (r *Repository) stale(s stored, why error) (Freshness, error) {
+	f := s.freshness()
+	if r.tooStale(s) {
+		return f, &staleError{what: s.what, remote: r.remote.Host, confirmed: f.Confirmed, most: max(r.remote.MaxStale, 0), err: why}
+	}
+	f.Stale = why
+	return f, nil
+}
+
+// tooStale tells whether s must not be given without asking the remote. What was
+// confirmed in the future, by a clock that was wrong then or is wrong now, is given
+// the benefit of the doubt; what was never confirmed is not.
+func (r *Repository) tooStale(s stored) bool {
+	switch most := r.remote.MaxStale; {
+	case most == 0:
+		return false
+	case most < 0 || s.validated == 0:
+		return true
+	default:
+		return r.c.opts.Now().Sub(time.Unix(0, s.validated)) > most
+	}
+}
+
+// away tells whether an answer of the remote is not to be waited for by who has a
+// stored one; see [Availability].
+func (r *Repository) away() (why error, due bool) {
+	if r.remote.availability == nil {
+		return nil, false
+	}
+	return r.remote.availability.Away()
+}
+
+// staleError is ErrUnavailable for what is stored, but was last confirmed too long ago.
+type staleError struct {
+	what, remote string
+	confirmed    time.Time
+	most         time.Duration
+	err          error
+}
+
+func (e *staleError) Error() string {
+	when := "has never been confirmed"
+	if !e.confirmed.IsZero() {
+		when = "was last confirmed at " + e.confirmed.UTC().Format(time.RFC3339)
+	}
+	limit := "REGISTRY_PROXY_MAXSTALE allows nothing that is not confirmed"
+	if e.most > 0 {
+		limit = fmt.Sprintf("REGISTRY_PROXY_MAXSTALE allows %v", e.most)
+	}
+	return fmt.Sprintf("%s is stored, but %s by %s, and %s: %v", e.what, when, e.remote, limit, e.err)
+}
+
+func (e *staleError) Unwrap() []error { return []error{ErrUnavailable, e.err} }
+
+// memorySize is how many answers are remembered.
+const memorySize = 4096
+
+// remembered is what the remote has said that it is not asked about again for a while.
+type remembered struct {
+	err         error
+	since, ends time.Time
+}
+
+// recall returns what the remote has just said about key, see [Repository.learn].
+func (r *Repository) recall(key string) (error, bool) {
+	m, ok := r.c.memory.Get(key)
+	if !ok {
+		return nil, false
+	}
+	now := r.c.opts.Now()
+	if now.Before(m.since) || !now.Before(m.ends) {
+		r.c.memory.Remove(key)
+		return nil, false
+	}
+	return &rememberedError{m.err, now.Sub(m.since), m.ends.Sub(now)}, true
+}
+
+// absentAtRemote returns the error for key if the remote has just said that there is no
+// such thing, unless the client insists.
+func (r *Repository) absentAtRemote(key string) error {
+	if r.force {
+		return nil
+	}
+	if err, _ := r.recall(key); definite(err) {
+		return err
+	}
+	return nil
+}
+
+// learn remembers that the remote has answered err when it was asked about key: for
+// long if that is a definite "not found", briefly if it is something else that need
+// not be asked for at once again, and not at all where it says nothing. An outage is
+// no answer: of that the remote itself may know, see [Availability].
+func (r *Repository) learn(key string, err error) {
+	var lasts time.Duration
+	switch {
+	case err == nil:
+		r.c.memory.Remove(key)
+		return
+	case definite(err):
+		lasts = max(cmp.Or(r.remote.NegativeTTL, 30*time.Second), 0)
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), errors.Is(err, ErrUnavailable), errors.Is(err, ErrRateLimited):
+		return
+	default:
+		lasts = unconfirmedFor
+	}
+	if lasts > 0 {
+		now := r.c.opts.Now()
+		r.c.memory.Add(key, remembered{err, now, now.Add(lasts)})
+	}
+}
+
+// definite tells whether err is the registry's own word that there is no such thing.
+func definite(err error) bool {
+	if !errors.Is(err, ErrNotFound) {
+		return false
+	}
+	up, ok := errors.AsType[*UpstreamError](err)
+	return !ok || !up.Vague
+}
+
+// rememberedError is an error of before, that is still taken for true.
+type rememberedError struct {
+	err         error
+	since, left time.Duration
+}
+
+func (e *rememberedError) Error() string {
+	return fmt.Sprintf("%v (said %v ago; asked again in %v)", e.err, e.since.Truncate(time.Second), e.left.Round(time.Second))
+}
+
+func (e *rememberedError) Unwrap() error { return e.err }
