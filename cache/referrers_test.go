@@ -1,0 +1,200 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"registry-module/cache"
+)
+
+// attach makes the remote have something that refers to subject.
+func (s *site) attach(repo, tag, artifactType string, subject digest.Digest) digest.Digest {
+	config := s.up.AddBlob(repo, []byte("{}"))
+	return s.up.AddManifest(repo, tag, v1.MediaTypeImageManifest, fmt.Appendf(nil,
+		`{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"of":%q}}`,
+		v1.MediaTypeImageManifest, artifactType, config, v1.MediaTypeImageManifest, subject, artifactType))
+}
+
+// types are the artifact types of a list, in order.
+func types(list cache.Referrers) []string {
+	var all []string
+	for _, d := range list.Manifests {
+		all = append(all, d.ArtifactType)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestReferrers(t *testing.T) {
+	s := newSite(t)
+	image, _ := s.addImage("a", "v1", "first")
+	s.attach("a", "", "test/signature", image)
+	s.attach("b", "", "test/elsewhere", image)
+	r := s.Repository("a")
+	_, err := r.Tag(t.Context(), "v1")
+	must(t, err)
+	want := func(requests int, fresh bool, want ...string) {
+		t.Helper()
+		before := s.up.Calls("")
+		list, err := r.Referrers(t.Context(), image)
+		if err != nil || !slices.Equal(types(list), want) || (list.Stale == nil) != fresh {
+			t.Errorf("%q, %+v, %v: want %q", types(list), list.Freshness, err, want)
+		}
+		if n := s.up.Calls("") - before; n != requests {
+			t.Errorf("%d requests, want %d", n, requests)
+		}
+	}
+	want(1, true, "test/signature")
+	want(0, true, "test/signature")
+	sbom := s.attach("a", "", "test/sbom", image)
+	want(0, true, "test/signature")
+	s.now = s.now.Add(tagTTL)
+	want(1, true, "test/sbom", "test/signature")
+
+	s.reopen(t) // it outlives a restart
+	r = s.Repository("a")
+	want(0, true, "test/sbom", "test/signature")
+	s.now = s.now.Add(tagTTL)
+	s.up.SetAway(cache.ErrUnavailable, false)
+	want(0, false, "test/sbom", "test/signature")
+	s.up.SetAway(nil, false)
+	s.up.Fail(status(cache.ErrDenied))
+	want(1, false, "test/sbom", "test/signature")
+	want(0, false, "test/sbom", "test/signature")
+	s.up.Fail(nil)
+	s.now = s.now.Add(10 * time.Second)
+
+	// What the remote does not list any more is not listed, though it is stored.
+	_, err = r.Manifest(t.Context(), sbom)
+	must(t, err)
+	s.up.SetManifest("a", sbom.String(), cache.Manifest{})
+	want(1, true, "test/signature")
+	if list, err := r.Fresh().Referrers(t.Context(), image); err != nil || len(list.Manifests) != 1 || list.Manifests[0].Annotations["of"] != "test/signature" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// Without the remote what is stored tells.
+func TestReferrersOfWhatIsStored(t *testing.T) {
+	s := newSite(t)
+	image, _ := s.addImage("a", "v1", "first")
+	attached := s.attach("a", "", "test/signature", image)
+	listed := s.attach("a", "", "test/listed", image)
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":1,"artifactType":"test/listed"}]}`,
+		v1.MediaTypeImageIndex, v1.MediaTypeImageManifest, listed)
+	s.up.AddManifest("a", strings.Replace(image.String(), ":", "-", 1), v1.MediaTypeImageIndex, index)
+	r := s.Repository("a")
+	for _, tag := range []string{"v1", strings.Replace(image.String(), ":", "-", 1)} {
+		_, err := r.Tag(t.Context(), tag)
+		must(t, err)
+	}
+	_, err := r.Manifest(t.Context(), attached)
+	must(t, err)
+	want := []string{"test/listed", "test/signature"}
+	unknown := digest.FromString("unknown")
+
+	s.up.SetAway(cache.ErrUnavailable, false)
+	s.up.Fail(cache.ErrUnavailable)
+	if list, err := r.Referrers(t.Context(), image); err != nil || !slices.Equal(types(list), want) || list.Stale == nil {
+		t.Errorf("away: %q, %v, %v", types(list), list.Stale, err)
+	}
+	if _, err := r.Referrers(t.Context(), unknown); !errors.Is(err, cache.ErrUnavailable) {
+		t.Errorf("of what was never asked for: %v", err)
+	}
+	for _, lost := range []bool{false, true} {
+		if lost {
+			s.loseIndex()
+		}
+		s.reopen(t, noUpstream)
+		if list, err := s.Repository("a").Referrers(t.Context(), image); err != nil || !slices.Equal(types(list), want) || list.Stale != nil {
+			t.Errorf("as a mirror: %q, %v, %v", types(list), list.Stale, err)
+		}
+		if list, err := s.Repository("a").Referrers(t.Context(), unknown); err != nil || len(list.Manifests) != 0 {
+			t.Errorf("as a mirror, of what is unknown: %+v, %v", list, err)
+		}
+	}
+}
+
+// Anybody can ask for the referrers of any digest: it leaves nothing behind.
+func TestReferrersOfNothing(t *testing.T) {
+	s := newSite(t)
+	unknown := digest.FromString("unknown")
+	entries := s.entries(t)
+	for range 3 {
+		if list, err := s.Repository("a").Referrers(t.Context(), unknown); err != nil || len(list.Manifests) != 0 || list.Stale != nil {
+			t.Errorf("%+v, %v", list, err)
+		}
+	}
+	s.wantCalls(t, "", 1)
+	if n := s.entries(t); n != entries {
+		t.Errorf("%d entries in the index, %d before", n, entries)
+	}
+	s.attach("a", "", "test/signature", unknown)
+	s.now = s.now.Add(30 * time.Second)
+	if list, err := s.Repository("a").Referrers(t.Context(), unknown); err != nil || len(list.Manifests) != 1 {
+		t.Errorf("later: %+v, %v", list, err)
+	}
+}
+
+// Of a name that could be of several remotes, an empty list says nothing.
+func TestReferrersOfName(t *testing.T) {
+	s, second := newPair(t)
+	image := addImageAt(second, "a", "v1", "second")
+	config := second.AddBlob("a", []byte("{}"))
+	second.AddManifest("a", "", v1.MediaTypeImageManifest, fmt.Appendf(nil,
+		`{"schemaVersion":2,"artifactType":"test/signature","config":{"digest":%q,"size":2},"subject":{"digest":%q,"size":1}}`, config, image))
+	list, err := s.called("a").Referrers(t.Context(), image)
+	if err != nil || !slices.Equal(types(list), []string{"test/signature"}) {
+		t.Errorf("%q, %v", types(list), err)
+	}
+	if got := s.bindings(t); !slices.Equal(got, []string{"a=second.test"}) {
+		t.Errorf("bindings %q", got)
+	}
+	if list, err := s.called("nowhere").Referrers(t.Context(), image); err != nil || len(list.Manifests) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	s.up.Fail(status(cache.ErrUnavailable))
+	if list, err := s.called("other").Referrers(t.Context(), image); !errors.Is(err, cache.ErrUnavailable) {
+		t.Errorf("with the first remote away: %+v, %v", list, err)
+	}
+}
+
+// Who has a list does not wait for a remote that hangs.
+func TestReferrersOfHangingRemote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		image, _ := s.addImage("a", "v1", "first")
+		s.attach("a", "", "test/signature", image)
+		_, err := s.Repository("a").Referrers(t.Context(), image)
+		must(t, err)
+		s.now = s.now.Add(tagTTL)
+		s.up.Asked = hang
+		start := time.Now()
+		list, err := s.Repository("a").Referrers(t.Context(), image)
+		if took := time.Since(start); err != nil || len(list.Manifests) != 1 || list.Stale == nil || took != 1500*time.Millisecond {
+			t.Errorf("%+v, %v, after %v", list, err, took)
+		}
+	})
+}
+
+// hang is a remote that does not answer.
+func hang(ctx context.Context, _ string) { <-ctx.Done() }
+
+// entries counts what is in the index.
+func (s *site) entries(t *testing.T) (n int) {
+	t.Helper()
+	for _, err := range s.index.Scan(t.Context(), nil, nil) {
+		must(t, err)
+		n++
+	}
+	return n
+}
