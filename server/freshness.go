@@ -62,11 +62,11 @@ func (x *exchange) forget() {
 // warnText says what is stale, and why, as the content of a quoted string.
 func warnText(f cache.Freshness) string {
 	const most = 400
-	when := "when it was confirmed last is not known"
+	var when string
 	if !f.Confirmed.IsZero() {
-		when = "last confirmed at " + f.Confirmed.UTC().Format(time.RFC3339)
+		when = ", last confirmed at " + f.Confirmed.UTC().Format(time.RFC3339)
 	}
-	text := fmt.Sprintf("stale answer, %s: %v", when, f.Stale)
+	text := fmt.Sprintf("stale answer%s: %v", when, f.Stale)
 	text = strings.Map(func(c rune) rune {
 		switch {
 		case c == '"':
