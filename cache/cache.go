@@ -51,6 +51,10 @@ type Options struct {
 	// Prefetch makes [Repository.Prefetch] fetch what images consist of.
 	Prefetch bool
 
+	// Attached makes [Repository.Prefetch] fetch what is attached to images:
+	// signatures, attestations, SBOMs.
+	Attached bool
+
 	// Log gets what an operator should know; default nothing.
 	Log logrus.FieldLogger
 
@@ -156,7 +160,7 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 			c.wg.Go(func() { c.resumeLeft(r) })
 		}
 	}
-	if len(asked) > 0 && opts.Prefetch {
+	if len(asked) > 0 && (opts.Prefetch || opts.Attached) {
 		if c.prefetch, err = newPrefetcher(c); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}

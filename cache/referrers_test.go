@@ -186,6 +186,55 @@ func TestReferrersOfHangingRemote(t *testing.T) {
 	})
 }
 
+// What is attached to an image that is pulled is there when the remote is away, in
+// whichever way it is attached.
+func TestAttachedIsFetched(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, func(o *cache.Options) { o.Attached = on })
+			image, layer := s.addImage("a", "v1", "first")
+			sbom := s.up.AddBlob("a", []byte("the sbom"))
+			config := s.up.AddBlob("a", []byte("{}"))
+			s.up.AddManifest("a", "", v1.MediaTypeImageManifest, fmt.Appendf(nil,
+				`{"schemaVersion":2,"artifactType":"test/sbom","config":{"digest":%q,"size":2},"layers":[{"digest":%q,"size":8}],"subject":{"digest":%q,"size":1}}`, config, sbom, image))
+			signature := s.up.AddBlob("a", []byte("the signature"))
+			sigTag := strings.Replace(image.String(), ":", "-", 1) + ".sig"
+			s.up.AddManifest("a", sigTag, v1.MediaTypeImageManifest, fmt.Appendf(nil,
+				`{"schemaVersion":2,"config":{"digest":%q,"size":2},"layers":[{"digest":%q,"size":13}]}`, config, signature))
+			r := s.Repository("a")
+			m, err := r.Tag(t.Context(), "v1")
+			must(t, err)
+			for range 2 {
+				r.Prefetch(m.Manifest)
+			}
+			synctest.Wait()
+			if !on {
+				s.wantCalls(t, "", 1)
+				return
+			}
+			s.wantCalls(t, "referrers", 1)
+			s.wantCalls(t, "blob", 3)
+			s.up.Fail(cache.ErrUnavailable)
+			list, err := r.Referrers(t.Context(), image)
+			must(t, err)
+			attached, err := r.Manifest(t.Context(), list.Manifests[0].Digest)
+			must(t, err)
+			signed, err := r.Tag(t.Context(), sigTag)
+			must(t, err)
+			for _, m := range []cache.Manifest{attached, signed.Manifest} {
+				r.Prefetch(m) // which has nothing attached that would be asked for
+				for _, d := range m.References() {
+					readAll(t, s.openBlob(t, "a", d.Digest))
+				}
+			}
+			if _, err := r.OpenBlob(t.Context(), layer); !errors.Is(err, cache.ErrUnavailable) {
+				t.Errorf("the image itself was not asked for: %v", err)
+			}
+			synctest.Wait()
+		})
+	}
+}
+
 // hang is a remote that does not answer.
 func hang(ctx context.Context, _ string) { <-ctx.Done() }
 
