@@ -15,7 +15,7 @@
 //
 // Only package main imports this package; the others declare options of their
 // own, which main fills in. Of this module it imports upstream, which knows what
-// the URL of a registry means.
+// the URL of a registry means, and cache/tagpolicy, which reads rules for tags.
 package config
 
 import (
@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
+
+	"registry-module/cache/tagpolicy"
 )
 
 // Defaults of settings, where neither file nor environment say anything.
@@ -42,6 +44,14 @@ const (
 	DefaultAdminAddr = ":5001"
 	// DefaultTagTTL is how long a tag is answered without asking the remote.
 	DefaultTagTTL = 5 * time.Minute
+	// DefaultStaleWhileRevalidate is for how long after that a tag is answered at
+	// once while the remote is asked: a minute, so that a client hardly ever waits
+	// for a thin link and what it gets is hardly older.
+	DefaultStaleWhileRevalidate = time.Minute
+	// DefaultNegativeTTL is how long the remote is not asked again for what it does
+	// not have: long enough for those who ask in a loop, and short for who waits
+	// for an image that is just being pushed.
+	DefaultNegativeTTL = 30 * time.Second
 	// DefaultMinFree is the share of the file system that is left free, for
 	// what else lives there: on a gateway that is the container engine.
 	DefaultMinFree = "5%"
@@ -168,9 +178,23 @@ type Remote struct {
 	// that do not exist, so that the next default remote may be asked.
 	DeniedIsAbsent bool
 
-	// TagTTL is how long a tag is answered without asking the remote; 0 asks
-	// each time.
-	TagTTL time.Duration
+	// TagTTL is how long a tag is answered without asking the remote, where none
+	// of TagRules says something else; 0 asks each time. No rule hides another one.
+	TagTTL   time.Duration
+	TagRules tagpolicy.Rules
+
+	// StaleWhileRevalidate is for how long after that a tag is still answered at
+	// once, while the remote is asked; 0 is not at all.
+	StaleWhileRevalidate time.Duration
+
+	// MaxStale is how old the last confirmation of a tag may be that is answered
+	// while the remote cannot be asked: there is no limit where it is nil, and 0 is
+	// not at all.
+	MaxStale *time.Duration
+
+	// NegativeTTL is how long the remote is not asked again about what it has said
+	// does not exist; 0 is not at all.
+	NegativeTTL time.Duration
 
 	// TTL is how long content is kept that nobody asks for; 0 is for ever.
 	TTL time.Duration

@@ -72,6 +72,11 @@ type remoteSection struct {
 	TTL    string `yaml:"ttl,omitempty"`
 	TagTTL string `yaml:"tagttl,omitempty"`
 
+	TagRules             list   `yaml:"tagrules,omitempty"`
+	StaleWhileRevalidate string `yaml:"stalewhilerevalidate,omitempty"`
+	MaxStale             string `yaml:"maxstale,omitempty"`
+	NegativeTTL          string `yaml:"negativettl,omitempty"`
+
 	CA          string `yaml:"ca,omitempty"`
 	Certificate string `yaml:"certificate,omitempty"`
 	Key         string `yaml:"key,omitempty"`
@@ -155,9 +160,32 @@ func listOf(value string) list {
 	return words(value)
 }
 
-// words splits text at commas and spaces.
+// words splits text at commas and spaces. A comma within braces is part of a word:
+// it is one of a pattern such as {a,b}.
 func words(text string) list {
-	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
+	var l list
+	from, depth := 0, 0
+	end := func(at int) {
+		if from < at {
+			l = append(l, text[from:at])
+		}
+		from = at + 1
+	}
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '{':
+			depth++
+		case c == '}':
+			depth--
+		case strings.IndexByte(" \t\r\n", c) >= 0:
+			end(i)
+			depth = 0
+		case c == ',' && depth <= 0:
+			end(i)
+		}
+	}
+	end(len(text))
+	return l
 }
 
 // firstOf is the first byte of text, if any.

@@ -28,6 +28,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add("version: 0.1\nnotifications: {endpoints: [~, {url: 'x@y'}]}", "PROXY_ALLOWEDREALMS_0", "{}", "PROXY_NAMESPACES_99999999999999999999", "[")
 	f.Add("version: 0.1\nproxy: {remotes: [{remoteurl: a, alias: b}, ~, {remoteurl: b}]}", "PROXY_DEFAULT_4", "false", "PROXY_REMOTES", "[{remoteurl: c}]")
 	f.Add("version: 0.1\nproxy: {remotes: [{remoteurl: docker.io, httpproxy: 'socks5://a'}]}", "PROXY_HTTPPROXY_2", "none", "PROXY_TTL_2", "1h")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, tagrules: ['{a,b}=1h', semver=immutable], maxstale: 0}", "PROXY_TAGRULES_2", "library/**:latest=always,*=10m", "PROXY_REMOTEURL_2", "docker.io")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, tagttl: 0}", "PROXY_TAGRULES", "[0-9]=0,{a,b", "PROXY_NEGATIVETTL", "-1s")
 	f.Fuzz(func(t *testing.T, text, name, value, name2, value2 string) {
 		for _, s := range []string{strings.ToLower(name), strings.ToLower(name2), text} {
 			if strings.Contains(s, "file") || strings.Contains(s, "dockerconfig") {
@@ -124,6 +126,14 @@ func checkRemotes(t *testing.T, remotes []Remote) {
 		if r.Connections < 1 || r.Connections > r.MaxConnections || r.MaxConnections > mostMaxConnections ||
 			r.Bandwidth < 0 || r.StallTimeout <= 0 || r.RetryFor < 0 {
 			t.Errorf("bad limits of a remote: %+v", r)
+		}
+		if r.StaleWhileRevalidate < 0 || r.NegativeTTL < 0 || r.MaxStale != nil && *r.MaxStale < 0 || len(r.TagRules.Hidden()) > 0 {
+			t.Errorf("bad lifetimes of a remote: %+v", r)
+		}
+		for _, rule := range r.TagRules {
+			if p := rule.Repositories(); p != "" && badPattern(p, r.Namespaces) != "" || rule.TTL < 0 {
+				t.Errorf("bad rule %s", rule)
+			}
 		}
 		last = r.Number
 		for _, name := range append(r.Namespaces, r.URL.Host, r.Alias) {

@@ -26,7 +26,7 @@ func badPattern(p string, namespaces []string) string {
 	case p == "":
 		return "is empty, but a pattern is wanted: write for example library/* or team/**"
 	case !doublestar.ValidatePattern(p):
-		return "is not a pattern: write for example library/* or team/**; as one text, commas are between patterns and cannot be within one"
+		return "is not a pattern: write for example library/* or team/**, and end what begins with { or [; there are no spaces in patterns"
 	case p[0] == '/' || strings.HasSuffix(p, "/") || strings.Contains(p, "//"):
 		return "has a slash at its beginning or end, or two in a row: write names as the remote knows them, for example library/* or team/**"
 	case rest != "" && likeHost(first) && !slices.Contains(namespaces, first):

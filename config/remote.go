@@ -57,7 +57,6 @@ func (r remoteReader) read() Remote {
 		Alias:          s.Alias,
 		Namespaces:     r.namespaces(),
 		DeniedIsAbsent: s.DeniedIsAbsent,
-		TagTTL:         l.duration(r.at("tagttl"), s.TagTTL, DefaultTagTTL),
 		TTL:            l.duration(r.at("ttl"), s.TTL, 0),
 		CAFile:         s.CA,
 		CertFile:       s.Certificate,
@@ -74,6 +73,7 @@ func (r remoteReader) read() Remote {
 	if remote.StallTimeout == 0 {
 		r.bad("stalltimeout", s.StallTimeout, "is no time at all: write for example %v", DefaultStallTimeout)
 	}
+	r.tags(&remote)
 	r.connections(&remote)
 	if s.Alias != "" && !component.MatchString(s.Alias) {
 		r.bad("alias", s.Alias, "is not a path component: write lower-case letters and digits, with single . _ or - in between, for example hub")

@@ -110,6 +110,8 @@ func TestSettingsOfRemotes(t *testing.T) {
 		{"DENY=x, **/internal", func(r Remote) any { return r.Deny }, "[x **/internal]"},
 		{"DENIEDISABSENT=true", func(r Remote) any { return r.DeniedIsAbsent }, true},
 		{"TAGTTL=0", func(r Remote) any { return r.TagTTL }, time.Duration(0)},
+		{"TAGRULES=semver=immutable,{a,b}=1h|TAGTTL=1h", func(r Remote) any { return r.TagRules }, "[semver=immutable {a,b}=1h]"},
+		{"STALEWHILEREVALIDATE=9s|MAXSTALE=0|NEGATIVETTL=3m", func(r Remote) any { return fmt.Sprint(r.StaleWhileRevalidate, *r.MaxStale, r.NegativeTTL) }, "9s 0s 3m0s"},
 		{"TTL=0h", func(r Remote) any { return r.TTL }, time.Duration(0)},
 		{"CERTIFICATE=" + certificate + "|KEY=" + key, func(r Remote) any { return r.CertFile + r.KeyFile }, certificate + key},
 		{"CA=" + certificate, func(r Remote) any { return r.CAFile }, certificate},
@@ -378,7 +380,7 @@ func TestRemoteWarnings(t *testing.T) {
 // one that sets what the message is about.
 func TestVariableOfEachSetting(t *testing.T) {
 	for _, number := range []int{1, 2, 64} {
-		for _, setting := range []string{"remoteurl", "passwordfile", "identitytokenfile", "exec.command", "exec.lifetime", "deny", "default", "deniedisabsent", "exec"} {
+		for _, setting := range []string{"remoteurl", "passwordfile", "identitytokenfile", "exec.command", "exec.lifetime", "deny", "tagrules", "default", "deniedisabsent", "exec"} {
 			key := join(remoteKey(number), setting)
 			l := newLoader("")
 			l.decodeEnvironment(builtin(), []string{variable(key) + "="})

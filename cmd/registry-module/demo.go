@@ -116,6 +116,7 @@ func demoConfig(dir, remote string) *config.Config {
 		DataDir: dir,
 		Remotes: []config.Remote{{
 			URL: &url.URL{Scheme: "http", Host: remote}, Number: 1, Default: true, TagTTL: config.DefaultTagTTL,
+			StaleWhileRevalidate: config.DefaultStaleWhileRevalidate, NegativeTTL: config.DefaultNegativeTTL,
 		}},
 	}
 }

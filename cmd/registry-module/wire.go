@@ -129,14 +129,22 @@ func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.
 		if err != nil {
 			return nil, nil, err
 		}
+		var maxStale time.Duration // no limit
+		if r.MaxStale != nil {
+			maxStale = orNever(*r.MaxStale)
+		}
 		hosts = append(hosts, up.Host())
 		remotes = append(remotes, cache.Remote{
 			Host: up.Host(), Upstream: up,
-			TagTTL:         r.TagTTL,
-			DeniedIsAbsent: r.DeniedIsAbsent,
-			Connections:    r.Connections,
-			MaxConnections: r.MaxConnections,
-			RetryFor:       orNever(r.RetryFor),
+			TagTTL:               r.TagTTL,
+			TagRules:             r.TagRules,
+			StaleWhileRevalidate: r.StaleWhileRevalidate,
+			MaxStale:             maxStale,
+			NegativeTTL:          orNever(r.NegativeTTL),
+			DeniedIsAbsent:       r.DeniedIsAbsent,
+			Connections:          r.Connections,
+			MaxConnections:       r.MaxConnections,
+			RetryFor:             orNever(r.RetryFor),
 		})
 		routes = append(routes, router.Remote{
 			Host: up.Host(), Alias: r.Alias, Namespaces: r.Namespaces, Default: r.Default,

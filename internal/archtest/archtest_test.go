@@ -70,8 +70,8 @@ var architecture = Rules{
 			"auth gives credentials and decisions to those who declare an interface for them",
 		},
 		"config": {
-			[]string{"upstream"},
-			"config only reads what is written, and upstream knows what the URL of a registry means",
+			[]string{"cache/tagpolicy", "upstream"},
+			"config only reads what is written; upstream knows what the URL of a registry means, and tagpolicy what a rule does",
 		},
 		"doctor": {
 			[]string{"auth", "doctor/chain", "doctor/images", "doctor/report", "upstream", "internal/..."},
