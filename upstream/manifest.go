@@ -32,7 +32,7 @@ var acceptManifests = strings.Join([]string{
 // Manifest implements [cache.Upstream].
 func (r *Remote) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {
 	op := "fetching manifest " + describe(repo, ref)
-	rep, err := r.askManifest(ctx, op, http.MethodGet, repo, ref)
+	rep, err := r.askManifest(ctx, op, repo, ref)
 	if err != nil {
 		return cache.Manifest{}, err
 	}
@@ -54,16 +54,43 @@ func (r *Remote) Manifest(ctx context.Context, repo, ref string) (cache.Manifest
 
 // Resolve implements [cache.Upstream]. A remote that does not answer HEAD at
 // all is taken to exist and to say nothing.
+//
+// Known is asked for by If-None-Match (RFC 9110 section 13.1.2), as the ETag that
+// registries give a manifest: its digest in quotes. Where the answer is that nothing
+// has changed, known is returned, without type and size. A remote that has said no
+// digest to a HEAD is asked in the same way by GET, once. No other GET is sent: some
+// count them against a limit, and no HEAD.
 func (r *Remote) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	op := "asking for manifest " + describe(repo, ref)
-	rep, err := r.askManifest(ctx, op, http.MethodHead, repo, ref)
+	desc, err := r.resolveBy(ctx, op, http.MethodHead, repo, ref, known)
+	if err == nil && desc.Digest == "" && known != "" {
+		return r.resolveBy(ctx, op, http.MethodGet, repo, ref, known)
+	}
+	return desc, err
+}
+
+// resolveBy is Resolve by one request. It does not want the body.
+func (r *Remote) resolveBy(ctx context.Context, op, method, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
+	q, err := r.queryManifest(op, method, repo, ref)
+	if err != nil {
+		return cache.Descriptor{}, err
+	}
+	if known != "" {
+		if err := known.Validate(); err != nil {
+			return cache.Descriptor{}, r.invalid(op, 0, "what is known is not a digest: %w", err)
+		}
+		q.header.Set("If-None-Match", `"`+known.String()+`"`)
+	}
+	rep, err := r.ask(ctx, q)
 	if err != nil {
 		return cache.Descriptor{}, err
 	}
 	defer rep.drain()
-	switch rep.StatusCode {
-	case http.StatusOK:
-	case http.StatusMethodNotAllowed, http.StatusNotImplemented:
+	switch status := rep.StatusCode; {
+	case status == http.StatusOK:
+	case status == http.StatusNotModified:
+		return r.unchanged(op, rep, known)
+	case method == http.MethodHead && (status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented):
 		return cache.Descriptor{Size: -1}, nil
 	default:
 		return cache.Descriptor{}, r.refused(op, rep)
@@ -78,13 +105,33 @@ func (r *Remote) Resolve(ctx context.Context, repo, ref string, known digest.Dig
 	return desc, nil
 }
 
-func (r *Remote) askManifest(ctx context.Context, op, method, repo, ref string) (*reply, error) {
+// unchanged is the answer that what is known is still so.
+func (r *Remote) unchanged(op string, rep *reply, known digest.Digest) (cache.Descriptor, error) {
+	if known == "" {
+		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the answer is that nothing has changed, which we did not ask")
+	}
+	if claim := rep.Header.Get("Docker-Content-Digest"); claim != "" && claim != known.String() {
+		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the answer is that nothing has changed since %s, and its Docker-Content-Digest is %q",
+			known, r.clean(claim))
+	}
+	return cache.Descriptor{Digest: known, Size: -1}, nil
+}
+
+func (r *Remote) askManifest(ctx context.Context, op, repo, ref string) (*reply, error) {
+	q, err := r.queryManifest(op, http.MethodGet, repo, ref)
+	if err != nil {
+		return nil, err
+	}
+	return r.ask(ctx, q)
+}
+
+func (r *Remote) queryManifest(op, method, repo, ref string) (*query, error) {
 	if err := r.checkReference(op, repo, ref); err != nil {
 		return nil, err
 	}
 	q := r.query(op, method, repo, "/"+repo+"/manifests/"+ref)
 	q.header.Set("Accept", acceptManifests)
-	return r.ask(ctx, q)
+	return q, nil
 }
 
 // describeManifest reads the headers of a manifest, all but its length.

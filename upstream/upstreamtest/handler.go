@@ -2,6 +2,7 @@ package upstreamtest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -168,9 +169,32 @@ func (r *Registry) serveManifest(s *sender) {
 		s.Header().Set("Content-Type", m.mediaType)
 	}
 	s.Header().Set("Docker-Content-Digest", dgst.String())
+	s.Header().Set("ETag", s.etag(dgst))
+	if !s.fault.IgnoreIfNoneMatch && matches(s.req.Header.Values("If-None-Match"), s.etag(dgst)) {
+		s.WriteHeader(http.StatusNotModified)
+		return
+	}
 	s.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	s.WriteHeader(http.StatusOK)
 	s.body(content)
+}
+
+// etag is the ETag of content with that digest.
+func (s *sender) etag(dgst digest.Digest) string {
+	return cmp.Or(s.fault.ETag, `"`+dgst.String()+`"`)
+}
+
+// matches reports whether an If-None-Match header names etag (RFC 9110 section
+// 13.1.2), of which it looks at all but commas within quotes.
+func matches(values []string, etag string) bool {
+	for _, value := range values {
+		for tag := range strings.SplitSeq(value, ",") {
+			if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == strings.TrimPrefix(etag, "W/") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *Registry) serveBlob(s *sender, req *http.Request) {
@@ -198,11 +222,7 @@ func (s *sender) content(req *http.Request, dgst digest.Digest, c content) {
 	if s.fault.Body != nil {
 		c = bytes.NewReader(s.fault.Body)
 	}
-	etag := s.fault.ETag
-	if etag == "" {
-		etag = `"` + dgst.String() + `"`
-	}
-	s.Header().Set("ETag", etag)
+	s.Header().Set("ETag", s.etag(dgst))
 	s.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(s, s.fault.ranged(req, c.Size()), "", time.Time{}, io.NewSectionReader(c, 0, c.Size()))
 }

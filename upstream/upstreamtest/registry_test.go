@@ -305,3 +305,22 @@ func TestHandler(t *testing.T) {
 		t.Errorf("token requests = %d, want 1", n)
 	}
 }
+
+func TestIfNoneMatch(t *testing.T) {
+	reg := upstreamtest.New(t)
+	dgst := reg.AddManifest("a", "v1", "application/json", []byte("{}"))
+	for value, status := range map[string]int{
+		`"` + dgst.String() + `"`:         304,
+		`"x", W/"` + dgst.String() + `"`:  304,
+		"*":                               304,
+		`"x"`:                             200,
+		dgst.String():                     200,
+		`"` + dgst.String()[:20] + `"`:    200,
+		`"` + dgst.String() + `", "other`: 304,
+	} {
+		resp, body, err := get(t, reg, "/v2/a/manifests/v1", "If-None-Match", value)
+		if err != nil || resp.StatusCode != status || (status == 304) != (len(body) == 0) || resp.Header.Get("ETag") != `"`+dgst.String()+`"` {
+			t.Errorf("%s: %v, %q, %v", value, resp, body, err)
+		}
+	}
+}

@@ -42,11 +42,14 @@ type Fault struct {
 	Chunked bool
 
 	// ETag is that of the content, which by default is a strong one made of the
-	// digest: what If-Range has to be for a part to be sent. An ETag in Header is
+	// digest: what If-Range has to be for a part to be sent, and If-None-Match for a
+	// manifest not to be. An ETag in Header is
 	// only shown.
 	ETag string
 	// IgnoreIfRange sends the part that was asked for whatever If-Range says.
 	IgnoreIfRange bool
+	// IgnoreIfNoneMatch sends a manifest whatever If-None-Match says.
+	IgnoreIfNoneMatch bool
 	// IgnoreRange answers a request for a part with the whole.
 	IgnoreRange bool
 	// RangeShift answers with a part that lies so many bytes behind the one that
