@@ -388,6 +388,7 @@ func TestBadTags(t *testing.T) {
 		"404, OCI body":          {ut.Fault{Status: 404, Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrNotFound},
 		"404, only its header":   {ut.Fault{Status: 404, Body: []byte("not found"), Header: http.Header{"Docker-Distribution-Api-Version": {"registry/2.0"}}}, cache.ErrInvalid},
 		"404 of a load balancer": {ut.Fault{Status: 404, Body: []byte("404 page not found"), Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrInvalid},
+		"404, no code":           {ut.Fault{Status: 404, Body: []byte(`{"errors":[{"message":"no such route"}]}`)}, cache.ErrInvalid},
 		"404 in other JSON":      {ut.Fault{Status: 404, Body: []byte(`{"message":"no such route"}`), Header: http.Header{"Docker-Distribution-Api-Version": nil}}, cache.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {

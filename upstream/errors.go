@@ -87,26 +87,32 @@ func (r *Remote) refusedRealm(err error) error {
 }
 
 // refused is an answer with a status that is not one of success. It reads the
-// body.
+// body: by its form, a 404 is that of a registry or a vague one, as proxies say 404,
+// too, when nothing is behind them.
 func (r *Remote) refused(op string, resp *reply) error {
 	if resp.StatusCode == http.StatusLoopDetected {
 		return r.refusal(op, resp, r.loopText(resp.Response))
 	}
-	return r.refusal(op, resp, r.ociErrors(resp.Response))
+	text, registry := r.ociErrors(resp.Response)
+	e := r.refusal(op, resp, text)
+	e.Vague = e.Kind == cache.ErrNotFound && (!registry || resp.foreign)
+	return e
 }
 
 // refusedBlob is refused for a blob. What the remote has to say beside the status is
 // left out: it cannot say it in the answer to a HEAD, so that it would tell which
-// blobs are stored for others, and need no GET.
+// blobs are stored for others, and need no GET. For the same reason each 404 is vague.
 func (r *Remote) refusedBlob(op string, resp *reply) error {
 	if resp.StatusCode == http.StatusLoopDetected {
 		return r.refused(op, resp)
 	}
-	return r.refusal(op, resp, "")
+	e := r.refusal(op, resp, "")
+	e.Vague = e.Kind == cache.ErrNotFound
+	return e
 }
 
 // refusal is a refused answer, of which the remote says text.
-func (r *Remote) refusal(op string, resp *reply, text string) error {
+func (r *Remote) refusal(op string, resp *reply, text string) *cache.UpstreamError {
 	e := r.failure(kindOf(resp.StatusCode), op, resp.StatusCode, nil)
 	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	if resp.foreign {
@@ -148,14 +154,15 @@ func kindOf(status int) error {
 const maxErrors = 3
 
 // ociErrors reads the codes and messages of an error body in the form of the
-// OCI distribution specification. Other bodies are not repeated: those of
+// OCI distribution specification ("Error Codes"), and reports whether it has that
+// form: there is an error, and it has a code. Other bodies are not repeated: those of
 // object stores quote what was signed, and pages help nobody.
-func (r *Remote) ociErrors(resp *http.Response) string {
+func (r *Remote) ociErrors(resp *http.Response) (text string, registry bool) {
 	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
 	if !ok {
-		return "" // the body could not be read; the status has been
+		return "", false // the body could not be read; the status has been
 	}
-	return r.diagnostics(terr)
+	return r.diagnostics(terr), len(terr.Errors) > 0 && terr.Errors[0].Code != ""
 }
 
 // maxLoopText bounds, in bytes, what is repeated of how a request went round: each

@@ -87,8 +87,8 @@ func (r *Remote) refusedTags(op string, rep *reply) error {
 	if rep.StatusCode != http.StatusNotFound {
 		return r.refused(op, rep)
 	}
-	text := r.ociErrors(rep.Response)
-	if rep.foreign || text == "" { // its headers are added by proxies, too
+	text, registry := r.ociErrors(rep.Response)
+	if rep.foreign || !registry { // its headers are added by proxies, too
 		return r.invalid(op, rep.StatusCode, "the answer is not that of a registry: does a proxy in between say so?")
 	}
 	return r.refusal(op, rep, text)
