@@ -12,8 +12,9 @@ import (
 
 // Blob implements [cache.Upstream]. The stream ends with ctx.
 //
-// The type of the answer is not looked at: registries and object stores call
-// blobs anything, and the digest decides.
+// The type of the answer does not matter: registries and object stores call blobs
+// anything, and the digest decides. But a page of which nothing else is said is taken
+// for that of a portal.
 //
 // Where a host refuses that the remote has redirected to, the remote is asked
 // again, once: URLs are signed for a short while, and the next one may be good.
@@ -38,7 +39,7 @@ func (r *Remote) Blob(ctx context.Context, repo string, dgst digest.Digest, part
 	stream, err := r.openBlob(q, rep, part)
 	if err != nil {
 		rep.drain()
-		return nil, err
+		return nil, rep.blame(err)
 	}
 	return stream, nil
 }
@@ -69,14 +70,16 @@ func (r *Remote) queryBlob(op, method, repo string, dgst digest.Digest) (*query,
 // openBlob makes a stream of the answer to q, which has asked for part.
 func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.BlobStream, error) {
 	asked := q.header.Get("Range") != ""
+	if err := r.checkBlobPage(q.op, rep); err != nil {
+		return nil, err
+	}
 	switch status := rep.StatusCode; {
 	case status == http.StatusRequestedRangeNotSatisfiable && asked:
 		return nil, r.unsatisfied(q.op, rep, part)
 	case status != http.StatusOK && status != http.StatusPartialContent:
 		return nil, r.refusedBlob(q.op, rep)
 	case encoded(rep.Header):
-		return nil, r.invalid(q.op, status, "the answer is encoded (%q), which we did not ask for",
-			r.clean(rep.Header.Get("Content-Encoding")))
+		return nil, r.encodedAnswer(q.op, rep)
 	case status == http.StatusPartialContent && !asked:
 		return nil, r.invalid(q.op, status, "the answer is a part, and the whole was asked for")
 	}
@@ -91,7 +94,7 @@ func (r *Remote) openBlob(q *query, rep *reply, part cache.BlobPart) (*cache.Blo
 	stream.Part = true
 	stream.Offset, stream.Length, stream.Size = cr.first, cr.last-cr.first+1, cr.size
 	stream.Body = &exactBody{ReadCloser: rep.Body, left: stream.Length, wrong: func(kind, err error) error {
-		return r.failure(kind, q.op, rep.StatusCode, err)
+		return rep.blame(r.failure(kind, q.op, rep.StatusCode, err))
 	}}
 	return stream, nil
 }
@@ -108,6 +111,9 @@ func (r *Remote) StatBlob(ctx context.Context, repo string, dgst digest.Digest) 
 		return 0, err
 	}
 	defer rep.drain()
+	if err := r.checkBlobPage(op, rep); err != nil {
+		return 0, err
+	}
 	switch {
 	case rep.StatusCode == http.StatusOK:
 		return statSize(rep.ContentLength, dgst), nil
@@ -133,14 +139,17 @@ func (r *Remote) statByGet(ctx context.Context, op, repo string, dgst digest.Dig
 	}
 	// Not drained: where the range was ignored, this is the whole blob.
 	defer rep.Body.Close()
+	if err := r.checkBlobPage(op, rep); err != nil {
+		return 0, err
+	}
 	switch rep.StatusCode {
 	case http.StatusOK:
 		return statSize(rep.ContentLength, dgst), nil
 	case http.StatusPartialContent:
 		cr, ok := parseContentRange(rep.Header.Get("Content-Range"))
 		if !ok || cr.first != 0 {
-			return 0, r.invalid(op, rep.StatusCode, "the answer is a part, and its Content-Range %q is not that of the first byte",
-				r.clean(rep.Header.Get("Content-Range")))
+			return 0, rep.blame(r.invalid(op, rep.StatusCode, "the answer is a part, and its Content-Range %q is not that of the first byte",
+				r.clean(rep.Header.Get("Content-Range"))))
 		}
 		return cr.size, nil
 	case http.StatusRequestedRangeNotSatisfiable:

@@ -126,9 +126,15 @@ func (r *Remote) refusal(op string, resp *reply, text string) *cache.UpstreamErr
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		text = join(text, r.refusedByProxy(resp.url, resp.StatusCode).Error())
 	}
+	if resp.StatusCode == http.StatusNetworkAuthenticationRequired { // RFC 6585 section 6
+		text = join(text, "the network wants a log-in before it lets anybody through: open any page with a browser there, and log in")
+		e.Err = &explained{text: text, err: cache.ErrIntercepted}
+		return e
+	}
 	if text != "" {
 		e.Err = errors.New(text)
 	}
+	e.Elsewhere = resp.elsewhere
 	return e
 }
 
@@ -143,6 +149,8 @@ func kindOf(status int) error {
 		return cache.ErrRateLimited
 	case status == http.StatusLoopDetected: // RFC 5842 section 7.2
 		return cache.ErrLoop
+	case status == http.StatusNetworkAuthenticationRequired:
+		return cache.ErrInvalid // not the remote's: it is not known whether that is there
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusProxyAuthRequired:
 		return cache.ErrUnavailable
 	default:

@@ -47,8 +47,10 @@ type reply struct {
 	// url is what was asked in the end, after redirects.
 	url *url.URL
 	// foreign says that it is not of the remote itself but of a host that the
-	// remote has redirected to.
+	// remote has redirected to, or that such a host has chosen what was asked.
 	foreign bool
+	// elsewhere says that it is not of the remote's own host.
+	elsewhere bool
 }
 
 // drain makes the connection usable for the next request if little is left of
@@ -96,6 +98,7 @@ func (r *Remote) ask(ctx context.Context, q *query) (*reply, error) {
 func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*reply, error) {
 	u := q.url
 	home := true
+	var rep *reply
 	for range maxRedirects + 1 {
 		home = home && sameOrigin(u, r.base)
 		header := maps.Clone(q.header)
@@ -117,16 +120,16 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 		if err != nil {
 			return nil, err
 		}
-		rep := &reply{Response: resp, url: u, foreign: !home}
+		rep = &reply{Response: resp, url: u, foreign: !home, elsewhere: trip == r.foreign}
 		if !isRedirect(resp.StatusCode) {
 			return rep, nil
 		}
 		rep.drain()
 		if u, err = r.redirect(u, resp.Header.Get("Location")); err != nil {
-			return nil, r.invalid(q.op, resp.StatusCode, "refusing a redirect: %w", err)
+			return nil, rep.blame(r.invalid(q.op, resp.StatusCode, "refusing a redirect: %w", err))
 		}
 	}
-	return nil, r.invalid(q.op, 0, "more than %d redirects", maxRedirects)
+	return nil, rep.blame(r.invalid(q.op, 0, "more than %d redirects", maxRedirects))
 }
 
 func isRedirect(status int) bool {
@@ -165,18 +168,26 @@ func (r *Remote) redirect(u *url.URL, location string) (*url.URL, error) {
 // not for others (a Referer with the signature of a URL, an Authorization for
 // another port of the host), and its errors repeat URLs.
 func (r *Remote) send(ctx context.Context, op string, trip http.RoundTripper, req *http.Request) (*http.Response, error) {
+	// The transport of others is used for hosts that were redirected to, and for nothing
+	// else.
+	blame := func(err error) error {
+		if trip == r.foreign {
+			return elsewhere(err)
+		}
+		return err
+	}
 	life, cancel := context.WithCancelCause(ctx)
 	resp, err := trip.RoundTrip(req.WithContext(life))
 	if err != nil {
 		cancel(nil)
-		return nil, r.broken(ctx, op, 0, r.viaProxy(req.URL, err))
+		return nil, blame(r.broken(ctx, op, 0, r.viaProxy(req.URL, err)))
 	}
 	b := &body{rc: resp.Body, cancel: cancel, wait: r.stall}
 	b.broken = func(err error) error {
 		if errors.Is(context.Cause(life), errStalled) && ctx.Err() == nil {
-			return r.failure(cache.ErrUnavailable, op, resp.StatusCode, errStalled)
+			return blame(r.failure(cache.ErrUnavailable, op, resp.StatusCode, errStalled))
 		}
-		return r.broken(ctx, op, resp.StatusCode, err)
+		return blame(r.broken(ctx, op, resp.StatusCode, err))
 	}
 	b.timer = time.AfterFunc(r.stall, func() { cancel(errStalled) })
 	b.timer.Stop()

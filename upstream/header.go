@@ -195,15 +195,29 @@ func encoded(h http.Header) bool {
 // registry has ever sent a manifest so, but captive portals and block pages of
 // proxies are sent so.
 func isPage(contentType string) bool {
-	t, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		t, _, _ = strings.Cut(strings.ToLower(contentType), ";")
-		t = strings.TrimSpace(t)
-	}
+	t := baseType(contentType)
 	switch t {
 	case "text/html", "application/xhtml+xml", "application/xml", "text/xml", "text/css", "text/javascript":
 		return true
 	}
 	kind, _, _ := strings.Cut(t, "/")
 	return kind == "image" || kind == "audio" || kind == "video" || kind == "font" || kind == "multipart"
+}
+
+// isHTML reports whether a Content-Type is that of a page, and not only of what pages
+// are made of.
+func isHTML(contentType string) bool {
+	t := baseType(contentType)
+	return t == "text/html" || t == "application/xhtml+xml"
+}
+
+// baseType is the media type in a Content-Type header, in lower case and without
+// parameters.
+func baseType(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		t, _, _ = strings.Cut(strings.ToLower(contentType), ";")
+		t = strings.TrimSpace(t)
+	}
+	return t
 }

@@ -37,6 +37,11 @@ func (r *Remote) Manifest(ctx context.Context, repo, ref string) (cache.Manifest
 		return cache.Manifest{}, err
 	}
 	defer rep.drain()
+	m, err := r.openManifest(op, rep)
+	return m, rep.blame(err)
+}
+
+func (r *Remote) openManifest(op string, rep *reply) (cache.Manifest, error) {
 	if rep.StatusCode != http.StatusOK {
 		return cache.Manifest{}, r.refused(op, rep)
 	}
@@ -86,6 +91,11 @@ func (r *Remote) resolveBy(ctx context.Context, op, method, repo, ref string, kn
 		return cache.Descriptor{}, err
 	}
 	defer rep.drain()
+	desc, err := r.resolved(op, method, rep, known)
+	return desc, rep.blame(err)
+}
+
+func (r *Remote) resolved(op, method string, rep *reply, known digest.Digest) (cache.Descriptor, error) {
 	switch status := rep.StatusCode; {
 	case status == http.StatusOK:
 	case status == http.StatusNotModified:
@@ -136,15 +146,10 @@ func (r *Remote) queryManifest(op, method, repo, ref string) (*query, error) {
 
 // describeManifest reads the headers of a manifest, all but its length.
 func (r *Remote) describeManifest(op string, rep *reply) (cache.Descriptor, error) {
-	mediaType := rep.Header.Get("Content-Type")
-	switch {
-	case isPage(mediaType):
-		return cache.Descriptor{}, r.invalid(op, rep.StatusCode,
-			"the answer is of type %q: is there a login page or a block page of a proxy in between?", r.clean(mediaType))
-	case encoded(rep.Header):
-		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the answer is encoded (%q), which we did not ask for",
-			r.clean(rep.Header.Get("Content-Encoding")))
+	if err := r.checkHeader(op, rep); err != nil {
+		return cache.Descriptor{}, err
 	}
+	mediaType := rep.Header.Get("Content-Type")
 	if r.repeatsSecret(mediaType) {
 		// It would be kept, and handed on as it is.
 		return cache.Descriptor{}, r.invalid(op, rep.StatusCode, "the type of the answer repeats our credentials: %q", r.clean(mediaType))
@@ -188,7 +193,7 @@ func (r *Remote) readManifest(op string, rep *reply) ([]byte, error) {
 	case len(content) == 0:
 		return nil, r.invalid(op, rep.StatusCode, "the answer is empty")
 	case !isJSONObject(content):
-		return nil, r.invalid(op, rep.StatusCode, "the answer is no manifest: it is not a JSON object")
+		return nil, r.unlike(op, rep, content, "the answer is no manifest: it is not a JSON object")
 	}
 	return content, nil
 }

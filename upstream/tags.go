@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -57,11 +58,11 @@ func (r *Remote) Tags(ctx context.Context, repo string, n int, last string) ([]s
 	}
 	defer rep.drain()
 	if rep.StatusCode != http.StatusOK {
-		return nil, false, r.refusedTags(op, rep)
+		return nil, false, rep.blame(r.refusedTags(op, rep))
 	}
 	tags, err := r.readTags(op, rep)
 	if err != nil {
-		return nil, false, err
+		return nil, false, rep.blame(err)
 	}
 	if i := slices.Index(tags, last); i >= 0 && last != "" {
 		tags = tags[i+1:] // it has ignored where to begin
@@ -95,9 +96,10 @@ func (r *Remote) refusedTags(op string, rep *reply) error {
 }
 
 func (r *Remote) readTags(op string, rep *reply) ([]string, error) {
+	// Of a list of tags, some say that it is text.
+	mediaType := rep.Header.Get("Content-Type")
 	if encoded(rep.Header) {
-		return nil, r.invalid(op, rep.StatusCode, "the answer is encoded (%q), which we did not ask for",
-			r.clean(rep.Header.Get("Content-Encoding")))
+		return nil, r.checkHeader(op, rep)
 	}
 	content, err := io.ReadAll(io.LimitReader(rep.Body, maxTagsBody+1))
 	if err != nil {
@@ -110,7 +112,10 @@ func (r *Remote) readTags(op string, rep *reply) ([]string, error) {
 		Tags []string `json:"tags"`
 	}
 	if !isJSONObject(content) || json.Unmarshal(content, &list) != nil {
-		return nil, r.invalid(op, rep.StatusCode, "the answer, of type %q, is no list of tags", r.clean(rep.Header.Get("Content-Type")))
+		if isPage(mediaType) {
+			return nil, r.page(op, rep)
+		}
+		return nil, r.unlike(op, rep, content, fmt.Sprintf("the answer, of type %q, is no list of tags", r.clean(mediaType)))
 	}
 	return list.Tags, nil
 }
