@@ -301,5 +301,8 @@ func (a *around) ask(t *testing.T, config authn.AuthConfig) (works bool, said st
 	note(err)
 	_, _, err = r.Tags(t.Context(), "a/b", 1, "v1")
 	note(err)
+	list, err := r.Referrers(t.Context(), "a/b", theDigest)
+	note(err)
+	fmt.Fprintf(&out, "%+v\n", list)
 	return works, out.String()
 }

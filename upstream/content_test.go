@@ -229,11 +229,15 @@ func TestNamesAreChecked(t *testing.T) {
 		wantKind(t, err, cache.ErrInvalid)
 		_, _, err = r.Tags(t.Context(), repo, 0, "")
 		wantKind(t, err, cache.ErrInvalid)
+		_, err = r.Referrers(t.Context(), repo, good)
+		wantKind(t, err, cache.ErrInvalid)
 	}
 	for _, ref := range []string{"", "..", "a/b", "a b", "a\n", "sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", strings.Repeat("a", 129)} {
 		_, err := r.Manifest(t.Context(), "a", ref)
 		wantKind(t, err, cache.ErrInvalid)
 		_, err = r.Blob(t.Context(), "a", digest.Digest(ref), cache.BlobPart{})
+		wantKind(t, err, cache.ErrInvalid)
+		_, err = r.Referrers(t.Context(), "a", digest.Digest(ref))
 		wantKind(t, err, cache.ErrInvalid)
 	}
 	wantRequests(t, reg, nil)

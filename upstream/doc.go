@@ -1,6 +1,6 @@
 // Package upstream speaks to remote registries: it finds out how a registry
-// wants to be asked, asks it for manifests, tags and blobs as the OCI
-// distribution specification says, and tells in terms of package cache what
+// wants to be asked, asks it for manifests, tags, referrers and blobs as the
+// OCI distribution specification says, and tells in terms of package cache what
 // came of it.
 //
 // It promises that

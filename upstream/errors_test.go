@@ -44,10 +44,14 @@ var questions = map[string]func(ctx context.Context, r *upstream.Remote) error{
 		_, _, err := r.Tags(ctx, "a/b", 0, "")
 		return err
 	},
+	"Referrers": func(ctx context.Context, r *upstream.Remote) error {
+		_, err := r.Referrers(ctx, "a/b", digest.FromString("{}"))
+		return err
+	},
 }
 
 // contentKinds are the kinds of request that questions lead to.
-var contentKinds = []ut.Kind{ut.ManifestGet, ut.ManifestHead, ut.BlobGet, ut.BlobHead, ut.Tags}
+var contentKinds = []ut.Kind{ut.ManifestGet, ut.ManifestHead, ut.BlobGet, ut.BlobHead, ut.Tags, ut.Referrers}
 
 // stocked is a registry that has an answer to all questions.
 func stocked(t *testing.T) *ut.Registry {
@@ -71,6 +75,9 @@ func TestStatuses(t *testing.T) {
 		r := newRemote(t, upstream.Options{URL: reg.URL()})
 		texts := map[string]string{}
 		for name, ask := range questions {
+			if name == "Referrers" && status == http.StatusNotFound {
+				continue // that there are none is an answer
+			}
 			err := ask(t.Context(), r)
 			e := wantKind(t, err, kind)
 			texts[name] = err.Error()

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
 )
@@ -180,6 +183,45 @@ func FuzzClean(f *testing.F) {
 			if _, rest, ok := strings.Cut(u, "https://"); ok && strings.HasPrefix(u, "https://") && strings.Contains(rest, "?") && anyURL.FindString(u) == u {
 				t.Errorf("%q is %q, which has a query", s, got)
 			}
+		}
+	})
+}
+
+// FuzzReferrers reads image indexes, and checks that what is taken can be written and
+// read again.
+func FuzzReferrers(f *testing.F) {
+	const one = `{"mediaType":"a/b","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":1,"annotations":{"secret":"x"}}`
+	f.Add([]byte(`{"schemaVersion":2,"manifests":[`+one+`,`+one+`]}`), v1.MediaTypeImageIndex)
+	f.Add([]byte(`{"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[1,null,{"size":-1},{"digest":"x"},[{}]]}`), "")
+	f.Add([]byte(`{"manifests":null,"Manifests":[`+one+`]}`), "application/json; charset=utf-8")
+	f.Add([]byte(`{"manifests":{}}`), "text/html")
+	f.Add([]byte(`[`), "")
+	r := &Remote{}
+	r.secrets.Add("secret-password")
+	f.Fuzz(func(t *testing.T, content []byte, contentType string) {
+		l := r.newReferrers()
+		ok := l.add(content, contentType)
+		if ok && !isJSONObject(content) {
+			t.Errorf("%q is an index", content)
+		}
+		if l.list == nil || len(l.list) != len(l.seen) {
+			t.Errorf("%q has the descriptors %+v, of which different: %d", content, l.list, len(l.seen))
+		}
+		for _, desc := range l.list {
+			if desc.Size < 0 || desc.Digest.Validate() != nil || r.repeatsSecretIn(&desc) {
+				t.Errorf("%q has the descriptor %+v", content, desc)
+			}
+			if tag := referrersTag(desc.Digest); !reference.TagRegexp.MatchString(tag) {
+				t.Errorf("%s has the tag %s", desc.Digest, tag)
+			}
+		}
+		written, err := json.Marshal(v1.Index{Manifests: l.list})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := r.newReferrers()
+		if !again.add(written, v1.MediaTypeImageIndex) || len(again.list) != len(l.list) {
+			t.Errorf("%q is %+v, and written again %+v", content, l.list, again.list)
 		}
 	})
 }

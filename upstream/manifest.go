@@ -174,7 +174,7 @@ func (r *Remote) repeatsSecret(mediaType string) bool {
 // readManifest reads the bytes of a manifest.
 func (r *Remote) readManifest(op string, rep *reply) ([]byte, error) {
 	tooLarge := func() error {
-		return r.invalid(op, rep.StatusCode, "the manifest is larger than %d bytes", cache.MaxManifestSize)
+		return r.invalid(op, rep.StatusCode, "the answer is larger than %d bytes", cache.MaxManifestSize)
 	}
 	if rep.ContentLength > cache.MaxManifestSize {
 		return nil, tooLarge()

@@ -14,8 +14,8 @@ import (
 
 // TestIntercepted has somebody answer in the remote's place.
 func TestIntercepted(t *testing.T) {
-	all := []string{"Manifest", "Resolve", "Blob", "StatBlob", "Tags"}
-	withBody := []string{"Manifest", "Tags"}
+	all := []string{"Manifest", "Resolve", "Blob", "StatBlob", "Tags", "Referrers"}
+	withBody := []string{"Manifest", "Tags", "Referrers"}
 	html := func(contentType string) ut.Fault {
 		return ut.Fault{Status: 200, Body: []byte("<!DOCTYPE html><html>Log in.</html>"), Header: http.Header{"Content-Type": {contentType}}}
 	}
@@ -196,5 +196,18 @@ func TestElsewhereIsOff(t *testing.T) {
 	}
 	if n := reg.Requests(contentKinds...); n != len(questions) {
 		t.Errorf("%d requests, want one for each question", n)
+	}
+}
+
+// TestElsewhereWithoutBody has the other host refuse what asks for no content.
+func TestElsewhereWithoutBody(t *testing.T) {
+	for _, kind := range []ut.Kind{ut.Ping, ut.BlobHead} {
+		reg, other := stocked(t), ut.New(t)
+		other.Script(ut.Fault{Status: 503, Header: http.Header{"Retry-After": {"60"}}})
+		reg.Script(ut.Fault{Kinds: []ut.Kind{kind}, Status: 307, Header: http.Header{"Location": {other.URL() + "/v2/"}}})
+		r := newRemote(t, upstream.Options{URL: reg.URL()})
+		if e := wantKind(t, questions["StatBlob"](t.Context(), r), cache.ErrUnavailable); !e.Elsewhere || e.RetryAfter != time.Minute {
+			t.Errorf("%s: error is %+v", kind, e)
+		}
 	}
 }

@@ -111,6 +111,8 @@ type Remote struct {
 	cursorsMu sync.Mutex
 	cursors   map[cursorKey]*url.URL
 
+	noReferrers lacking
+
 	close context.CancelFunc
 }
 

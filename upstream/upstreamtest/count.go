@@ -20,6 +20,8 @@ const (
 	BlobGet      Kind = "blob GET"
 	BlobHead     Kind = "blob HEAD"
 	Tags         Kind = "tags"
+	// Referrers is the API for them; the tag for them is asked for as a manifest.
+	Referrers Kind = "referrers"
 	// CDNGet and CDNHead are requests of the blob host; the registry's own
 	// answer, the redirect, counts as BlobGet or BlobHead.
 	CDNGet  Kind = "cdn GET"

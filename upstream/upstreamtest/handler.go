@@ -40,6 +40,10 @@ func parse(req *http.Request) Request {
 		out.Kind, out.Repo = Tags, repo
 		return out
 	}
+	if i := strings.LastIndex(rest, "/referrers/"); i > 0 {
+		out.Kind, out.Repo, out.Ref = Referrers, rest[:i], rest[i+len("/referrers/"):]
+		return out
+	}
 	head := req.Method == http.MethodHead
 	if i := strings.LastIndex(rest, "/manifests/"); i > 0 {
 		out.Kind, out.Repo, out.Ref = pick(head, ManifestHead, ManifestGet), rest[:i], rest[i+len("/manifests/"):]
@@ -150,6 +154,8 @@ func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 		r.serveBlob(s, req)
 	case Tags:
 		r.serveTags(s, req)
+	case Referrers:
+		r.serveReferrers(s, req)
 	default:
 		s.error(http.StatusNotFound, "NAME_UNKNOWN", "no such route")
 	}

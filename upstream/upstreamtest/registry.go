@@ -29,8 +29,12 @@ type Registry struct {
 	latency  time.Duration
 	connRate int64
 	redirect bool
-	urls     urlSigner
-	faults   []*activeFault
+	// noReferrers says that there is no API for them, and referrersPage how many of
+	// them an answer has at most; 0 is all.
+	noReferrers   bool
+	referrersPage int
+	urls          urlSigner
+	faults        []*activeFault
 
 	done    chan struct{} // closed by Close; releases what is held
 	closing sync.Once
