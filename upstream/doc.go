@@ -18,7 +18,11 @@
 //     said of it, or fails; what a host calls its copy of the blob (its ETag) is
 //     told to no other host;
 //   - an outage is never taken for an answer: that something does not exist is
-//     said only where the remote has said so.
+//     said only where the remote has said so, and it is told whether that need have
+//     been the registry ([cache.UpstreamError].Vague);
+//   - what somebody else has answered in the remote's place, and what has failed at a
+//     host that it has redirected to, is told apart from what the remote does
+//     ([cache.ErrIntercepted], [cache.UpstreamError].Elsewhere).
 //
 // It trusts the remote in nothing: sizes, headers and error texts are bounded
 // and checked for form. Content is not verified here but by the cache.

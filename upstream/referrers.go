@@ -74,7 +74,7 @@ func (r *Remote) listedReferrers(ctx context.Context, op, repo string, dgst dige
 		if hasNoAPI(rep.StatusCode) {
 			rep.drain()
 			if page > 0 { // and so it has one
-				err = r.invalid(op, rep.StatusCode, "the list breaks off after %d pages", page)
+				err = rep.blame(r.invalid(op, rep.StatusCode, "the list breaks off after %d pages", page))
 			}
 			return nil, false, err
 		}
