@@ -26,8 +26,8 @@ import (
 	"registry-module/internal/via"
 	"registry-module/server"
 	"registry-module/upstream"
+	"registry-module/upstream/breaker"
 	"registry-module/upstream/metered"
-	"registry-module/upstream/patient"
 	"registry-module/upstream/router"
 	"registry-module/upstream/throttled"
 )
@@ -40,6 +40,8 @@ type program struct {
 	name string
 	// metrics are those of this program; the embedded app has its own.
 	metrics *prometheus.Registry
+	// breakers know whether the remotes answer, in the order of the configuration.
+	breakers []*breaker.Breaker
 	// closers are closed in reverse order.
 	closers []io.Closer
 }
@@ -199,12 +201,14 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 		up = upstream.NewOffline(remote.Host())
 	}
 	// From the inside: what is counted has been asked for, and is what the link
-	// carries; who is to wait for long does not even get to it.
+	// carries; what would lead to nothing does not even get to it.
 	if up, err = metered.New(up, p.metrics); err != nil {
 		return nil, err
 	}
 	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
-	return patient.New(up, patient.Options{Log: log}), nil
+	b := breaker.New(up, breaker.Options{Log: log})
+	p.breakers = append(p.breakers, b)
+	return b, p.metrics.Register(breaker.NewCollector(b))
 }
 
 // credentialsOf says where the credentials for a remote come from.

@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "server", "upstream", "upstream/metered", "upstream/patient", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "server", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -45,13 +45,13 @@ var architecture = Rules{
 			[]string{"auth", "cache", "internal/..."},
 			"upstream implements cache.Upstream; where content goes is no concern of it",
 		},
+		"upstream/breaker": {
+			[]string{"cache", "internal/..."},
+			"breaker decorates any cache.Upstream",
+		},
 		"upstream/metered": {
 			[]string{"cache", "internal/..."},
 			"metered decorates any cache.Upstream",
-		},
-		"upstream/patient": {
-			[]string{"cache", "internal/..."},
-			"patient decorates any cache.Upstream",
 		},
 		"upstream/router": {
 			[]string{"cache", "upstream", "internal/..."},

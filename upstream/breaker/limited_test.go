@@ -1,4 +1,4 @@
-package patient_test
+package breaker_test
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 	"registry-module/cache"
 	"registry-module/cache/cachetest"
-	"registry-module/upstream/patient"
+	"registry-module/upstream/breaker"
 )
 
 // limited is an answer that asks to wait.
@@ -53,7 +53,7 @@ func TestEveryCallWaits(t *testing.T) {
 		remote := new(cachetest.Upstream)
 		blob := remote.AddBlob("a/b", []byte("0123456789"))
 		remote.AddManifest("a/b", "v1", "application/json", []byte("{}"))
-		up := patient.New(remote, patient.Options{})
+		up := breaker.New(remote, breaker.Options{})
 		ctx := t.Context()
 		calls := []struct {
 			op, what string
@@ -64,6 +64,7 @@ func TestEveryCallWaits(t *testing.T) {
 			{"blob", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.Blob(ctx, "a/b", blob, cache.BlobPart{}); return err }},
 			{"stat", "asking for blob " + blob.String() + " of a/b", func() error { _, err := up.StatBlob(ctx, "a/b", blob); return err }},
 			{"tags", "listing tags of a/b", func() error { _, _, err := up.Tags(ctx, "a/b", -1, ""); return err }},
+			{"referrers", "listing referrers of " + blob.String() + " in a/b", func() error { _, err := up.Referrers(ctx, "a/b", blob); return err }},
 		}
 		for _, first := range calls {
 			remote.Fail(fmt.Errorf("wrapped: %w", limited(time.Minute)))
@@ -80,6 +81,9 @@ func TestEveryCallWaits(t *testing.T) {
 					"not asked, because the remote wants to be left alone for another 2s"
 				if err.Error() != want || !errors.Is(err, cache.ErrRateLimited) {
 					t.Errorf("got  %v\nwant %s", err, want)
+				}
+				if !errors.Is(err, cache.ErrNotAsked) {
+					t.Errorf("%v is not one of a request that was not made", err)
 				}
 			}
 			time.Sleep(1500*time.Millisecond - time.Nanosecond)
@@ -134,7 +138,7 @@ func TestWhatHolds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				remote := new(cachetest.Upstream)
 				remote.Fail(tt.answer)
-				up := patient.New(remote, patient.Options{})
+				up := breaker.New(remote, breaker.Options{})
 				if err := resolve(up); err != tt.answer {
 					t.Errorf("got %v, want %v", err, tt.answer)
 				}
@@ -159,24 +163,17 @@ func TestWhatHolds(t *testing.T) {
 	}
 }
 
-// gated is a remote whose answers wait to be let through.
-type gated struct {
-	cache.Upstream
-	answers chan error
-}
-
-func (g gated) Resolve(context.Context, string, string, digest.Digest) (cache.Descriptor, error) {
-	return cache.Descriptor{}, <-g.answers
-}
-
 // TestRequestsUnderWay has answers to requests that were made before the first of
 // them asked to wait.
 func TestRequestsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, hook := test.NewNullLogger()
-		remote := gated{new(cachetest.Upstream), make(chan error)}
-		up := patient.New(remote, patient.Options{Log: log})
+		remote := newGated()
+		up := breaker.New(remote, breaker.Options{Log: log})
 		var wg sync.WaitGroup
+		wg.Go(func() { _ = resolve(up) }) // the first goes alone
+		remote.answers <- nil
+		wg.Wait()
 		const requests = 5
 		for range requests {
 			wg.Go(func() { _ = resolve(up) }) // the answers are what matters
@@ -201,41 +198,37 @@ func TestRequestsUnderWay(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		if n := len(hook.AllEntries()); n != 1 {
-			t.Errorf("%d lines in the log for one time in which nothing is asked", n)
+		if n := len(hook.AllEntries()); n != 2 {
+			t.Errorf("%d lines in the log for a good answer and one time in which nothing is asked", n)
 		}
 	})
 }
 
-func TestLog(t *testing.T) {
+// TestLogOfLimits has a remote that wants to be left alone again and again.
+func TestLogOfLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, hook := test.NewNullLogger()
 		remote := new(cachetest.Upstream)
 		remote.Fail(limited(59*time.Second + 1))
-		up := patient.New(remote, patient.Options{Log: log})
-		for begun := range 3 {
+		up := breaker.New(remote, breaker.Options{Log: log})
+		for range 3 {
 			for range 4 {
 				if err := resolve(up); err == nil {
 					t.Fatal("no error")
 				}
 			}
-			entries := hook.AllEntries()
-			if len(entries) != begun+1 {
-				t.Fatalf("%d lines in the log, want %d", len(entries), begun+1)
-			}
-			e := entries[begun]
-			if e.Level != logrus.WarnLevel || e.Message != "nothing is asked of upstream.test for 1m0s: it wants to be left alone" ||
-				!errors.Is(e.Data[logrus.ErrorKey].(error), cache.ErrRateLimited) {
-				t.Errorf("got %v %q %v", e.Level, e.Message, e.Data)
-			}
 			time.Sleep(time.Minute)
+		}
+		entries := hook.AllEntries()
+		if len(entries) != 1 {
+			t.Fatalf("%d lines in the log, want 1", len(entries))
+		}
+		const want = "nothing is asked of upstream.test for 1m0s: it wants to be left alone; what is stored is served as it was last known"
+		if e := entries[0]; e.Level != logrus.WarnLevel || e.Message != want || !errors.Is(e.Data[logrus.ErrorKey].(error), cache.ErrRateLimited) {
+			t.Errorf("got %v %q %v", e.Level, e.Message, e.Data)
 		}
 		if n := remote.Calls(""); n != 3 {
 			t.Errorf("the remote was asked %d times", n)
-		}
-		remote.Fail(limited(0))
-		if err := resolve(up); err == nil || len(hook.AllEntries()) != 3 {
-			t.Errorf("%v; %d lines in the log, the last of them for an answer that holds nobody", err, len(hook.AllEntries()))
 		}
 	})
 }
@@ -244,7 +237,7 @@ func TestClock(t *testing.T) {
 	now := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	remote := new(cachetest.Upstream)
 	remote.Fail(limited(time.Hour))
-	up := patient.New(remote, patient.Options{Now: func() time.Time { return now }})
+	up := breaker.New(remote, breaker.Options{Now: func() time.Time { return now }})
 	if err := resolve(up); err == nil {
 		t.Fatal("no error")
 	}
@@ -260,7 +253,7 @@ func TestPassesOn(t *testing.T) {
 	remote := new(cachetest.Upstream)
 	blob := remote.AddBlob("a", []byte("0123456789"))
 	remote.AddManifest("a", "v1", "application/json", []byte("{}"))
-	up := patient.New(remote, patient.Options{})
+	up := breaker.New(remote, breaker.Options{})
 	ctx := t.Context()
 	if got, err := up.Manifest(ctx, "a", "v1"); err != nil || string(got.Bytes) != "{}" || got.Digest != digest.FromString("{}") {
 		t.Errorf("%+v, %v", got, err)
@@ -280,6 +273,10 @@ func TestPassesOn(t *testing.T) {
 	}
 	if tags, more, err := up.Tags(ctx, "a", -1, ""); err != nil || more || len(tags) != 1 {
 		t.Errorf("%q, %v, %v", tags, more, err)
+	}
+	subject := remote.AddManifest("a", "", "application/json", []byte(`{"subject":{"digest":"`+blob.String()+`"}}`))
+	if all, err := up.Referrers(ctx, "a", blob); err != nil || len(all) != 1 || all[0].Digest != subject {
+		t.Errorf("%+v, %v", all, err)
 	}
 	if up.Host() != "upstream.test" {
 		t.Errorf("host %q", up.Host())

@@ -1,0 +1,127 @@
+package breaker
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"registry-module/cache"
+)
+
+// asking is the operation of errors that are of none.
+const asking = "asking the remote"
+
+// Status is what is known of a remote.
+type Status struct {
+	// Remote is its host.
+	Remote string `json:"remote"`
+	State  State  `json:"state"`
+	// Since is when State has begun.
+	Since time.Time `json:"since,omitzero"`
+	// Failures counts those in a row, since the remote has last answered well.
+	Failures int `json:"failures"`
+	// Reason says why State is not a good one; empty where it is.
+	Reason string `json:"reason,omitempty"`
+	// NextTry is when who has a stored answer has the remote asked again; after it,
+	// the next one does. Zero where it is not known, or not away.
+	NextTry time.Time `json:"next_try,omitzero"`
+}
+
+// Away implements [cache.Availability].
+func (b *Breaker) Away() (why error, due bool) {
+	ruledOut := b.offline()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	b.heed(ruledOut, now)
+	switch b.state {
+	case Held:
+		return b.heldError(asking, ruledOut), false
+	case Unknown, Online:
+		if quiet := b.quiet(now); quiet > b.slow {
+			return &cache.UpstreamError{
+				Kind: cache.ErrUnavailable, Remote: b.host, Op: asking,
+				Err: fmt.Errorf("it has not answered for %v", seconds(quiet)),
+			}, false
+		}
+		return nil, false
+	}
+	told := *b.cause
+	told.Op, told.RetryAfter = asking, max(b.hold.Sub(now), 0)
+	return &told, b.until.Sub(now) <= 0 && b.underWay == 0
+}
+
+// quiet returns for how long it has been waited for an answer without any coming.
+func (b *Breaker) quiet(now time.Time) time.Duration {
+	if len(b.silent) == 0 {
+		return 0
+	}
+	return now.Sub(b.silent[0].begun)
+}
+
+// Status returns what is known of the remote. It takes no time.
+func (b *Breaker) Status() Status {
+	ruledOut := b.offline()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	b.heed(ruledOut, now)
+	s := Status{Remote: b.host, State: b.state, Since: wall(b.since, now), Failures: b.failures}
+	switch b.state {
+	case Held:
+		s.Reason = ruledOut.Error()
+	case Failing, Offline, Limited:
+		s.Reason, s.NextTry = reason(b.cause), wall(b.until, now)
+	}
+	return s
+}
+
+// collector is the metrics of a remote.
+type collector struct {
+	b                        *Breaker
+	state, failures, changes *prometheus.Desc
+}
+
+// NewCollector returns the metrics of b:
+//   - registry_module_remote_state by remote and state: 1 for the one that it is in,
+//     0 for the others;
+//   - registry_module_remote_failures_total by remote: failures that are the remote's
+//     own, those of requests that were under way together counted as one;
+//   - registry_module_remote_state_changes_total by remote.
+func NewCollector(b *Breaker) prometheus.Collector {
+	labels := prometheus.Labels{"remote": b.host}
+	return &collector{
+		b: b,
+		state: prometheus.NewDesc("registry_module_remote_state",
+			"1 for the state that the remote registry is in, 0 for the others.", []string{"state"}, labels),
+		failures: prometheus.NewDesc("registry_module_remote_failures_total",
+			"Failures of the remote registry, those that happen together counted as one.", nil, labels),
+		changes: prometheus.NewDesc("registry_module_remote_state_changes_total",
+			"Changes of the state of the remote registry.", nil, labels),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	to <- c.state
+	to <- c.failures
+	to <- c.changes
+}
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	state := c.b.Status().State
+	c.b.mu.Lock()
+	failures, changes := c.b.totalFailures, c.b.totalChanges
+	c.b.mu.Unlock()
+	for _, s := range states {
+		value := 0.0
+		if s == state {
+			value = 1
+		}
+		to <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, value, string(s))
+	}
+	to <- prometheus.MustNewConstMetric(c.failures, prometheus.CounterValue, float64(failures))
+	to <- prometheus.MustNewConstMetric(c.changes, prometheus.CounterValue, float64(changes))
+}
