@@ -213,10 +213,11 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 	if image == "" {
 		image = images.Default(r.URL.Host)
 	}
-	return report.RemoteReport{
-		Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,
-		Checks: d.Check(ctx, doctorRemote(cfg, r, image)),
+	checks := d.Check(ctx, doctorRemote(cfg, r, image))
+	if f, ok := checkServer(ctx, cfg.DataDir, r.URL.Host, d.Timeout); ok {
+		checks = append(checks, f)
 	}
+	return report.RemoteReport{Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image, Checks: checks}
 }
 
 // doctorRemote is a remote of the configuration, for package doctor.

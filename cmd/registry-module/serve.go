@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
+	"registry-module/upstream/breaker"
 )
 
 // After SIGTERM, running requests have http.draintimeout to end, by default
@@ -76,7 +77,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	}
 	all := []served{
 		{newHTTPServer(p.handler, log), ln},
-		{newHTTPServer(adminHandler(p.metrics, cfg.Stock.HTTP.Debug.Prometheus), log), admin},
+		{newHTTPServer(adminHandler(p.metrics, p.statuses, cfg.Stock.HTTP.Debug.Prometheus), log), admin},
 	}
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
@@ -196,13 +197,11 @@ func listenAdmin(cfg *config.Config) (net.Listener, error) {
 	return ln, nil
 }
 
-// adminHandler answers on the admin address, which lower layers cannot reach.
-func adminHandler(own prometheus.Gatherer, stock configuration.Prometheus) http.Handler {
+// adminHandler answers on the admin address, which lower layers cannot reach. Statuses
+// gives those of the remotes.
+func adminHandler(own prometheus.Gatherer, statuses func() []breaker.Status, stock configuration.Prometheus) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = fmt.Fprintln(w, "ok") // the client may be gone
-	})
+	mux.Handle("GET /healthz", healthHandler(statuses))
 	all := prometheus.Gatherers{own}
 	if stock.Enabled { // what the app counts, under the stock names
 		all = append(all, stockMetrics{})

@@ -88,7 +88,11 @@ func free(ctx context.Context, network, addr, setting string) (f report.Finding,
 // own only where there is a remote.
 func (m Machine) isOurs(ctx context.Context) bool {
 	alive, err := get(ctx, "tcp", m.AdminAddr, "http", "/healthz")
-	if err != nil || alive.status != http.StatusOK || alive.body != "ok" {
+	if err != nil || alive.status != http.StatusOK {
+		return false
+	}
+	// What comes after the first line is of its remotes.
+	if word, _, _ := strings.Cut(alive.body, "\n"); word != "ok" {
 		return false
 	}
 	metrics, err := get(ctx, "tcp", m.AdminAddr, "http", cmp.Or(m.MetricsPath, "/metrics"))

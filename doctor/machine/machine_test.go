@@ -33,7 +33,7 @@ func registry(w http.ResponseWriter, _ *http.Request) {
 func metrics(w http.ResponseWriter, req *http.Request) {
 	switch req.URL.Path {
 	case "/healthz":
-		fmt.Fprintln(w, "ok")
+		fmt.Fprint(w, "ok\nregistry.test: online since 2026-01-02T03:04:05Z\n")
 	case "/metrics":
 		fmt.Fprintln(w, "go_goroutines 12")
 	}
