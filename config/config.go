@@ -15,7 +15,8 @@
 //
 // Only package main imports this package; the others declare options of their
 // own, which main fills in. Of this module it imports upstream, which knows what
-// the URL of a registry means, and cache/tagpolicy, which reads rules for tags.
+// the URL of a registry means, cache/tagpolicy, which reads rules for tags, and
+// internal/schedule, which reads times of the week.
 package config
 
 import (
@@ -31,6 +32,7 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 
 	"registry-module/cache/tagpolicy"
+	"registry-module/internal/schedule"
 )
 
 // Defaults of settings, where neither file nor environment say anything.
@@ -109,8 +111,10 @@ type Config struct {
 	// what its data directory holds.
 	Remotes []Remote
 
-	// Offline tells never to contact a remote.
-	Offline bool
+	// Offline tells never to contact a remote, and OfflineSchedule when not to, where
+	// Offline does not. The operator can override both while the program runs.
+	Offline         bool
+	OfflineSchedule schedule.Windows
 
 	// BindingTTL is how long a repository that was found at one of several
 	// default remotes is looked for there and nowhere else; 0 is for ever.

@@ -41,6 +41,7 @@ type proxySection struct {
 	remoteSection `yaml:",inline"`
 
 	Offline           bool   `yaml:"offline,omitempty"`
+	OfflineSchedule   string `yaml:"offlineschedule,omitempty"`
 	CacheWriteTimeout string `yaml:"cachewritetimeout,omitempty"`
 	// Remotes has remote number 2 at index 0, and an element without settings for
 	// a number that is left out.

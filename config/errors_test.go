@@ -153,6 +153,8 @@ func TestErrors(t *testing.T) {
 		{"connections in words", "", []string{remote, "REGISTRY_PROXY_CONNECTIONS=some"}, []string{`"some" is not a whole number from 1 to 16`}},
 		{"fewer connections in all than for one blob", "", []string{remote, "REGISTRY_PROXY_CONNECTIONS=4", "REGISTRY_PROXY_MAXCONNECTIONS=3"},
 			[]string{`REGISTRY_PROXY_MAXCONNECTIONS (proxy.maxconnections): "3" is less than proxy.connections, which is 4: write at least that`}},
+		{"offline at no day", "", []string{remote, "REGISTRY_PROXY_OFFLINESCHEDULE=Mon,Wed 08:00-18:00"},
+			[]string{`REGISTRY_PROXY_OFFLINESCHEDULE (proxy.offlineschedule): "Mon,Wed 08:00-18:00" has "Mon", which is not days and times: write for example Mon-Fri 08:00-18:00, and a comma between windows`}},
 		{"bandwidth", "", []string{remote, "REGISTRY_PROXY_BANDWIDTH=fast"},
 			[]string{`REGISTRY_PROXY_BANDWIDTH (proxy.bandwidth): "fast" is not a bandwidth: write a number and a unit of bytes or bits, for example 20MiB/s or 160Mbit/s`}},
 		{"bandwidth without unit", "version: 0.1\ncache: {bandwidth: 20}", nil, []string{`REGISTRY_CACHE_BANDWIDTH (cache.bandwidth, line 2): "20" is not a bandwidth`}},

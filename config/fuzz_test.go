@@ -24,6 +24,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("version: 0.1\nhttp: &a {headers: *a}", "NOTIFICATIONS_ENDPOINTS_0_HEADERS_A_0", "x", "PROXY_ALIAS_", "1")
 	f.Add("a: &a [*a]", "CACHE_MINFREE", "-0%", "PROXY_REMOTES_1", "{alias: a}")
 	f.Add("version: 0.1\nproxy: {remoteurl: r, connections: 4}", "PROXY_MAXCONNECTIONS", "3", "PROXY_CONNECTIONS_1", "2")
+	f.Add("version: 0.1\nproxy: {remoteurl: r, offline: true}", "PROXY_OFFLINESCHEDULE", "Fri-Mon 22:00-06:00", "PROXY_OFFLINESCHEDULE_2", "x")
 	f.Add("version: 0.1\nproxy: {remoteurl: r, bandwidth: 8kbit/s}", "CACHE_BANDWIDTH", "0", "PROXY_REMOTEURL_3", "http://docker.io:80")
 	f.Add("version: 0.1\nnotifications: {endpoints: [~, {url: 'x@y'}]}", "PROXY_ALLOWEDREALMS_0", "{}", "PROXY_NAMESPACES_99999999999999999999", "[")
 	f.Add("version: 0.1\nproxy: {remotes: [{remoteurl: a, alias: b}, ~, {remoteurl: b}]}", "PROXY_DEFAULT_4", "false", "PROXY_REMOTES", "[{remoteurl: c}]")

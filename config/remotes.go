@@ -8,6 +8,7 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 
+	"registry-module/internal/schedule"
 	"registry-module/upstream"
 )
 
@@ -62,7 +63,7 @@ func anySetting(v reflect.Value, key string) string {
 
 func (l *loader) finishProxy(doc *document, c *Config) {
 	p := &doc.Proxy
-	c.Offline = p.Offline
+	l.finishOffline(p, c)
 	if n := len(p.Remotes); n >= mostRemotes {
 		l.bad("proxy.remotes", "", "has %d elements: there can be %d remotes, the one without a number included", n, mostRemotes)
 		p.Remotes = p.Remotes[:mostRemotes-1]
@@ -84,6 +85,19 @@ func (l *loader) finishProxy(doc *document, c *Config) {
 	l.checkNames(c.Remotes)
 	if len(c.Remotes) > 1 && !slices.ContainsFunc(c.Remotes, func(r Remote) bool { return r.Default }) {
 		l.warn("no remote has %s (proxy.default): only what is asked for by the host, an alias or a namespace of a remote is fetched", variable("proxy.default"))
+	}
+}
+
+func (l *loader) finishOffline(p *proxySection, c *Config) {
+	const always, times = "proxy.offline", "proxy.offlineschedule"
+	windows, err := schedule.Parse(p.OfflineSchedule)
+	if err != nil {
+		l.bad(times, p.OfflineSchedule, "%v", err)
+	}
+	c.Offline, c.OfflineSchedule = p.Offline, windows
+	if p.Offline && !windows.IsZero() {
+		l.warn("%s (%s) is true, so that %s (%s) has no effect: remove one of them",
+			variable(always), always, variable(times), times)
 	}
 }
 

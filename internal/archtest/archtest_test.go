@@ -70,8 +70,8 @@ var architecture = Rules{
 			"auth gives credentials and decisions to those who declare an interface for them",
 		},
 		"config": {
-			[]string{"cache/tagpolicy", "upstream"},
-			"config only reads what is written; upstream knows what the URL of a registry means, and tagpolicy what a rule does",
+			[]string{"cache/tagpolicy", "internal/schedule", "upstream"},
+			"config only reads what is written; upstream knows what the URL of a registry means, tagpolicy what a rule does, and schedule what times of the week are",
 		},
 		"doctor": {
 			[]string{"auth", "doctor/chain", "doctor/images", "doctor/report", "upstream", "internal/..."},
