@@ -411,7 +411,7 @@ func (d *download) handle(ctx context.Context, e event) error {
 // failed decides whether a stream is worth another try, and when.
 func (d *download) failed(e event) error {
 	d.shy = true
-	if d.pause != nil {
+	if d.pause != nil && !errors.Is(e.err, ErrOffline) {
 		return nil // another one has failed just before
 	}
 	log := d.f.c.log.WithError(e.err)

@@ -345,6 +345,70 @@ func TestDownloadIsGivenUp(t *testing.T) {
 	}
 }
 
+// offline is the error of a remote that the operator has ruled out.
+func offline() error {
+	return &cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "fetching", Err: errors.Join(cache.ErrOffline, cache.ErrNotAsked)}
+}
+
+// A download that the operator cuts off is put aside at once, also where it is waiting
+// for the remote already, and goes on with the next pull.
+func TestDownloadIsPutAsideOffline(t *testing.T) {
+	for name, tt := range map[string]struct {
+		size int
+		cut  func(n int, s *cache.BlobStream) error // of the second answer and later ones
+	}{
+		"refused": {3 * mib, func(int, *cache.BlobStream) error { return offline() }},
+		"cut in the middle": {3 * mib, func(_ int, s *cache.BlobStream) error {
+			s.Body = io.NopCloser(io.MultiReader(io.LimitReader(s.Body, mib/2), iotest.ErrReader(offline())))
+			return nil
+		}},
+		// The one that fails first has all of them wait.
+		"while another one waits": {64 * mib, func(n int, s *cache.BlobStream) error {
+			if n == 2 {
+				return refusal(cache.ErrRateLimited, 429, 20*time.Second)
+			}
+			s.Body = io.NopCloser(io.MultiReader(io.LimitReader(slow{s.Body}, mib), iotest.ErrReader(offline())))
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, content, dgst := bigSite(t, tt.size)
+				s.up.Answer = func(n int, _ cache.BlobPart, b *cache.BlobStream) error {
+					if n > 1 {
+						return tt.cut(n, b)
+					}
+					if tt.size == 3*mib {
+						cutAfter(b, mib)
+					} else {
+						b.Body = slow{b.Body}
+					}
+					return nil
+				}
+				start := time.Now()
+				b := s.openBlob(t, "a", dgst)
+				if _, err := io.ReadAll(b); !errors.Is(err, cache.ErrOffline) || !errors.Is(err, cache.ErrUnavailable) {
+					t.Errorf("error %v, want ErrOffline", err)
+				}
+				if took := time.Since(start); took > 10*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				must(t, b.Close())
+				kept := s.up.Sent()
+				if kept < mib {
+					t.Errorf("%d bytes had come", kept)
+				}
+				s.up.Answer = nil
+				s.wantPull(t, dgst, content)
+				if again := s.up.Sent() - kept; again > int64(tt.size)-mib/2 {
+					t.Errorf("%d bytes were fetched again", again)
+				}
+				s.wantStored(t, dgst, content)
+			})
+		})
+	}
+}
+
 // What the remote says that it does not have is given up, and no more than tried
 // once more: in the middle of a blob, that can be a mistake.
 func TestDownloadOfWhatIsGone(t *testing.T) {

@@ -35,9 +35,10 @@ func (r *retry) progress(n int64) {
 
 // again returns how long to wait before the next try after err, or an error where
 // it is not worth it. Idle is how long no byte has come, and budget how long none
-// may come; negative is not at all.
+// may come; negative is not at all. What the operator has ruled out is not tried
+// again.
 func (r *retry) again(err error, idle, budget time.Duration) (time.Duration, error) {
-	if budget < 0 || errors.Is(err, ErrLoop) {
+	if budget < 0 || errors.Is(err, ErrLoop) || errors.Is(err, ErrOffline) {
 		return 0, err
 	}
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) || errors.Is(err, ErrInvalid) {
