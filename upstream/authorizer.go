@@ -80,8 +80,12 @@ func newAuthorizer(life context.Context, r *Remote, creds authn.Authenticator, r
 	}
 }
 
-// authorization returns what the remote wants to see with q.
+// authorization returns what the remote wants to see with q. It is what all questions
+// begin with, and so where they end while nobody may be contacted.
 func (a *authorizer) authorization(ctx context.Context, q *query) (authorization, error) {
+	if err := a.remote.mayAsk(q.op); err != nil {
+		return authorization{}, err
+	}
 	challenge, err := a.learned(ctx, q)
 	if err != nil {
 		return authorization{}, err
@@ -101,6 +105,9 @@ func (a *authorizer) authorization(ctx context.Context, q *query) (authorization
 
 // learned returns the remote's challenge, and asks for it if need be.
 func (a *authorizer) learned(ctx context.Context, q *query) (*transport.Challenge, error) {
+	if err := a.remote.mayAsk(q.op); err != nil {
+		return nil, err
+	}
 	if c := a.known(); c != nil {
 		return c, nil
 	}

@@ -15,7 +15,8 @@ type renewer interface {
 	Renew(rejected authn.AuthConfig) bool
 }
 
-// credentials returns what the credentials are now.
+// credentials returns what the credentials are now. Programs that give them may use the
+// network, and so they are not run while nobody may be contacted.
 func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthConfig, error) {
 	a.mu.Lock()
 	doubted := a.doubted
@@ -33,7 +34,13 @@ func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthCon
 		patient, cancel = context.WithTimeout(ctx, doubtPatience)
 		defer cancel()
 	}
-	config, err := authn.Authorization(patient, a.creds)
+	var config *authn.AuthConfig
+	var err error
+	if cut := a.remote.whileOnline(patient, op, func(ctx context.Context) {
+		config, err = authn.Authorization(ctx, a.creds)
+	}); cut != nil {
+		return nil, cut
+	}
 	a.mu.Lock()
 	if err == nil {
 		a.doubted = nil

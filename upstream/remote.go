@@ -61,9 +61,12 @@ type Options struct {
 	// Proxy gives the proxy for a request. Default: [http.ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// DialContext opens connections. Default: a [net.Dialer] with
-	// ConnectTimeout.
+	// DialContext opens connections. It has to return soon when its context has
+	// ended. Default: a [net.Dialer] with ConnectTimeout.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Switch rules out that anybody is contacted. Default: contact is always allowed.
+	Switch *Switch
 
 	// UserAgent is what requests call themselves. Default: "registry-module".
 	UserAgent string
@@ -104,7 +107,8 @@ type Remote struct {
 	secrets Secrets
 	// own is for the registry and its token service, foreign for the hosts that
 	// they redirect to: it shows no client certificate.
-	own, foreign *http.Transport
+	own, foreign guarded
+	contact      *Switch
 	observe      func(Exchange) // nil: nobody
 	log          logrus.FieldLogger
 
@@ -128,8 +132,8 @@ func New(opts Options) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
 	}
-	r := new(Remote)
-	r.own, r.foreign, err = newTransports(opts, &r.secrets)
+	r := &Remote{contact: cmp.Or(opts.Switch, new(Switch))}
+	r.own, r.foreign, err = newTransports(opts, &r.secrets, r.contact)
 	if err != nil {
 		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
 	}

@@ -14,20 +14,21 @@ import (
 // newTransports makes the transports for the registry with its token service,
 // and for the hosts that they redirect to. What a certificate of the former says
 // does not matter where opts.Insecure is set; that holds for an HTTP proxy in between
-// that is spoken to over TLS, too. Passwords of HTTP proxies are added to secrets.
+// that is spoken to over TLS, too. Passwords of HTTP proxies are added to secrets. All
+// connections are made by way of contact.
 //
 // They speak HTTP/1.1 only. Large blobs then have a connection each, with its
 // own window: one whose reader is slow, or one lost packet, does not hold up
 // the others, as it does where HTTP/2 puts all on one connection. On a long
 // thin link that matters more than the handshakes that HTTP/2 saves.
-func newTransports(opts Options, secrets *Secrets) (own, foreign *http.Transport, err error) {
+func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreign guarded, err error) {
 	config, err := newTLSConfig(opts)
 	if err != nil {
-		return nil, nil, err
+		return guarded{}, guarded{}, err
 	}
-	dial := opts.DialContext
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: orDefault(opts.ConnectTimeout, 5*time.Second)}).DialContext
+	dial := contact.dialer(net.Dialer{Timeout: orDefault(opts.ConnectTimeout, 5*time.Second)})
+	if opts.DialContext != nil {
+		dial = contact.guard(opts.DialContext)
 	}
 	proxy := opts.Proxy
 	if proxy == nil {
@@ -35,7 +36,7 @@ func newTransports(opts Options, secrets *Secrets) (own, foreign *http.Transport
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	foreign = &http.Transport{
+	foreign = guarded{by: contact, Transport: &http.Transport{
 		Proxy:                  discreet(proxy, secrets),
 		OnProxyConnectResponse: connected,
 		DialContext:            dial,
@@ -51,8 +52,8 @@ func newTransports(opts Options, secrets *Secrets) (own, foreign *http.Transport
 		MaxResponseHeaderBytes: 256 << 10,
 		// One system call for 16 times as many bytes as by default.
 		ReadBufferSize: 64 << 10,
-	}
-	own = foreign.Clone()
+	}}
+	own = guarded{by: contact, Transport: foreign.Clone()}
 	own.TLSClientConfig.InsecureSkipVerify = opts.Insecure
 	if opts.CertFile != "" {
 		own.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {

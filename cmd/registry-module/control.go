@@ -50,8 +50,9 @@ func listenControl(dataDir string) (net.Listener, error) {
 }
 
 // controlHandler answers commands.
-func controlHandler(b bindings) http.Handler {
+func controlHandler(b bindings, s offlineSwitch) http.Handler {
 	mux := http.NewServeMux()
+	handleOffline(mux, s)
 	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, r *http.Request) {
 		all, err := listBindings(r.Context(), b)
 		if err != nil {
@@ -115,15 +116,23 @@ func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) err
 // ownedBy makes sure that the data directory is the user's, so that the server can read
 // what is written to it.
 func ownedBy(user int, dataDir string) error {
-	info, err := os.Stat(dataDir)
+	info, err := statDataDir(dataDir)
 	if err != nil {
-		return fmt.Errorf("data directory: %w; name it as the server has it (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY)", err)
+		return err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != user {
 		return fmt.Errorf("data directory %s is of user %d, and no server runs on it: run this command as that user (su, sudo -u '#%[2]d', docker exec --user %[2]d), "+
 			"or else the server could not read what it writes", dataDir, owner.Uid)
 	}
 	return nil
+}
+
+func statDataDir(dataDir string) (fs.FileInfo, error) {
+	info, err := os.Stat(dataDir)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w; name it as the server has it (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY)", err)
+	}
+	return info, nil
 }
 
 // controlClient asks the running server.

@@ -82,22 +82,22 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
 	} else {
-		all = append(all, served{newHTTPServer(controlHandler(p.cache), log), control})
+		all = append(all, served{newHTTPServer(controlHandler(p.cache, p.offline), log), control})
 	}
-	announce(log, cfg, p.name, ln.Addr())
+	announce(log, cfg, p, ln.Addr())
 	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)
 	return errors.Join(err, p.Close())
 }
 
 // announce says what the program is going to do.
-func announce(log logrus.FieldLogger, cfg *config.Config, name string, addr net.Addr) {
-	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": name})
+func announce(log logrus.FieldLogger, cfg *config.Config, p *program, addr net.Addr) {
+	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": p.name})
 	var hosts []string
 	for _, r := range cfg.Remotes {
 		hosts = append(hosts, r.URL.Host)
 	}
 	switch {
-	case len(hosts) > 0 && cfg.Offline:
+	case len(hosts) > 0 && p.offline.apply().Offline:
 		entry.Infof("listening on %v; offline: %s is not contacted", addr, strings.Join(hosts, ", "))
 	case len(hosts) > 0:
 		entry.Infof("listening on %v for images of %s", addr, strings.Join(hosts, ", "))

@@ -36,6 +36,9 @@ import (
 type program struct {
 	handler http.Handler
 	cache   *cache.Cache
+	offline *offlineControl
+	// contact is what all remotes go by.
+	contact upstream.Switch
 	// name is what requests to remotes call this process in their Via headers.
 	name string
 	// metrics are those of this program; the embedded app has its own.
@@ -70,6 +73,9 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 	p.closers = append(p.closers, idx)
+
+	p.offline = startOfflineControl(cfg, &p.contact, log)
+	p.closers = append(p.closers, p.offline)
 
 	p.name = via.NewName()
 	remotes, routes, err := p.wireRemotes(cfg, store, log)
@@ -188,6 +194,7 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 		Insecure:      r.Insecure,
 		Proxy:         proxyOf(r),
 		StallTimeout:  r.StallTimeout,
+		Switch:        &p.contact,
 		Name:          p.name,
 		UserAgent:     "registry-module/" + version,
 		Log:           log,
@@ -196,13 +203,10 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 		return nil, err
 	}
 	p.closers = append(p.closers, remote)
-	var up cache.Upstream = remote
-	if cfg.Offline {
-		up = upstream.NewOffline(remote.Host())
-	}
 	// From the inside: what is counted has been asked for, and is what the link
 	// carries; what would lead to nothing does not even get to it.
-	if up, err = metered.New(up, p.metrics); err != nil {
+	var up cache.Upstream
+	if up, err = metered.New(remote, p.metrics); err != nil {
 		return nil, err
 	}
 	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
