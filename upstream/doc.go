@@ -6,6 +6,8 @@
 // It promises that
 //   - nothing is sent before the first question is asked, and no more requests
 //     than questions need;
+//   - while a [Switch] rules it out, no packet leaves: no connection is made or stays
+//     open, no name is looked up, and no program for credentials is run;
 //   - credentials go to the registry that they were given for and to its token
 //     service, see [auth.RealmPolicy], and nowhere else: not to the hosts that
 //     blobs are redirected to, not over http where https was configured, and

@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -367,6 +368,10 @@ func (n *names) dial(context.Context, string, string) (net.Conn, error) {
 func TestOfflineLooksUpNoName(t *testing.T) {
 	before := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = before })
+	// What package net makes at its first use, for all, must not be the bubble's.
+	if _, err := before.LookupHost(t.Context(), "registry.test"); err == nil {
+		t.Fatal("a test looks up a name")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		var n names
 		net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: n.dial}
@@ -406,6 +411,65 @@ func TestOfflineLooksUpNoName(t *testing.T) {
 		}
 		wantHeld(t, s, 0)
 	})
+}
+
+// answerLoopback is a name server by UDP that knows one address of all names, which it
+// gives as an A record (RFC 1035, section 4).
+func answerLoopback(t *testing.T) (addr string) {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = c.Close() // what it has to send does not matter
+		<-done
+	})
+	go func() {
+		defer close(done)
+		b := make([]byte, 1<<10)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			end := 12 + bytes.IndexByte(b[12:n], 0) + 5 // of the question
+			answer := append(bytes.Clone(b[:end]), 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1)
+			copy(answer[2:], []byte{0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0})
+			if b[end-3] != 1 { // not the type A
+				answer, answer[7] = answer[:end], 0
+			}
+			if _, err := c.WriteTo(answer, from); err != nil {
+				return
+			}
+		}
+	}()
+	return c.LocalAddr().String()
+}
+
+// Names are looked up as ever while offline mode is off.
+func TestNameIsLookedUp(t *testing.T) {
+	server, dials := answerLoopback(t), new(atomic.Int32)
+	before := net.DefaultResolver
+	t.Cleanup(func() { net.DefaultResolver = before })
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		dials.Add(1)
+		return dialLoopback(ctx, network, server)
+	}}
+	reg := stocked(t)
+	_, port, _ := net.SplitHostPort(reg.Host())
+	s := new(upstream.Switch)
+	r, err := upstream.New(upstream.Options{URL: "http://registry.test:" + port, Switch: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get(t, r, "a/b", "v1")
+	if dials.Load() == 0 {
+		t.Error("nobody was asked for the name")
+	}
+	_ = r.Close() // idle connections
+	wantHeld(t, s, 0)
 }
 
 // Contact can be ruled out and allowed by anybody at any time.
