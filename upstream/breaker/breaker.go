@@ -126,14 +126,13 @@ type request struct {
 	probe  *probe // nil where nobody waits for its verdict
 }
 
-// probe is a request whose verdict others wait for. The fields behind done are set
-// before that is closed.
+// probe is a request whose verdict others wait for.
 type probe struct {
 	done chan struct{}
-	// failure is set where the remote has not answered.
+	// failure is set before done is closed where the remote has not answered. In all
+	// other cases the state tells what is next: where there was no verdict, it is to
+	// be found out by another.
 	failure *cache.UpstreamError
-	// none tells that there was no verdict.
-	none bool
 }
 
 // New returns up, with a circuit breaker.
@@ -164,9 +163,8 @@ func New(up cache.Upstream, opts Options) *Breaker {
 // begin waits until it is known what is to become of a request, and returns either
 // the request, to be passed on, or an error. op is what it is for.
 func (b *Breaker) begin(ctx context.Context, op string) (*request, error) {
-	known := false // the remote has answered while this one waited
 	for {
-		r, wait, err := b.admit(op, known)
+		r, wait, err := b.admit(op)
 		if r != nil || err != nil {
 			return r, err
 		}
@@ -180,13 +178,12 @@ func (b *Breaker) begin(ctx context.Context, op string) (*request, error) {
 			told.Op = op
 			return nil, &told
 		}
-		known = !wait.none
 	}
 }
 
 // admit returns a request that is to be passed on, or a probe whose verdict is to be
-// waited for, or an error. With known there is nothing to find out.
-func (b *Breaker) admit(op string, known bool) (*request, *probe, error) {
+// waited for, or an error.
+func (b *Breaker) admit(op string) (*request, *probe, error) {
 	ruledOut := b.offline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -198,7 +195,7 @@ func (b *Breaker) admit(op string, known bool) (*request, *probe, error) {
 		return nil, nil, b.heldError(op, ruledOut)
 	case b.hold.Sub(now) > 0:
 		return nil, nil, b.limitedError(op, b.hold.Sub(now))
-	case known || b.state != Unknown && b.state != Offline:
+	case b.state != Unknown && b.state != Offline:
 	case b.probe != nil:
 		return nil, b.probe, nil
 	case b.state == Offline && b.pauseLeft(now) > 0:
@@ -229,16 +226,17 @@ func (b *Breaker) end(r *request, err error) {
 		b.fail(r, verdict, cause, now)
 	}
 	if r.probe != nil && r.probe == b.probe {
-		b.settle(probe{none: true})
+		b.settle(nil)
 	}
 }
 
-// settle gives a verdict to those who wait for one.
-func (b *Breaker) settle(verdict probe) {
+// settle ends the wait of those who wait for a verdict. Failure is set where the remote
+// has not answered.
+func (b *Breaker) settle(failure *cache.UpstreamError) {
 	if b.probe == nil {
 		return
 	}
-	b.probe.failure, b.probe.none = verdict.failure, verdict.none
+	b.probe.failure = failure
 	close(b.probe.done)
 	b.probe = nil
 }
@@ -284,7 +282,7 @@ func (b *Breaker) limitedError(op string, left time.Duration) *cache.UpstreamErr
 
 // offlineError is that of a request soon after the remote has not answered.
 func (b *Breaker) offlineError(op string, now time.Time) *cache.UpstreamError {
-	wait := max(seconds(b.pauseLeft(now)), time.Second)
+	wait := seconds(b.pauseLeft(now))
 	return &cache.UpstreamError{
 		Kind: cache.ErrUnavailable, Remote: b.host, Op: op, RetryAfter: wait,
 		Err: &notAsked{text: fmt.Sprintf("not asked: it has not answered since %s (%s); tried again in %v",

@@ -19,16 +19,18 @@ import (
 	"registry-module/upstream/breaker"
 )
 
-// gated is a remote whose answers wait to be let through.
+// gated is a remote whose answers wait to be let through: to any request, or to the
+// one for the tag "own".
 type gated struct {
 	cache.Upstream
 	asked   atomic.Int32
 	last    atomic.Value // what was asked for last
 	answers chan error
+	own     chan error
 }
 
 func newGated() *gated {
-	return &gated{Upstream: new(cachetest.Upstream), answers: make(chan error)}
+	return &gated{Upstream: new(cachetest.Upstream), answers: make(chan error), own: make(chan error)}
 }
 
 func (g *gated) Resolve(ctx context.Context, _, ref string, _ digest.Digest) (cache.Descriptor, error) {
@@ -38,8 +40,12 @@ func (g *gated) Resolve(ctx context.Context, _, ref string, _ digest.Digest) (ca
 		<-g.answers
 		panic("resolve")
 	}
+	answers := g.answers
+	if ref == "own" {
+		answers = g.own
+	}
 	select {
-	case err := <-g.answers:
+	case err := <-answers:
 		return cache.Descriptor{}, err
 	case <-ctx.Done():
 		return cache.Descriptor{}, ctx.Err()
@@ -157,166 +163,6 @@ func TestVerdicts(t *testing.T) {
 			})
 		})
 	}
-}
-
-// TestFirstRequestGoesAlone has a hundred requests that wait for what comes of the
-// first one.
-func TestFirstRequestGoesAlone(t *testing.T) {
-	tests := map[string]struct {
-		answer error
-		asked  int32 // when the first has ended
-		check  func(t *testing.T, err error)
-	}{
-		"answers":           {nil, 101, nil},
-		"answers not found": {cache.ErrNotFound, 101, nil},
-		"fails":             {broken(), 101, nil},
-		"is left by its caller, and the next one goes": {context.Canceled, 2, nil},
-		"wants to be left alone": {limited(time.Minute), 1, func(t *testing.T, err error) {
-			if e := notAsked(t, err, cache.ErrRateLimited); e.RetryAfter != time.Minute || !strings.HasPrefix(e.Op, "asking for manifest v") {
-				t.Errorf("%+v", e)
-			}
-		}},
-		"does not answer": {silence(), 1, func(t *testing.T, err error) {
-			e, ok := errors.AsType[*cache.UpstreamError](err)
-			if !ok || e.Kind != cache.ErrUnavailable || e.Status != 0 || !strings.HasPrefix(err.Error(), "asking for manifest v") ||
-				!strings.HasSuffix(err.Error(), " of a at upstream.test: remote registry unavailable: connection refused") {
-				t.Errorf("got %v", err)
-			}
-		}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				remote := newGated()
-				b := breaker.New(remote, breaker.Options{})
-				var first, others clients
-				first.resolve(t.Context(), b, 1)
-				others.resolve(t.Context(), b, 100)
-				time.Sleep(time.Hour) // of the bubble
-				if n := remote.asked.Load(); n != 1 || len(others.ended()) != 0 {
-					t.Fatalf("the remote was asked %d times; %d requests have ended", n, len(others.ended()))
-				}
-				remote.answers <- tt.answer
-				if got := first.ended(); len(got) != 1 || got[0] != tt.answer {
-					t.Errorf("the first: %v", got)
-				}
-				if n := remote.asked.Load(); n != tt.asked {
-					t.Errorf("the remote was asked %d times, want %d", n, tt.asked)
-				}
-				if tt.check == nil {
-					for range 100 {
-						remote.answers <- nil
-					}
-					tt.check = func(t *testing.T, err error) {
-						if err != nil {
-							t.Error(err)
-						}
-					}
-				}
-				ended := others.ended()
-				if len(ended) != 100 {
-					t.Errorf("%d requests have ended", len(ended))
-				}
-				for _, err := range ended {
-					tt.check(t, err)
-				}
-			})
-		})
-	}
-}
-
-// TestWaitersLeave has requests that do not wait for what comes of the first one.
-func TestWaitersLeave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		remote := newGated()
-		b := breaker.New(remote, breaker.Options{})
-		leaving, leave := context.WithCancel(t.Context())
-		late, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		var first, canceled, expired clients
-		first.resolve(t.Context(), b, 1)
-		canceled.resolve(leaving, b, 3)
-		expired.resolve(late, b, 3)
-		leave()
-		for _, err := range canceled.ended() {
-			if _, is := errors.AsType[*cache.UpstreamError](err); is || !errors.Is(err, context.Canceled) {
-				t.Errorf("got %v", err)
-			}
-		}
-		time.Sleep(time.Second)
-		for _, err := range expired.ended() {
-			if notAsked(t, err, cache.ErrUnavailable); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
-		}
-		if len(canceled.ended()) != 3 || len(expired.ended()) != 3 || len(first.ended()) != 0 || remote.asked.Load() != 1 {
-			t.Errorf("%v, %v, %v", canceled.ended(), expired.ended(), first.ended())
-		}
-		remote.answers <- nil
-		if got := first.ended(); len(got) != 1 || got[0] != nil {
-			t.Error(got)
-		}
-	})
-}
-
-// TestFirstCallerLeaves has each first one leave, and another one take its place.
-func TestFirstCallerLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		remote := newGated()
-		b := breaker.New(remote, breaker.Options{})
-		var wg sync.WaitGroup
-		leave := map[string]context.CancelFunc{}
-		const requests = 5
-		for i := range requests {
-			ctx, cancel := context.WithCancel(t.Context())
-			ref := fmt.Sprint("v", i)
-			leave[ref] = cancel
-			wg.Go(func() {
-				if _, err := b.Resolve(ctx, "a", ref, ""); !errors.Is(err, context.Canceled) {
-					t.Errorf("got %v", err)
-				}
-			})
-		}
-		for left := range requests {
-			synctest.Wait()
-			if n := remote.asked.Load(); n != int32(left+1) {
-				t.Errorf("after %d have left, the remote was asked %d times", left, n)
-			}
-			leave[remote.last.Load().(string)]()
-		}
-		wg.Wait()
-		if s := b.Status(); s.State != breaker.Unknown || s.Failures != 0 {
-			t.Errorf("%+v", s)
-		}
-		wg.Go(func() { _ = resolve(b) })
-		remote.answers <- nil
-		wg.Wait()
-		if s := b.Status(); s.State != breaker.Online {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-// TestPanic has a request that does not return; others go on.
-func TestPanic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		remote := newGated()
-		b := breaker.New(remote, breaker.Options{})
-		var others clients
-		go func() {
-			defer func() { _ = recover() }() // it is the point
-			_, _ = b.Resolve(t.Context(), "a", "panic", "")
-		}()
-		synctest.Wait()
-		others.resolve(t.Context(), b, 2)
-		remote.answers <- nil
-		synctest.Wait()
-		remote.answers <- nil
-		remote.answers <- nil
-		if got := others.ended(); len(got) != 2 || remote.asked.Load() != 3 {
-			t.Errorf("%v, asked %d times", got, remote.asked.Load())
-		}
-	})
 }
 
 // TestOffline has a remote that does not answer, and is back later.
@@ -462,6 +308,32 @@ func TestFailuresTogether(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFailuresDuringLimit has requests from before the remote wanted to be left alone
+// fail afterwards.
+func TestFailuresDuringLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		remote := newGated()
+		b := breaker.New(remote, breaker.Options{})
+		var all clients
+		all.resolve(t.Context(), b, 1)
+		remote.answers <- nil
+		all.wg.Wait()
+		all.wg.Go(func() { _, _ = b.Resolve(t.Context(), "a", "own", "") }) // the answer is what matters
+		all.resolve(t.Context(), b, 1)
+		remote.answers <- broken()
+		synctest.Wait()
+		all.resolve(t.Context(), b, 1)
+		remote.own <- limited(time.Minute)
+		synctest.Wait()
+		remote.answers <- silence()
+		all.wg.Wait()
+		heldFor(t, resolve(b), time.Minute)
+		if err, s := resolve(b), b.Status(); !errors.Is(err, cache.ErrRateLimited) || s.State != breaker.Limited || s.Reason != "HTTP status 429: TOOMANYREQUESTS" {
+			t.Errorf("%v, %+v", err, s)
+		}
+	})
 }
 
 // TestOldAnswerEndsTheWait has a request from before the outage answered well, while

@@ -29,16 +29,17 @@ func TestAway(t *testing.T) {
 		most     time.Duration
 		text     string
 		isStatus int
+		retry    time.Duration
 	}{
 		"no answer": {silence(), 800 * time.Millisecond, 1200 * time.Millisecond,
-			"asking the remote at upstream.test: remote registry unavailable: connection refused", 0},
+			"asking the remote at upstream.test: remote registry unavailable: connection refused", 0, 0},
 		"errors": {broken(), 800 * time.Millisecond, 1200 * time.Millisecond,
-			"asking the remote at upstream.test: remote registry unavailable (HTTP status 502)", 502},
+			"asking the remote at upstream.test: remote registry unavailable (HTTP status 502)", 502, 0},
 		"limited": {limited(time.Minute), time.Minute, time.Minute,
-			"asking the remote at upstream.test: rate limited by the remote registry (HTTP status 429): TOOMANYREQUESTS", 429},
+			"asking the remote at upstream.test: rate limited by the remote registry (HTTP status 429): TOOMANYREQUESTS", 429, time.Minute},
 		// A pause that it asks for is at least as long as ours.
 		"limited for a moment": {limited(time.Millisecond), 800 * time.Millisecond, 1200 * time.Millisecond,
-			"asking the remote at upstream.test: rate limited by the remote registry (HTTP status 429): TOOMANYREQUESTS", 429},
+			"asking the remote at upstream.test: rate limited by the remote registry (HTTP status 429): TOOMANYREQUESTS", 429, time.Millisecond},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +60,9 @@ func TestAway(t *testing.T) {
 					e, ok := errors.AsType[*cache.UpstreamError](why)
 					if !ok || why.Error() != tt.text || e.Status != tt.isStatus {
 						t.Fatalf("got %v, want %s", why, tt.text)
+					}
+					if left := max(tt.retry-time.Since(begun), 0); e.RetryAfter != left {
+						t.Fatalf("to be tried again after %v, want %v", e.RetryAfter, left)
 					}
 					if due {
 						break
@@ -166,6 +170,21 @@ func TestSlow(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		remote.answers <- context.Canceled
 		away("2s")
+		remote.answers <- context.Canceled
+		away("")
+		// An error is an answer, too, and so is one that does not count.
+		all.wg.Go(func() { _, _ = b.Resolve(t.Context(), "a", "own", "") })
+		all.resolve(t.Context(), b, 1)
+		remote.answers <- nil
+		synctest.Wait()
+		all.resolve(t.Context(), b, 1)
+		time.Sleep(2 * time.Second)
+		away("2s")
+		remote.own <- broken()
+		away("")
+		if s := b.Status(); s.State != breaker.Online {
+			t.Errorf("%+v", s)
+		}
 		remote.answers <- nil
 		all.wg.Wait()
 	})

@@ -83,13 +83,13 @@ func (b *Breaker) heed(ruledOut error, now time.Time) {
 		if b.log != nil {
 			b.log.Infof("%s is not asked any more: %v; what is stored is served as it was last known", b.host, ruledOut)
 		}
-		b.settle(probe{none: true})
+		b.settle(nil)
 	case ruledOut == nil && b.state == Held:
 		// What was known before is old, but for what the remote has asked for.
 		b.away.Reset()
 		b.failures = 0
 		if b.hold.Sub(now) > 0 {
-			b.until, b.lost, b.failures = b.hold, now, 1
+			b.lost, b.failures = now, 1
 			b.set(Limited, now)
 		} else {
 			b.cause = nil
@@ -112,7 +112,7 @@ func (b *Breaker) succeed(now time.Time) {
 	b.away.Reset()
 	b.failures, b.cause = 0, nil
 	b.set(Online, now)
-	b.settle(probe{})
+	b.settle(nil)
 	switch {
 	case b.log == nil || was == Online:
 	case was == Unknown:
@@ -162,11 +162,11 @@ func (b *Breaker) fail(r *request, state State, cause *cache.UpstreamError, now 
 		return
 	}
 	b.lose(state, now)
-	verdict := probe{}
 	if state == Offline {
-		verdict.failure = cause
+		b.settle(cause)
+	} else {
+		b.settle(nil)
 	}
-	b.settle(verdict)
 }
 
 // lose notes that the remote is in a state that is not good.
