@@ -133,6 +133,10 @@ type Config struct {
 	// Prefetch tells to fetch what an image manifest names when it is pulled.
 	Prefetch bool
 
+	// Referrers tells to fetch what is attached to an image when it is pulled:
+	// signatures, attestations, SBOMs.
+	Referrers bool
+
 	// Resume tells to go on with unfinished downloads at start, and not only when
 	// they are asked for.
 	Resume bool

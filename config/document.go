@@ -97,6 +97,7 @@ type cacheSection struct {
 	MinFree    string `yaml:"minfree,omitempty"`
 	Bandwidth  string `yaml:"bandwidth,omitempty"`
 	Prefetch   bool   `yaml:"prefetch,omitempty"`
+	Referrers  bool   `yaml:"referrers,omitempty"`
 	Resume     bool   `yaml:"resume,omitempty"`
 	PartialTTL string `yaml:"partialttl,omitempty"`
 	BindingTTL string `yaml:"bindingttl,omitempty"`

@@ -128,7 +128,7 @@ func (l *loader) finishCache(doc *document, c *Config) {
 		l.bad("cache.minfree", text, "%v", err)
 	}
 	c.Bandwidth = l.bandwidth("cache.bandwidth", doc.Cache.Bandwidth)
-	c.Prefetch, c.Resume = doc.Cache.Prefetch, doc.Cache.Resume
+	c.Prefetch, c.Referrers, c.Resume = doc.Cache.Prefetch, doc.Cache.Referrers, doc.Cache.Resume
 	c.PartialTTL = l.duration("cache.partialttl", doc.Cache.PartialTTL, DefaultPartialTTL)
 	c.BindingTTL = l.duration("cache.bindingttl", doc.Cache.BindingTTL, DefaultBindingTTL)
 }

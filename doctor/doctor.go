@@ -183,7 +183,7 @@ func (e *examination) run(ctx context.Context) {
 	defer func() { _ = e.remote.Close() }() // it closes idle connections
 	if e.r.Offline {
 		e.step(ctx, "network", func(context.Context) report.Finding {
-			return report.Skip("not tried: REGISTRY_PROXY_OFFLINE is set, so that the registry is never contacted")
+			return report.Skip("not tried: offline mode is on, so that the registry is not contacted; `registry-module offline` says why")
 		})
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"registry-module/cache/disk"
 	"registry-module/cache/index"
 	"registry-module/config"
+	"registry-module/upstream/breaker"
 )
 
 // bindings are what names of repositories have turned out to mean.
@@ -50,8 +51,9 @@ func listenControl(dataDir string) (net.Listener, error) {
 }
 
 // controlHandler answers commands.
-func controlHandler(b bindings, s offlineSwitch) http.Handler {
+func controlHandler(b bindings, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("GET /remotes", remotesHandler(statuses))
 	handleOffline(mux, s)
 	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, r *http.Request) {
 		all, err := listBindings(r.Context(), b)

@@ -220,12 +220,21 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 	return report.RemoteReport{Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image, Checks: checks}
 }
 
+// isOffline tells whether no remote is to be contacted now.
+func isOffline(cfg *config.Config) bool {
+	o, err := readOverride(overridePath(cfg.DataDir))
+	if err != nil { // the server ignores it, too
+		o = override{}
+	}
+	return newOfflineRules(cfg).status(o, time.Now()).Offline
+}
+
 // doctorRemote is a remote of the configuration, for package doctor.
 func doctorRemote(cfg *config.Config, r config.Remote, image string) doctor.Remote {
 	remote := doctor.Remote{
 		Number:        r.Number,
 		URL:           r.URL,
-		Offline:       cfg.Offline,
+		Offline:       isOffline(cfg),
 		InUse:         func(ctx context.Context) bool { return mayRun(ctx, cfg.DataDir) },
 		Credentials:   auth.New(credentialsOf(r)),
 		AllowedRealms: r.AllowedRealms,

@@ -69,9 +69,9 @@ func TestOfflineStatus(t *testing.T) {
 	}
 }
 
-// control starts an offlineControl that ends with the test. Its clock, in UTC, can be
+// controlled starts an offlineControl that ends with the test. Its clock, in UTC, can be
 // set by what jump returns.
-func control(t *testing.T, dir string, rules offlineRules, log logrus.FieldLogger, jump func() time.Duration) *offlineControl {
+func controlled(t *testing.T, dir string, rules offlineRules, log logrus.FieldLogger, jump func() time.Duration) *offlineControl {
 	t.Helper()
 	rules.remotes = true
 	c := &offlineControl{
@@ -119,7 +119,7 @@ func TestOfflineSchedule(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		log, hook := test.NewNullLogger()
-		c := control(t, dir, offlineRules{windows: windows(t, "Sat 00:10-02:00, Sun 00:00-01:00")}, log, noJump)
+		c := controlled(t, dir, offlineRules{windows: windows(t, "Sat 00:10-02:00, Sun 00:00-01:00")}, log, noJump)
 		wantContact(t, c, "before", false)
 		time.Sleep(10*time.Minute - time.Nanosecond)
 		synctest.Wait()
@@ -164,7 +164,7 @@ func TestOfflineAutoInTime(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := test.NewNullLogger()
-		c := control(t, dir, offlineRules{windows: windows(t, "Sat 00:10-02:00")}, log, func() time.Duration { return 30 * time.Second })
+		c := controlled(t, dir, offlineRules{windows: windows(t, "Sat 00:10-02:00")}, log, func() time.Duration { return 30 * time.Second })
 		if _, err := c.SetOffline(t.Context(), modeOff); err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestOfflineClockJumps(t *testing.T) {
 		var mu sync.Mutex
 		var jumped time.Duration
 		log, _ := test.NewNullLogger()
-		c := control(t, dir, offlineRules{windows: windows(t, "Sat 12:00-13:00")}, log, func() time.Duration {
+		c := controlled(t, dir, offlineRules{windows: windows(t, "Sat 12:00-13:00")}, log, func() time.Duration {
 			mu.Lock()
 			defer mu.Unlock()
 			return jumped
@@ -218,12 +218,12 @@ func TestOverrideIsKept(t *testing.T) {
 	} {
 		log, hook := test.NewNullLogger()
 		if tt.set != "" {
-			c := control(t, dir, offlineRules{}, log, noJump)
+			c := controlled(t, dir, offlineRules{}, log, noJump)
 			if s, err := c.SetOffline(t.Context(), tt.set); err != nil || s.Mode != tt.set {
 				t.Errorf("%+v, %v", s, err)
 			}
 		}
-		wantContact(t, control(t, dir, offlineRules{always: tt.always}, log, noJump), tt.set, tt.want)
+		wantContact(t, controlled(t, dir, offlineRules{always: tt.always}, log, noJump), tt.set, tt.want)
 		for _, e := range hook.AllEntries() {
 			if e.Level < logrus.InfoLevel {
 				t.Errorf("the log has %q", e.Message)
@@ -247,7 +247,7 @@ func TestDamagedOverride(t *testing.T) {
 				t.Fatal(err)
 			}
 			log, hook := test.NewNullLogger()
-			c := control(t, dir, offlineRules{}, log, noJump)
+			c := controlled(t, dir, offlineRules{}, log, noJump)
 			wantContact(t, c, name, false)
 			if e := hook.LastEntry(); e == nil || e.Level != logrus.WarnLevel || !strings.Contains(e.Message, path) {
 				t.Errorf("the log has %+v", e)
@@ -266,7 +266,7 @@ func TestDamagedOverride(t *testing.T) {
 func TestOverrideCannotBeKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "missing")
 	log, _ := test.NewNullLogger()
-	c := control(t, dir, offlineRules{}, log, noJump)
+	c := controlled(t, dir, offlineRules{}, log, noJump)
 	if _, err := c.SetOffline(t.Context(), modeOn); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "until the program ends") {
 		t.Errorf("%v", err)
 	}

@@ -82,7 +82,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
 	} else {
-		all = append(all, served{newHTTPServer(controlHandler(p.cache, p.offline), log), control})
+		all = append(all, served{newHTTPServer(controlHandler(p.cache, p.offline, p.statuses), log), control})
 	}
 	announce(log, cfg, p, ln.Addr())
 	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)

@@ -95,6 +95,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		PartialTTL: orNever(cfg.PartialTTL),
 		Resume:     cfg.Resume,
 		Prefetch:   cfg.Prefetch,
+		Attached:   cfg.Referrers,
 		Log:        log,
 	})
 	if err != nil {
@@ -104,12 +105,13 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	p.cache = c
 
 	srv, err := server.New(ctx, server.Options{
-		Cache:  c,
-		Router: routing,
-		Name:   p.name,
-		Config: cfg.Stock,
-		Access: access,
-		Log:    log,
+		Cache:   c,
+		Router:  routing,
+		Name:    p.name,
+		Config:  cfg.Stock,
+		Access:  access,
+		Metrics: p.metrics,
+		Log:     log,
 	})
 	if err != nil {
 		return nil, err
@@ -210,7 +212,7 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 		return nil, err
 	}
 	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
-	b := breaker.New(up, breaker.Options{Log: log})
+	b := breaker.New(up, breaker.Options{Log: log, Offline: p.contact.Offline})
 	p.breakers = append(p.breakers, b)
 	return b, p.metrics.Register(breaker.NewCollector(b))
 }
