@@ -7,7 +7,9 @@
 //     meanwhile fails at once, with an error of the same kind;
 //   - one request at a time finds out whether a remote answers that has not answered,
 //     or was never asked; those that come meanwhile wait for what comes of it, and no
-//     longer. Soon after such a failure nothing is asked, and requests fail at once;
+//     longer. Soon after such a failure nothing is asked, and requests fail at once.
+//     Nobody waits for a request that has passed fewer registries, so that a ring of
+//     them in which all find out about each other does not wait for itself;
 //   - nothing is asked while the operator has ruled that out;
 //   - it never takes a request to tell what is known of the remote (Away, Status).
 //
@@ -16,7 +18,7 @@
 //
 // It trusts the decorated Upstream to end each request in time, with how long the
 // remote asks to wait, up to an hour, or five minutes where it is down, and with which
-// failures are the remote's own. It imports, of this module, only cache.
+// failures are the remote's own. It imports, of this module, cache and internal/via.
 package breaker
 
 import (
@@ -31,6 +33,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // One answer keeps us from asking for no longer than this: what comes after it can
@@ -109,7 +112,8 @@ type Breaker struct {
 	// silent are the requests under way since whose beginning nothing was answered,
 	// in the order in which they have begun.
 	silent []*request
-	probe  *probe
+	// probes are under way, each of which has come further than those before.
+	probes []*probe
 
 	totalFailures, totalChanges uint64
 }
@@ -128,6 +132,8 @@ type request struct {
 
 // probe is a request whose verdict others wait for.
 type probe struct {
+	// hops is how many registries it has passed.
+	hops int
 	done chan struct{}
 	// failure is set before done is closed where the remote has not answered. In all
 	// other cases the state tells what is next: where there was no verdict, it is to
@@ -164,7 +170,7 @@ func New(up cache.Upstream, opts Options) *Breaker {
 // the request, to be passed on, or an error. op is what it is for.
 func (b *Breaker) begin(ctx context.Context, op string) (*request, error) {
 	for {
-		r, wait, err := b.admit(op)
+		r, wait, err := b.admit(op, len(via.From(ctx)))
 		if r != nil || err != nil {
 			return r, err
 		}
@@ -182,8 +188,8 @@ func (b *Breaker) begin(ctx context.Context, op string) (*request, error) {
 }
 
 // admit returns a request that is to be passed on, or a probe whose verdict is to be
-// waited for, or an error.
-func (b *Breaker) admit(op string) (*request, *probe, error) {
+// waited for, or an error. Hops is how many registries the request has passed.
+func (b *Breaker) admit(op string, hops int) (*request, *probe, error) {
 	ruledOut := b.offline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -196,13 +202,13 @@ func (b *Breaker) admit(op string) (*request, *probe, error) {
 	case b.hold.Sub(now) > 0:
 		return nil, nil, b.limitedError(op, b.hold.Sub(now))
 	case b.state != Unknown && b.state != Offline:
-	case b.probe != nil:
-		return nil, b.probe, nil
+	case len(b.probes) > 0 && hops <= b.probes[len(b.probes)-1].hops:
+		return nil, b.probes[len(b.probes)-1], nil
 	case b.state == Offline && b.pauseLeft(now) > 0:
 		return nil, nil, b.offlineError(op, now)
 	default:
-		r.probe = &probe{done: make(chan struct{})}
-		b.probe = r.probe
+		r.probe = &probe{hops: hops, done: make(chan struct{})}
+		b.probes = append(b.probes, r.probe)
 	}
 	r.number = b.next()
 	b.underWay++
@@ -225,20 +231,20 @@ func (b *Breaker) end(r *request, err error) {
 	default:
 		b.fail(r, verdict, cause, now)
 	}
-	if r.probe != nil && r.probe == b.probe {
-		b.settle(nil)
+	if i := slices.Index(b.probes, r.probe); i >= 0 {
+		b.probes = slices.Delete(b.probes, i, i+1)
+		close(r.probe.done)
 	}
 }
 
 // settle ends the wait of those who wait for a verdict. Failure is set where the remote
 // has not answered.
 func (b *Breaker) settle(failure *cache.UpstreamError) {
-	if b.probe == nil {
-		return
+	for _, p := range b.probes {
+		p.failure = failure
+		close(p.done)
 	}
-	b.probe.failure = failure
-	close(b.probe.done)
-	b.probe = nil
+	b.probes = nil
 }
 
 // next returns a number that is greater than those before.

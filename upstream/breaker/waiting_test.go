@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 	"registry-module/upstream/breaker"
 )
 
@@ -175,4 +176,49 @@ func TestPanic(t *testing.T) {
 			t.Errorf("%v, asked %d times", got, remote.asked.Load())
 		}
 	})
+}
+
+// TestNobodyWaitsForWhoIsBehind has requests that have passed other registries: in a
+// ring of them, what the first one waits for may be one of these.
+func TestNobodyWaitsForWhoIsBehind(t *testing.T) {
+	for name, answer := range map[string]error{"online": nil, "offline": silence(), "no verdict": context.Canceled} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				remote := newGated()
+				b := breaker.New(remote, breaker.Options{})
+				passed := via.With(t.Context(), []string{"registry-module-x"})
+				var all clients
+				for _, step := range []struct {
+					ctx   context.Context
+					asked int32
+				}{
+					{t.Context(), 1},
+					{t.Context(), 1},
+					{passed, 2}, // is not behind the first one
+					{passed, 2},
+					{t.Context(), 2},
+				} {
+					all.resolve(step.ctx, b, 1)
+					if n := remote.asked.Load(); n != step.asked {
+						t.Errorf("asked %d times, want %d", n, step.asked)
+					}
+				}
+				for range 5 {
+					select {
+					case remote.answers <- answer:
+					default: // the others have failed with the first ones
+					}
+					synctest.Wait()
+				}
+				all.wg.Wait()
+				if got := all.ended(); len(got) != 5 {
+					t.Errorf("%d have ended", len(got))
+				}
+				want := map[string]int32{"online": 5, "offline": 2, "no verdict": 5}[name]
+				if n := remote.asked.Load(); n != want {
+					t.Errorf("asked %d times, want %d", n, want)
+				}
+			})
+		})
+	}
 }
