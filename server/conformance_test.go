@@ -273,6 +273,7 @@ func TestWritesConform(t *testing.T) {
 		"end-6, end an upload":                    {http.MethodPut, upload + "?digest=" + blob, "x", 404},
 		"end-7, push a manifest by tag":           {http.MethodPut, "/v2/a/b/manifests/v1", artifact, 405},
 		"end-7, push a manifest by digest":        {http.MethodPut, "/v2/a/b/manifests/" + digest.FromString(artifact).String(), artifact, 405},
+		"end-7, push what is no manifest":         {http.MethodPut, "/v2/a/b/manifests/v1", "x", 400},
 		"end-9, delete a tag":                     {http.MethodDelete, "/v2/a/b/manifests/v1", "", 405},
 		"end-9, delete a manifest":                {http.MethodDelete, "/v2/a/b/manifests/" + s.image.String(), "", 405},
 		"end-10, delete a blob":                   {http.MethodDelete, "/v2/a/b/blobs/" + blob, "", 405},
