@@ -19,7 +19,8 @@ type MemoryOptions struct {
 }
 
 // Memory is an upstream that is the registry of go-containerregistry, which keeps
-// all in memory and knows everybody. It serves a blob in each of its repositories.
+// all in memory and knows everybody. It serves a blob in each of its repositories, and
+// lists referrers.
 type Memory struct {
 	// Ledger has every request to the gateway.
 	Ledger
@@ -36,7 +37,7 @@ func StartMemory(o MemoryOptions) (_ *Memory, err error) {
 			err = errors.Join(fmt.Errorf("starting a registry in memory: %w", err), m.Stop())
 		}
 	}()
-	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
 	if m.direct, err = NewGateway(content); err != nil {
 		return nil, err
 	}

@@ -40,6 +40,12 @@ func Oras() Tool {
 	return Tool{"oras", "oras.land/oras/cmd/oras", "v1.3.6"}
 }
 
+// Conformance is the suite of the OCI distribution specification, which it is
+// released with.
+func Conformance() Tool {
+	return Tool{"conformance", "github.com/opencontainers/distribution-spec/conformance", "v0.0.0-20260831232431-97274622c111"}
+}
+
 // Install returns the path of the tool's binary. It is built once per user and
 // version; processes that want it at the same time wait for each other.
 func (t Tool) Install(ctx context.Context) (path string, err error) {
