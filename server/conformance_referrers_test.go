@@ -147,9 +147,33 @@ func TestReferrersConform(t *testing.T) {
 			t.Errorf("OCI-Namespace %q, %v", got, r.list)
 		}
 	})
-	t.Run("by links", func(t *testing.T) {
-		if link := s.referrers(t, path).header.Get("Link"); link != "" && !strings.HasSuffix(link, `; rel="next"`) {
-			t.Errorf("Link %q", link)
+	t.Run("more than one index can have", func(t *testing.T) {
+		subject := digest.FromString("popular")
+		for i := range 3 {
+			s.up.AddManifest("a/b", "", v1.MediaTypeImageIndex, fmt.Appendf(nil,
+				`{"schemaVersion":2,"mediaType":%q,"manifests":[],"annotations":{"n":"%d","x":%q},"subject":{"mediaType":%q,"digest":%q,"size":1}}`,
+				v1.MediaTypeImageIndex, i, strings.Repeat("x", 2<<20), v1.MediaTypeImageManifest, subject))
+		}
+		found, pages := map[digest.Digest]bool{}, 0
+		for at := "/v2/a/b/referrers/" + subject.String(); at != "" && pages < 5; pages++ {
+			r := s.referrers(t, at)
+			if len(r.body) > cache.MaxManifestSize {
+				t.Errorf("%s: an index of %d bytes", at, len(r.body))
+			}
+			for dgst := range r.list {
+				if found[dgst] {
+					t.Errorf("%s: %s is there again", at, dgst)
+				}
+				found[dgst] = true
+			}
+			link := r.header.Get("Link")
+			if link != "" && !strings.HasSuffix(link, `; rel="next"`) {
+				t.Errorf("Link %q", link)
+			}
+			at, _, _ = strings.Cut(strings.TrimPrefix(link, "<"), ">")
+		}
+		if len(found) != 3 || pages < 2 {
+			t.Errorf("%d referrers on %d pages, want 3 on several", len(found), pages)
 		}
 	})
 }
