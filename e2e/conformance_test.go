@@ -37,6 +37,16 @@ func TestConformance(t *testing.T) {
 	// What else the suite asks for is not known while the remote is away: there is
 	// no honest 404 then.
 	suite.run(t, "offline", "/read-only")
+	for _, img := range content {
+		if img.Kind != lab.Artifact {
+			continue
+		}
+		// Of a list, the suite knows only what form it is to have.
+		a := get(t, m.URL()+"/v2/"+repo+"/referrers/"+img.Manifests[0].Digest.String())
+		if a.Status != http.StatusOK || !digestsIn(a.Body)[img.Root().Digest] {
+			t.Errorf("offline: referrers: status %d without %s\n%s", a.Status, img.Root().Digest, a.Body)
+		}
+	}
 	if a := get(t, m.URL()+"/v2/"); a.Status != http.StatusOK {
 		t.Errorf("offline: /v2/: status %d, want 200", a.Status)
 	}
@@ -80,7 +90,11 @@ type suite struct {
 func newSuite(t *testing.T, m *lab.Server, repo string, content []lab.Image) suite {
 	t.Helper()
 	tags, manifests, blobs := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	subjects := map[string]bool{digest.FromString("nothing refers to it").String(): true}
 	for _, img := range content {
+		if img.Kind == lab.Artifact {
+			subjects[img.Manifests[0].Digest.String()] = true
+		}
 		tags[img.Tag] = true
 		for _, raw := range img.Manifests {
 			manifests[raw.Digest.String()] = true
@@ -99,14 +113,14 @@ func newSuite(t *testing.T, m *lab.Server, repo string, content []lab.Image) sui
 			// The suite misses the Docker-Content-Digest of each manifest whose bytes it
 			// does not know, so that it cannot be made to insist on it.
 			"OCI_API_MANIFESTS_DELETE": "false", "OCI_API_MANIFESTS_ATOMIC": "false",
-			"OCI_API_REFERRER":  "false",
-			"OCI_RO_DATA_TAGS":  list(tags),
-			"OCI_RO_DATA_BLOBS": list(blobs), "OCI_RO_DATA_MANIFESTS": list(manifests),
+			"OCI_RO_DATA_REFERRERS": list(subjects),
+			"OCI_RO_DATA_TAGS":      list(tags),
+			"OCI_RO_DATA_BLOBS":     list(blobs), "OCI_RO_DATA_MANIFESTS": list(manifests),
 		},
 		tests: map[string]int{
-			"/ping": 1, "/empty/tag list": 1, "/missing-manifest/by-digest": 1, "/missing-manifest/by-tag": 1,
-			"/invalid-digest-format/manifest-get":     1,
-			"/read-only/tag-list":                     1,
+			"/ping": 1, "/empty/tag list": 1, "/empty/referrers": 1, "/missing-manifest/by-digest": 1, "/missing-manifest/by-tag": 1,
+			"/invalid-digest-format/manifest-get": 1,
+			"/read-only/tag-list":                 1, "/read-only/referrers": 1,
 			"/read-only/head/manifest-head-by-tag":    len(tags),
 			"/read-only/head/manifest-head-by-digest": len(manifests),
 			"/read-only/head/blob-head":               len(blobs),
@@ -115,7 +129,7 @@ func newSuite(t *testing.T, m *lab.Server, repo string, content []lab.Image) sui
 			"/read-only/pull/blob-get":                len(blobs),
 		},
 		apis: []string{"Ping", "Tag listing", "Blob get", "Blob head", "Manifest get by digest", "Manifest get by tag",
-			"Manifest head by digest", "Manifest head by tag"},
+			"Manifest head by digest", "Manifest head by tag", "Referrers"},
 	}
 }
 
