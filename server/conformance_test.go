@@ -29,8 +29,9 @@ func errorCodes() []string {
 	}
 }
 
-// warning is the one form of a Warning header that is allowed ("Warnings").
-var warning = regexp.MustCompile(`^299 - "([^"\\]|\\.)*"$`)
+// warning is the one form of a Warning header that is allowed ("Warnings"), and that of a
+// cache whose answer is stale (RFC 7234, section 5.5.1).
+var warning = regexp.MustCompile(`^(299 - "([^"\\]|\\.)*"|110 - "Response is Stale")$`)
 
 // conforms checks what holds for all answers.
 func (r response) conforms(t *testing.T) {
