@@ -11,7 +11,8 @@ import (
 // How the remote is asked about what is stored.
 const (
 	// stalePatience is how long a client waits for the remote when a stored
-	// answer is at hand.
+	// answer is at hand: longer than it takes until a remote that does not answer
+	// counts as away, so that who comes next does not wait at all.
 	stalePatience = 1500 * time.Millisecond
 	// unconfirmedFor is how long the remote is not asked again about an answer that
 	// it has failed to confirm, while it answers others.

@@ -95,7 +95,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // atOnce does what gets a client a status. An answer of 5xx, or to come back in a
-// moment, is no reason to disappoint the client at once; but it waits.
+// moment, is no reason to disappoint the client at once; but it waits. Where there is no
+// answer at all it has waited long enough.
 func atOnce[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	const tries = 3
 	const patience = 2 * time.Second // for one try
@@ -103,7 +104,7 @@ func atOnce[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	for try := 1; ; try++ {
 		got, err := ask()
 		up, ok := errors.AsType[*UpstreamError](err)
-		if again := ok && (up.RetryAfter > 0 || up.Status != 0 && errors.Is(err, ErrUnavailable)); !again || try == tries {
+		if again := ok && up.Status != 0 && (up.RetryAfter > 0 || errors.Is(err, ErrUnavailable)); !again || try == tries {
 			return got, err
 		}
 		wait := r.wait(err)

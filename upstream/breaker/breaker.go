@@ -50,14 +50,14 @@ const (
 // may be many of us.
 const (
 	minAway  = time.Second
-	maxAway  = 5 * time.Minute
+	maxAway  = time.Minute
 	maxPause = 2 * time.Second
 	jitter   = 0.2 // of the duration, to both sides
 )
 
 // defaultSlow is that of [Options]: longer than a remote takes that is in order,
 // shorter than a client takes for being stuck.
-const defaultSlow = 1500 * time.Millisecond
+const defaultSlow = time.Second
 
 // Options are optional; the zero value works.
 type Options struct {
@@ -67,7 +67,7 @@ type Options struct {
 	// clock of the machine is set.
 	Now func() time.Time
 	// Slow is how long the remote may take for an answer before it is taken for
-	// away by who has a stored one. Default: 1.5 s.
+	// away by who has a stored one. Default: 1 s.
 	Slow time.Duration
 	// Offline returns why the operator has ruled out that the remote is contacted,
 	// an error that wraps [cache.ErrOffline]; nil is that it can be. It is called for

@@ -53,12 +53,18 @@ func (ca *CA) PEM() []byte {
 // returns it and its key.
 func (ca *CA) Issue() (certPEM, keyPEM []byte) {
 	ca.tb.Helper()
+	return ca.IssueFor(time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
+}
+
+// IssueFor is Issue for a certificate that is valid between two times.
+func (ca *CA) IssueFor(notBefore, notAfter time.Time) (certPEM, keyPEM []byte) {
+	ca.tb.Helper()
 	key := newKey(ca.tb)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: "upstreamtest"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
+		NotBefore:    notBefore,
+		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames:     []string{"localhost"},
