@@ -266,6 +266,7 @@ func TestStoredFindsRemoteAgain(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			l.see("/v2/a/b/manifests/v1")
 		}
+		time.Sleep(time.Second) // for what nobody waits for
 		w, _ := l.get("/v2/a/b/manifests/v1")
 		if got := w.Header().Get("Docker-Content-Digest"); got != moved.Digest.String() || w.Header().Get("Warning") != "" {
 			t.Errorf("after a minute and a quarter: %s, Warning %q, want %s", got, w.Header().Get("Warning"), moved.Digest)
