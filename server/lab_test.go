@@ -37,7 +37,7 @@ type lab struct {
 	// ca has signed what the remote shows, which is certificate.
 	ca          *upstreamtest.CA
 	certificate tls.Certificate
-	// dial, if set, is what becomes of connections to the remote.
+	// dial, if set, is what becomes of connections to the remote. See setDial.
 	dial func(ctx context.Context) (net.Conn, error)
 	// instead, if set, answers requests that the remote has counted.
 	instead http.HandlerFunc
@@ -111,12 +111,15 @@ func (l *lab) newRemote() *upstream.Remote {
 	remote, err := upstream.New(upstream.Options{
 		URL: "https://localhost", CAFile: caFile,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			if l.dial == nil {
+			l.mu.Lock()
+			dial := l.dial
+			l.mu.Unlock()
+			if dial == nil {
 				return l.network.connect()
 			}
 			l.count(1)
 			defer l.count(-1)
-			return l.dial(ctx)
+			return dial(ctx)
 		},
 	})
 	must(l.T, err)
@@ -130,6 +133,14 @@ func (l *lab) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	l.Registry.ServeHTTP(httptest.NewRecorder(), r)
 	l.instead(w, r)
+}
+
+// setDial sets what becomes of connections from now on; nil is that they are made.
+func (l *lab) setDial(dial func(context.Context) (net.Conn, error)) {
+	time.Sleep(10 * time.Second) // for attempts that are under way
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dial = dial
 }
 
 // count counts attempts to connect, and how many there are at a time.
@@ -207,20 +218,17 @@ func newBuffered(c net.Conn) buffered {
 	return b
 }
 
-// send sends what was written, until the end.
+// send sends what was written, to the end.
 func (b buffered) send() {
 	defer func() { _ = b.Conn.Close() }() // never fails
 	for {
 		select {
 		case p := <-b.out:
 			_, _ = b.Conn.Write(p) // the other side may have left
-			continue
-		default:
-		}
-		select {
-		case p := <-b.out:
-			_, _ = b.Conn.Write(p)
 		case <-b.ended:
+			for len(b.out) > 0 {
+				_, _ = b.Conn.Write(<-b.out)
+			}
 			return
 		}
 	}

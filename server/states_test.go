@@ -61,7 +61,7 @@ func answers(status int, header ...string) func(*lab) {
 func does(f upstreamtest.Fault) func(*lab) { return func(l *lab) { l.Script(f) } }
 
 func dials(d func(context.Context) (net.Conn, error)) func(*lab) {
-	return func(l *lab) { l.dial = d }
+	return func(l *lab) { l.setDial(d) }
 }
 
 // begins answers with the beginning of something, and then does what end does.
@@ -69,6 +69,7 @@ func begins(l *lab, end func(*http.Request)) {
 	l.instead = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", v1.MediaTypeImageManifest)
 		w.Header().Set("Content-Length", "400")
+		w.Header().Set("Connection", "close") // or else the transport tries again now and then
 		if r.Method == http.MethodHead {
 			return
 		}
@@ -130,11 +131,11 @@ func TestStates(t *testing.T) {
 		"hangs up":      {dials(hangUp), failed, stale, away},
 		"another certificate": {func(l *lab) {
 			l.certificate = upstreamtest.NewCA(l.T).ServerConfig(nil).Certificates[0]
-			l.dial = func(context.Context) (net.Conn, error) { return l.network.connect() }
+			l.setDial(func(context.Context) (net.Conn, error) { return l.network.connect() })
 		}, failed, stale, away},
 		"certificate of the future": {func(l *lab) {
 			// So it is to a gateway whose clock has stopped.
-			l.dial = func(context.Context) (net.Conn, error) { return l.network.connect() }
+			l.setDial(func(context.Context) (net.Conn, error) { return l.network.connect() })
 			cert, err := tls.X509KeyPair(l.ca.IssueFor(time.Now().Add(1000*time.Hour), time.Now().Add(2000*time.Hour)))
 			must(l.T, err)
 			l.certificate = cert
@@ -197,7 +198,7 @@ func TestBlackHole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
 				l.AddRandomImage("a/b", "v2", 1, 100)
-				l.dial = hangs(os.ErrDeadlineExceeded)
+				l.setDial(hangs(os.ErrDeadlineExceeded))
 				for range 3 {
 					var all sync.WaitGroup
 					for i := range 100 {
@@ -214,7 +215,7 @@ func TestBlackHole(t *testing.T) {
 				}
 				time.Sleep(time.Hour)
 				l.see("/v2/a/b/manifests/v2")
-				l.dial = nil
+				l.setDial(nil)
 				back := time.Now()
 				for l.see("/v2/a/b/manifests/v2").status != 200 {
 					if time.Sleep(100 * time.Millisecond); time.Since(back) > time.Minute {
@@ -249,7 +250,7 @@ func TestStoredFindsRemoteAgain(t *testing.T) {
 		l.see("/v2/a/b/manifests/v1")
 		time.Sleep(tagLifetime)
 		l.network.drop()
-		l.dial = hangs(os.ErrDeadlineExceeded)
+		l.setDial(hangs(os.ErrDeadlineExceeded))
 		l.see("/v2/a/b/manifests/v1")
 		for range 12 * 60 {
 			time.Sleep(time.Minute)
@@ -260,7 +261,7 @@ func TestStoredFindsRemoteAgain(t *testing.T) {
 		if l.dials > 12*60*3/4 {
 			t.Errorf("%d attempts in twelve hours", l.dials)
 		}
-		l.dial = nil
+		l.setDial(nil)
 		moved := l.AddRandomImage("a/b", "v1", 1, 100)
 		for range 5 {
 			time.Sleep(15 * time.Second)
