@@ -77,10 +77,18 @@ type Cache struct {
 	memory *lru.Cache[string, remembered]
 	// flights coalesce requests for the same manifest or tag.
 	flights singleflight.Group
+	// unwatched are the keys of flights that nobody waits for.
+	unwatched sync.Map
+	// tags keeps those apart who record what a tag stands for, and guards order and
+	// recorded: what has happened is numbered, and the number is kept under which
+	// something was recorded of a tag.
+	tags     sync.Mutex
+	order    uint64
+	recorded *lru.Cache[string, uint64]
 	// buffers are of streamBuffer bytes, for streams that come and go.
 	buffers sync.Pool
-	// prefetch is what is to be fetched before somebody asks for it.
-	prefetch *prefetcher
+	// prefetch fetch what somebody may ask for later.
+	prefetch []*prefetcher
 
 	// binds keeps those apart who find out what a name means.
 	binds sync.Mutex
@@ -126,8 +134,13 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	recorded, err := lru.New[string, uint64](memorySize)
+	if err != nil {
+		return nil, err
+	}
 	c := &Cache{
 		opts:      opts,
+		recorded:  recorded,
 		log:       opts.Log,
 		manifests: manifests,
 		memory:    memory,
@@ -160,13 +173,27 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 			c.wg.Go(func() { c.resumeLeft(r) })
 		}
 	}
-	if len(asked) > 0 && (opts.Prefetch || opts.Attached) {
-		if c.prefetch, err = newPrefetcher(c); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-		c.wg.Go(c.prefetch.run)
+	if opts.Prefetch {
+		err = c.fetchAhead(0, fetchParts)
+	}
+	if opts.Attached && err == nil {
+		err = c.fetchAhead(attachedFor, fetchAttached)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// fetchAhead adds a prefetcher.
+func (c *Cache) fetchAhead(lasts time.Duration, work func(context.Context, *prefetcher, prefetch) bool) error {
+	p, err := newPrefetcher(c, lasts, work)
+	if err != nil {
+		return err
+	}
+	c.prefetch = append(c.prefetch, p)
+	p.run()
+	return nil
 }
 
 func (o Options) withDefaults() Options {

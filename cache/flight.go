@@ -23,6 +23,9 @@ const (
 	// and its room. A
 	// quarter more are for small blobs.
 	maxFilling = 64
+	// maxListing bounds the lists of tags that are fetched from one remote at the same
+	// time.
+	maxListing = 16
 )
 
 // begin notes that the cache works on something that Close waits for. It returns
@@ -46,16 +49,39 @@ func (c *Cache) begin() bool {
 // turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
 	do := func(ctx context.Context) (T, error) { return asks(ctx, r, ask) }
-	got, shared, err := fly(ctx, r.c, flightKey(ctx, kind, r.key, name), do)
+	got, shared, err := fly(ctx, r.c, flightKey(ctx, kind, r.key, name, forced(r)), do)
 	if shared && errors.Is(err, ErrLoop) {
-		got, _, err = fly(ctx, r.c, flightKey(ctx, kind, r.key, name, via.Value(via.From(ctx))), do)
+		got, _, err = fly(ctx, r.c, flightKey(ctx, kind, r.key, name, forced(r), via.Value(via.From(ctx))), do)
 	}
 	return got, err
 }
 
-// later is flight for a result that nobody waits for.
+// later is flight for a result that nobody waits for. Nothing happens where somebody
+// waits for the same, or nobody does already.
 func later[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
-	launch(ctx, r.c, flightKey(ctx, kind, r.key, name), func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
+	c, k := r.c, flightKey(ctx, kind, r.key, name, forced(r))
+	if _, running := c.unwatched.LoadOrStore(k, struct{}{}); running {
+		return
+	}
+	if !c.begin() {
+		c.unwatched.Delete(k)
+		return
+	}
+	done := launch(ctx, c, k, func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
+	go func() {
+		defer c.wg.Done()
+		<-done
+		c.unwatched.Delete(k)
+	}()
+}
+
+// forced is a part of the key of a flight: who wants to know what the remote says now
+// does not share the request of who has not asked for that.
+func forced(r *Repository) string {
+	if r.force {
+		return "fresh"
+	}
+	return ""
 }
 
 // flightKey is the key of what those share whose requests have passed as many

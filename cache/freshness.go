@@ -30,16 +30,22 @@ type Freshness struct {
 
 // stored is an answer that is stored and can change at the remote.
 type stored struct {
-	// what says what it is, for errors.
-	what string
+	// kind and name say of the index what it is.
+	kind, name string
 	// tag is under whose policy it is: that of a tag itself, or of the tag that
 	// would stand for it.
 	tag string
-	// memory is where failures to confirm it are remembered.
-	memory string
 	// validated is when the remote has last confirmed it, in Unix nanoseconds; 0
 	// is never.
 	validated int64
+}
+
+// what says to people what it is.
+func (s stored) what() string {
+	if s.kind == kindReferrers {
+		return "the list of referrers of " + s.name
+	}
+	return "tag " + s.name
 }
 
 // next is what is to be done before a stored answer is given.
@@ -52,36 +58,47 @@ const (
 )
 
 // judge decides whether s is given as it is, given while the remote is asked, or
-// given only when the remote has been asked. What is too old to be given is an error.
+// given only when the remote has been asked.
 func (r *Repository) judge(s stored) (Freshness, next, error) {
 	f := s.freshness()
 	if r.remote.Upstream == nil {
 		return f, answer, nil
 	}
-	policy, ok := r.remote.TagRules.Find(r.name, s.tag)
-	if !ok {
-		policy.TTL = r.remote.TagTTL
-	}
-	if !r.force && (policy.Immutable || r.within(s, policy.TTL)) {
+	ttl, immutable := r.policy(s)
+	if !r.force && (immutable || r.within(s, ttl)) {
 		return f, answer, nil
 	}
-	if err, known := r.recall(s.memory); known && !r.force {
+	tooStale := r.tooStale(s)
+	if err, known := r.recall(r.memoryKey(s.kind, s.name)); known && !r.force {
+		if definite(err) { // it is being forgotten
+			return f, answer, err
+		}
 		f, err := r.stale(s, err)
 		return f, answer, err
 	}
-	if why, due := r.away(); why != nil {
-		f, err := r.stale(s, why)
-		if due {
-			return f, answerAndAsk, err
+	// What is too old to be given without asking loses nothing by asking.
+	if why, due := r.away(); why != nil && !tooStale {
+		f.Stale = why
+		if due || r.force {
+			return f, answerAndAsk, nil
 		}
-		return f, answer, err
+		return f, answer, nil
 	}
-	revalidate := min(r.remote.StaleWhileRevalidate, policy.TTL)
-	if !r.force && revalidate > 0 && r.within(s, policy.TTL+revalidate) && !r.tooStale(s) {
+	if revalidate := min(r.remote.StaleWhileRevalidate, ttl); !r.force && !tooStale && r.within(s, ttl+revalidate) {
 		f.Stale = ErrRevalidating
 		return f, answerAndAsk, nil
 	}
 	return f, ask, nil
+}
+
+// policy returns for how long s is answered without asking the remote. Immutable is for
+// ever; lists are not, whatever is said of tags.
+func (r *Repository) policy(s stored) (ttl time.Duration, immutable bool) {
+	p, ok := r.remote.TagRules.Find(r.name, s.tag)
+	if !ok || p.Immutable && s.kind != kindTag {
+		return r.remote.TagTTL, false
+	}
+	return p.TTL, p.Immutable
 }
 
 // freshness is that of an answer that nothing is said against.
@@ -96,7 +113,7 @@ func (s stored) freshness() (f Freshness) {
 // future is none: gateways without a battery-backed clock wake up in the past.
 func (r *Repository) within(s stored, d time.Duration) bool {
 	age := r.c.opts.Now().Sub(time.Unix(0, s.validated))
-	return age >= 0 && age < d
+	return s.validated != 0 && age >= 0 && age < d
 }
 
 // stale is the freshness of s where the remote could not be asked because of why. It
@@ -104,7 +121,10 @@ func (r *Repository) within(s stored, d time.Duration) bool {
 func (r *Repository) stale(s stored, why error) (Freshness, error) {
 	f := s.freshness()
 	if r.tooStale(s) {
-		return f, &staleError{what: s.what, remote: r.remote.Host, confirmed: f.Confirmed, most: max(r.remote.MaxStale, 0), err: why}
+		return f, &staleError{
+			what: fmt.Sprintf("%s in %s", s.what(), r.name), remote: r.remote.Host,
+			confirmed: f.Confirmed, most: max(r.remote.MaxStale, 0), err: why,
+		}
 	}
 	f.Stale = why
 	return f, nil
@@ -124,6 +144,40 @@ func (r *Repository) tooStale(s stored) bool {
 	}
 }
 
+// current gives what is stored, or what the remote says. Give makes an answer of what is
+// stored; question finds out what the remote says, once at a time for all.
+func current[T any](ctx context.Context, r *Repository, s stored, give func(Freshness) (T, error), question func(context.Context) (T, error)) (T, error) {
+	var none T
+	f, next, err := r.judge(s)
+	if err != nil {
+		return none, err
+	}
+	if next == answerAndAsk {
+		later(ctx, r, s.kind, s.name, question)
+	}
+	if next != ask {
+		return give(f)
+	}
+	patient, cancel := context.WithTimeout(ctx, stalePatience)
+	defer cancel()
+	got, err := flight(patient, r, s.kind, s.name, question)
+	switch {
+	case err == nil, ctx.Err() != nil, definite(err), errors.Is(err, ErrClosed):
+		return got, err
+	case patient.Err() != nil:
+		err = r.impatient()
+	}
+	if f, err = r.stale(s, err); err != nil {
+		return none, err
+	}
+	return give(f)
+}
+
+// impatient is why a stored answer is given when the remote has been waited for.
+func (r *Repository) impatient() error {
+	return fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
+}
+
 // away tells whether an answer of the remote is not to be waited for by who has a
 // stored one; see [Availability].
 func (r *Repository) away() (why error, due bool) {
@@ -135,7 +189,7 @@ func (r *Repository) away() (why error, due bool) {
 
 // staleError is ErrUnavailable for what is stored, but was last confirmed too long ago.
 type staleError struct {
-	what, remote string
+	what, remote string // what is stored, and whose it is
 	confirmed    time.Time
 	most         time.Duration
 	err          error
@@ -191,9 +245,8 @@ func (r *Repository) absentAtRemote(key string) error {
 }
 
 // learn remembers that the remote has answered err when it was asked about key: for
-// long if that is a definite "not found", briefly if it is something else that need
-// not be asked for at once again, and not at all where it says nothing. An outage is
-// no answer: of that the remote itself may know, see [Availability].
+// long if that is a definite "not found", briefly if it is another answer that was not
+// expected. An outage is none: of that the remote itself may know, see [Availability].
 func (r *Repository) learn(key string, err error) {
 	var lasts time.Duration
 	switch {
@@ -202,9 +255,7 @@ func (r *Repository) learn(key string, err error) {
 		return
 	case definite(err):
 		lasts = max(cmp.Or(r.remote.NegativeTTL, 30*time.Second), 0)
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), errors.Is(err, ErrUnavailable), errors.Is(err, ErrRateLimited):
-		return
-	default:
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied), errors.Is(err, ErrInvalid):
 		lasts = unconfirmedFor
 	}
 	if lasts > 0 {

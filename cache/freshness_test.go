@@ -38,31 +38,31 @@ func TestStaleTag(t *testing.T) {
 		insist bool
 		want   want
 	}{
-		"fresh":                           {age: tagTTL - 1},
-		"fresh, client insists":           {age: 1, insist: true, want: want{resolves: 1}},
-		"stale":                           {age: tagTTL, want: want{resolves: 1}},
-		"stale, remote fails":             {age: tagTTL, fails: away, want: want{stale: away, resolves: 1}},
-		"stale, remote denies":            {age: day, fails: cache.ErrDenied, want: want{stale: cache.ErrDenied, resolves: 1}},
-		"away":                            {age: day, away: true, want: want{stale: away}},
-		"away, client insists":            {age: 1, away: true, insist: true, want: want{stale: away}},
-		"away, but fresh":                 {age: tagTTL - 1, away: true},
-		"away, and due":                   {age: day, away: true, due: true, want: want{stale: away, resolves: 1}},
-		"from the future":                 {age: -day, want: want{resolves: 1}},
-		"from the future, away":           {age: -day, away: true, want: want{stale: away}},
-		"just stale":                      {remote: revalidate, age: tagTTL + 59*time.Second, want: want{stale: cache.ErrRevalidating, resolves: 1}},
-		"just stale, client insists":      {remote: revalidate, age: tagTTL + 59*time.Second, insist: true, want: want{resolves: 1}},
-		"just stale, away":                {remote: revalidate, age: tagTTL + 59*time.Second, away: true, want: want{stale: away}},
-		"stale for longer":                {remote: revalidate, age: tagTTL + time.Minute, want: want{resolves: 1}},
-		"no longer than the lifetime":     {remote: func(r *cache.Remote) { r.StaleWhileRevalidate, r.TagTTL = day, time.Minute }, age: 2 * time.Minute, want: want{resolves: 1}},
-		"always asked":                    {remote: func(r *cache.Remote) { r.StaleWhileRevalidate, r.TagTTL = day, 0 }, age: 0, want: want{resolves: 1}},
-		"away, within the limit":          {remote: maxStale(day), age: day, away: true, want: want{stale: away}},
-		"away, beyond the limit":          {remote: maxStale(day), age: day + 1, away: true, want: want{err: cache.ErrUnavailable}},
-		"fails, beyond the limit":         {remote: maxStale(day), age: day + 1, fails: cache.ErrDenied, want: want{err: cache.ErrUnavailable, resolves: 1}},
-		"confirmed, beyond the limit":     {remote: maxStale(day), age: day + 1, want: want{resolves: 1}},
-		"away, no stale answers":          {remote: maxStale(-1), age: tagTTL, away: true, want: want{err: cache.ErrUnavailable}},
-		"just stale, no stale answers":    {remote: func(r *cache.Remote) { revalidate(r); r.MaxStale = -1 }, age: tagTTL, want: want{resolves: 1}},
-		"away, from the future, limited":  {remote: maxStale(day), age: -day, away: true, want: want{stale: away}},
-		"away, due, and beyond the limit": {remote: maxStale(day), age: 2 * day, away: true, due: true, want: want{err: cache.ErrUnavailable, resolves: 1}},
+		"fresh":                          {age: tagTTL - 1},
+		"fresh, client insists":          {age: 1, insist: true, want: want{resolves: 1}},
+		"stale":                          {age: tagTTL, want: want{resolves: 1}},
+		"stale, remote fails":            {age: tagTTL, fails: away, want: want{stale: away, resolves: 1}},
+		"stale, remote denies":           {age: day, fails: cache.ErrDenied, want: want{stale: cache.ErrDenied, resolves: 1}},
+		"away":                           {age: day, away: true, want: want{stale: away}},
+		"away, client insists":           {age: 1, away: true, insist: true, want: want{stale: away, resolves: 1}},
+		"away, but fresh":                {age: tagTTL - 1, away: true},
+		"away, and due":                  {age: day, away: true, due: true, want: want{stale: away, resolves: 1}},
+		"from the future":                {age: -day, want: want{resolves: 1}},
+		"from the future, away":          {age: -day, away: true, want: want{stale: away}},
+		"just stale":                     {remote: revalidate, age: tagTTL + 59*time.Second, want: want{stale: cache.ErrRevalidating, resolves: 1}},
+		"just stale, client insists":     {remote: revalidate, age: tagTTL + 59*time.Second, insist: true, want: want{resolves: 1}},
+		"just stale, away":               {remote: revalidate, age: tagTTL + 59*time.Second, away: true, want: want{stale: away}},
+		"stale for longer":               {remote: revalidate, age: tagTTL + time.Minute, want: want{resolves: 1}},
+		"no longer than the lifetime":    {remote: func(r *cache.Remote) { r.StaleWhileRevalidate, r.TagTTL = day, time.Minute }, age: 2 * time.Minute, want: want{resolves: 1}},
+		"always asked":                   {remote: func(r *cache.Remote) { r.StaleWhileRevalidate, r.TagTTL = day, 0 }, age: 0, want: want{resolves: 1}},
+		"away, within the limit":         {remote: maxStale(day), age: day, away: true, want: want{stale: away}},
+		"away, beyond the limit":         {remote: maxStale(day), age: day + 1, away: true, fails: away, want: want{err: cache.ErrUnavailable, resolves: 1}},
+		"back, beyond the limit":         {remote: maxStale(day), age: day + 1, away: true, want: want{resolves: 1}},
+		"fails, beyond the limit":        {remote: maxStale(day), age: day + 1, fails: cache.ErrDenied, want: want{err: cache.ErrUnavailable, resolves: 1}},
+		"confirmed, beyond the limit":    {remote: maxStale(day), age: day + 1, want: want{resolves: 1}},
+		"away, no stale answers":         {remote: maxStale(-1), age: tagTTL, away: true, fails: away, want: want{err: cache.ErrUnavailable, resolves: 1}},
+		"just stale, no stale answers":   {remote: func(r *cache.Remote) { revalidate(r); r.MaxStale = -1 }, age: tagTTL, want: want{resolves: 1}},
+		"away, from the future, limited": {remote: maxStale(day), age: -day, away: true, want: want{stale: away}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -163,6 +163,7 @@ func TestUnconfirmedTag(t *testing.T) {
 		t.Errorf("%s, %+v, %v", m.Digest, m.Freshness, err)
 	}
 	s.reopen(t, remote0(maxStale(24*time.Hour)))
+	s.up.Fail(status(cache.ErrUnavailable))
 	if _, err = s.Repository("a").Tag(t.Context(), "v1"); !errors.Is(err, cache.ErrUnavailable) || !strings.Contains(err.Error(), "never been confirmed") {
 		t.Errorf("error %v", err)
 	}

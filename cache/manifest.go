@@ -81,7 +81,7 @@ func (r *Repository) loadManifest(ctx context.Context, dgst digest.Digest) (Mani
 			return Manifest{}, fmt.Errorf("stored manifest %s: %w", dgst, err)
 		}
 		m.MediaType = doc.mediaType()
-		if err := r.applyInParts(ctx, r.manifestChanges(m, doc)); err != nil {
+		if err := r.applyInParts(ctx, r.manifestChanges(ctx, m, doc)); err != nil {
 			r.c.log.WithError(err).Warnf("manifest %s of %s could not be indexed", dgst, r.key)
 		}
 	}
@@ -138,8 +138,10 @@ func (r *Repository) fetchManifest(ctx context.Context, ref string) (Manifest, e
 	r.remember(m)
 	if err := r.storeManifest(ctx, m, doc); err != nil {
 		r.c.log.WithError(err).Warnf("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
-	} else if digest.Digest(ref).Validate() != nil {
-		r.confirm(ctx, ref, m.Digest)
+	}
+	// It is there, whatever was said before.
+	for _, known := range []string{r.memoryKey(kindRepo, ""), r.memoryKey(kindManifest, m.Digest.String())} {
+		r.c.memory.Remove(known)
 	}
 	return m, nil
 }
@@ -185,7 +187,7 @@ func (r *Repository) storeManifest(ctx context.Context, m Manifest, doc *manifes
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefManifest, m.Digest.String()}, m.Digest); err != nil {
 		return err
 	}
-	return r.applyInParts(ctx, r.manifestChanges(m, doc))
+	return r.applyInParts(ctx, r.manifestChanges(ctx, m, doc))
 }
 
 // applyInParts applies changes of which the last makes the others count. A
@@ -201,14 +203,12 @@ func (r *Repository) applyInParts(ctx context.Context, changes []Change) error {
 }
 
 // manifestChanges are the entries that m causes in the index.
-func (r *Repository) manifestChanges(m Manifest, doc *manifestDoc) []Change {
+func (r *Repository) manifestChanges(ctx context.Context, m Manifest, doc *manifestDoc) []Change {
 	var changes []Change
 	for d := range doc.blobs() {
 		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{Size: d.Size}))
 	}
-	if c, ok := r.subjectChange(m, doc); ok {
-		changes = append(changes, c)
-	}
+	changes = append(changes, r.refers(ctx, m, doc)...)
 	return append(changes,
 		put(key(kindRepo, r.key), struct{}{}),
 		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{MediaType: m.MediaType, Size: m.Size}))

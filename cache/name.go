@@ -119,8 +119,8 @@ func (n *Name) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, er
 		}
 		return list, err
 	})
-	if errors.Is(err, ErrNotFound) {
-		return Referrers{}, nil
+	if nowhere := (notAnywhere)(nil); errors.Is(err, errNoReferrers) || errors.As(err, &nowhere) {
+		return Referrers{Freshness: list.Freshness}, nil
 	}
 	return list, err
 }
@@ -185,6 +185,7 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 		return at(n, bound, op)
 	}
 	var nowhere notAnywhere
+	remembered := false // that those before do not have it is no news
 	for _, r := range n.among {
 		if why, _ := r.away(); why != nil && bound != nil && r != bound {
 			return at(n, bound, op) // it cannot be asked whether that has changed
@@ -192,15 +193,19 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 		got, err := op(r)
 		has := err == nil
 		if !has {
-			has, err = r.has(ctx, what, err)
+			var old bool
+			has, old, err = r.has(ctx, what, err)
+			remembered = remembered || old
 		}
 		switch {
+		case has && remembered:
+			// What a name means from now on is not for memory to say.
+			discard(got, err)
+			return find(ctx, n.Fresh(), what, op)
 		case has:
 			if meant := n.bind(ctx, r, bound); meant != r {
 				// Somebody else was faster, and has found it elsewhere.
-				if c, ok := any(got).(io.Closer); ok && err == nil {
-					_ = c.Close() // it was not read
-				}
+				discard(got, err)
 				return at(n, meant, op)
 			}
 			return got, err
@@ -216,6 +221,13 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 	return none, nowhere
 }
 
+// discard closes what was got and is not wanted, if that is something to close.
+func discard(got any, err error) {
+	if c, ok := got.(io.Closer); ok && err == nil {
+		_ = c.Close() // it was not read
+	}
+}
+
 // at does op at r, which n means.
 func at[T any](n *Name, r *Repository, op func(*Repository) (T, error)) (T, error) {
 	got, err := op(r)
@@ -227,42 +239,46 @@ func at[T any](n *Name, r *Repository, op func(*Repository) (T, error)) (T, erro
 
 // has tells whether there is the repository at all, after what was asked for has
 // failed with err. Where it is, or where that cannot be found out, the error is for
-// the client; where it is not, there is none.
-func (r *Repository) has(ctx context.Context, what subject, err error) (bool, error) {
+// the client; where it is not, there is none. Remembered tells that the remote has said
+// so before, and was not asked.
+func (r *Repository) has(ctx context.Context, what subject, err error) (has, remembered bool, _ error) {
 	switch {
 	case errors.Is(err, ErrDenied) && r.remote.DeniedIsAbsent:
-		return false, nil
+		return false, false, nil
 	case !errors.Is(err, ErrNotFound):
-		return false, err
+		return false, false, err
 	}
 	if r.remote.Upstream == nil {
 		switch known, indexErr := r.c.has(ctx, key(kindRepo, r.key)); {
 		case indexErr != nil:
-			return false, indexErr
+			return false, false, indexErr
 		case known:
-			return true, err
+			return true, false, err
 		}
-		return false, nil
+		return false, false, nil
 	}
 	if what == allTags {
-		return false, nil
+		_, remembered := errors.AsType[*rememberedError](err)
+		return false, remembered, nil
 	}
-	memory := r.memoryKey(kindRepo)
+	memory := r.memoryKey(kindRepo, "")
 	askErr := r.absentAtRemote(memory)
-	if askErr == nil {
+	if remembered = askErr != nil; !remembered {
 		_, askErr = flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
 			_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
-			r.learn(memory, err)
+			if err == nil || definite(err) {
+				r.learn(memory, err)
+			}
 			return struct{}{}, err
 		})
 	}
 	switch {
 	case askErr == nil:
-		return true, err
+		return true, false, err
 	case errors.Is(askErr, ErrNotFound), errors.Is(askErr, ErrDenied) && r.remote.DeniedIsAbsent:
-		return false, nil
+		return false, remembered, nil
 	}
-	return false, fmt.Errorf("whether there is a repository %s: %w", r.name, askErr)
+	return false, false, fmt.Errorf("whether there is a repository %s: %w", r.name, askErr)
 }
 
 // notAnywhere is ErrNotFound of all places that were asked.

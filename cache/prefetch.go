@@ -3,13 +3,15 @@ package cache
 import (
 	"context"
 	"errors"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const (
-	// prefetchQueue is how many images wait to be fetched ahead; more are not.
+	// prefetchQueue is how many images of a remote wait to be fetched ahead; more are
+	// not.
 	prefetchQueue = 16
 	// prefetchMemory is of how many images is known that they were fetched, so
 	// that the next client does not make the cache look again.
@@ -19,28 +21,48 @@ const (
 	// maxAttached is how much of what is attached to one image is fetched: arbitrary,
 	// and bounded, because anybody who may push can attach something.
 	maxAttached = 64
+	// attachedFor is how long what is attached to an image is not looked for again:
+	// signatures come after what they sign.
+	attachedFor = time.Hour
 )
 
-// prefetcher fetches what images consist of before somebody asks for it, the
-// least urgent work of all.
+// prefetcher fetches what belongs to images before somebody asks for it, the least
+// urgent work of all: what they consist of, or what is attached to them. Remotes do not
+// wait for each other.
 type prefetcher struct {
-	c     *Cache
-	queue chan prefetch
-	done  *lru.Cache[manifestKey, struct{}]
+	c *Cache
+	// work does it for an image, and returns whether there is nothing left to do.
+	work func(ctx context.Context, p *prefetcher, job prefetch) bool
+	// lasts is for how long there is nothing left to do; 0 is for ever.
+	lasts  time.Duration
+	queues map[*remote]chan prefetch
+	done   *lru.Cache[manifestKey, time.Time]
+	// running bounds the blobs that are fetched at the same time.
+	running chan struct{}
 }
 
-// prefetch is an image whose blobs are to be fetched.
+// prefetch is an image of which something is to be fetched.
 type prefetch struct {
 	r *Repository
 	m Manifest
 }
 
-func newPrefetcher(c *Cache) (*prefetcher, error) {
-	done, err := lru.New[manifestKey, struct{}](prefetchMemory)
+// newPrefetcher returns a prefetcher for remotes that can be asked.
+func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *prefetcher, prefetch) bool) (*prefetcher, error) {
+	done, err := lru.New[manifestKey, time.Time](prefetchMemory)
 	if err != nil {
 		return nil, err
 	}
-	return &prefetcher{c: c, queue: make(chan prefetch, prefetchQueue), done: done}, nil
+	p := &prefetcher{
+		c: c, work: work, lasts: lasts, done: done,
+		queues: make(map[*remote]chan prefetch), running: make(chan struct{}, prefetchFills),
+	}
+	for _, r := range c.remotes {
+		if r.Upstream != nil {
+			p.queues[r] = make(chan prefetch, prefetchQueue)
+		}
+	}
+	return p, nil
 }
 
 // Prefetch tells that a client pulls m: where [Options].Prefetch is set, its
@@ -49,56 +71,40 @@ func newPrefetcher(c *Cache) (*prefetcher, error) {
 // wants is not known. Where [Options].Attached is set, what is attached to m is
 // fetched, so that it can be found when the remote is away. It never waits.
 func (r *Repository) Prefetch(m Manifest) {
-	p := r.c.prefetch
-	if p == nil {
+	for _, p := range r.c.prefetch {
+		p.add(prefetch{r, m})
+	}
+}
+
+func (p *prefetcher) add(job prefetch) {
+	queue := p.queues[job.r.remote]
+	if queue == nil {
 		return
 	}
-	k := manifestKey{r.key, m.Digest}
-	if known, _ := p.done.ContainsOrAdd(k, struct{}{}); known {
+	k, now := manifestKey{job.r.key, job.m.Digest}, p.c.opts.Now()
+	if at, known := p.done.Get(k); known && (p.lasts == 0 || !now.Before(at) && now.Sub(at) < p.lasts) {
 		return
 	}
 	select {
-	case p.queue <- prefetch{r, m}:
+	case queue <- job:
+		p.done.Add(k, now)
 	default:
-		p.done.Remove(k)
 	}
 }
 
-// run works until the cache is closed.
+// run works until the cache is closed, on each remote's images one after the other.
 func (p *prefetcher) run() {
-	ctx := p.c.ctx
-	running := make(chan struct{}, prefetchFills)
-	for {
-		select {
-		case job := <-p.queue:
-			if p.c.opts.Prefetch {
-				p.blobs(ctx, job, job.m, running)
-			}
-			if p.c.opts.Attached {
-				p.attached(ctx, job, running)
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// blobs fetches what m consists of, and returns when the last of it has begun.
-func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, running chan struct{}) {
-	doc, err := parseManifest(m.Bytes)
-	if err != nil { // it was parsed before
-		return
-	}
-	for blob := range doc.blobs() {
-		select {
-		case running <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
+	for _, queue := range p.queues {
 		p.c.wg.Go(func() {
-			defer func() { <-running }()
-			if !p.fetch(ctx, job.r, blob) {
-				p.again(job)
+			for {
+				select {
+				case job := <-queue:
+					if !p.work(p.c.ctx, p, job) {
+						p.again(job)
+					}
+				case <-p.c.ctx.Done():
+					return
+				}
 			}
 		})
 	}
@@ -107,33 +113,58 @@ func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, runnin
 // again makes the next pull try again what has failed.
 func (p *prefetcher) again(job prefetch) { p.done.Remove(manifestKey{job.r.key, job.m.Digest}) }
 
-// attached fetches what is attached to an image: what refers to it, and what cosign
+// fetchParts fetches what an image consists of.
+func fetchParts(ctx context.Context, p *prefetcher, job prefetch) bool {
+	p.blobs(ctx, job, job.m)
+	return true // or else blobs has said so
+}
+
+// blobs fetches what m consists of, and returns when the last of it has begun.
+func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest) {
+	doc, err := parseManifest(m.Bytes)
+	if err != nil { // it was parsed before
+		return
+	}
+	for blob := range doc.blobs() {
+		select {
+		case p.running <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		p.c.wg.Go(func() {
+			defer func() { <-p.running }()
+			if !p.fetch(ctx, job.r, blob) {
+				p.again(job)
+			}
+		})
+	}
+}
+
+// fetchAttached fetches what is attached to an image: what refers to it, and what cosign
 // puts under tags that are made of its digest.
-func (p *prefetcher) attached(ctx context.Context, job prefetch, running chan struct{}) {
+func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
 	if doc, err := parseManifest(job.m.Bytes); err != nil || doc.Subject != nil {
-		return // it is attached itself
+		return true // it is attached itself
 	}
 	list, err := job.r.Referrers(ctx, job.m.Digest)
-	failed := err != nil || list.Stale != nil
+	done := err == nil && list.Stale == nil
 	for _, d := range list.Manifests[:min(len(list.Manifests), maxAttached)] {
 		m, err := job.r.Manifest(ctx, d.Digest)
 		if err != nil {
-			failed = failed || !errors.Is(err, ErrNotFound)
+			done = done && errors.Is(err, ErrNotFound)
 			continue
 		}
-		p.blobs(ctx, job, m, running)
+		p.blobs(ctx, job, m)
 	}
 	for _, suffix := range []string{".sig", ".att", ".sbom"} {
 		t, err := job.r.Tag(ctx, referrersTag(job.m.Digest)+suffix)
 		if err != nil {
-			failed = failed || !errors.Is(err, ErrNotFound)
+			done = done && errors.Is(err, ErrNotFound)
 			continue
 		}
-		p.blobs(ctx, job, t.Manifest, running)
+		p.blobs(ctx, job, t.Manifest)
 	}
-	if failed {
-		p.again(job)
-	}
+	return done
 }
 
 // fetch brings a blob into the cache, and returns whether there is nothing left to

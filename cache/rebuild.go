@@ -171,5 +171,5 @@ func (r *Repository) indexManifest(ctx context.Context, dgst digest.Digest) erro
 		return err
 	}
 	m := Manifest{Descriptor: Descriptor{MediaType: doc.mediaType(), Digest: dgst, Size: int64(len(content))}}
-	return r.applyInParts(ctx, r.manifestChanges(m, doc))
+	return r.applyInParts(ctx, r.manifestChanges(ctx, m, doc))
 }

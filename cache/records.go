@@ -15,22 +15,23 @@ import (
 // behind a zero byte, which none of them can contain. A value is JSON: readable
 // with any Badger tool, and open for more fields. docs/disk-format.md lists them.
 const (
-	kindBlob      = "b" // digest: a blob that is stored, whatever repository it is of
-	kindLayer     = "l" // repository, digest: a blob that the remote serves there
-	kindManifest  = "m" // repository, digest: a manifest that the remote serves there
-	kindReferrers = "f" // repository, digest: what refers to it, as the remote has said
-	kindSubject   = "s" // repository, digest, digest of a manifest there: which refers to it
-	kindNamed     = "n" // repository, digest: content that a manifest there names
-	kindRepo      = "r" // repository
-	kindTag       = "t" // repository, tag
-	kindBound     = "o" // name: the remote where it was found
-	kindMeta      = "z" // facts about the index
+	kindBlob          = "b" // digest: a blob that is stored, whatever repository it is of
+	kindLayer         = "l" // repository, digest: a blob that the remote serves there
+	kindManifest      = "m" // repository, digest: a manifest that the remote serves there
+	kindReferrers     = "f" // repository, digest: that the remote has said what refers to it
+	kindReferrersPart = "g" // repository, digest, number: a part of what refers to it
+	kindSubject       = "s" // repository, digest, digest of a manifest there: which refers to it
+	kindNamed         = "n" // repository, digest: content that a manifest there names
+	kindRepo          = "r" // repository
+	kindTag           = "t" // repository, tag
+	kindBound         = "o" // name: the remote where it was found
+	kindMeta          = "z" // facts about the index
 )
 
 // The entries of kindMeta.
 const (
 	// metaComplete tells that the index covers all references.
-	metaComplete = "complete"
+	metaComplete = "complete, with referrers"
 	// metaClean tells that the index was closed as it should be, so that its
 	// account of the stored blobs can be trusted.
 	metaClean = "clean"
@@ -58,9 +59,12 @@ type tagRecord struct {
 
 // referrersRecord is what refers to a manifest.
 type referrersRecord struct {
-	// Validated is when the remote has said so, in Unix nanoseconds.
-	Validated int64           `json:"v"`
-	Manifests []v1.Descriptor `json:"m"`
+	// Validated is when the remote has said so, in Unix nanoseconds; 0 is that it is to
+	// be asked.
+	Validated int64 `json:"v"`
+	// Parts is how many entries of kindReferrersPart have Manifests.
+	Parts     int             `json:"n,omitempty"`
+	Manifests []v1.Descriptor `json:"-"`
 }
 
 func key(kind string, parts ...string) []byte {

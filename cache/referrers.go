@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -18,79 +20,47 @@ type Referrers struct {
 	Freshness
 }
 
-// maxReferrers is how large a list of referrers may be that is kept, in bytes of the
-// index, and maxAnnotations how large the annotations of one: arbitrary, far more than
-// what anybody attaches, and bounded, because the index wants small entries.
+// What of a list of referrers is kept is bounded, because anybody who may push can attach
+// something, and because the index wants small entries: arbitrary, far more than what is
+// usual.
 const (
-	maxReferrers   = 256 << 10
-	maxAnnotations = 16 << 10
+	maxReferrers     = 1024     // descriptors of one list
+	maxReferrersPart = 32 << 10 // bytes of one entry, of which a list may have many
+	maxDescriptor    = 16 << 10 // bytes of one descriptor
 )
 
 // Referrers lists what refers to the manifest dgst, which need not exist. The list is
-// the remote's, under the policy of the tag that would stand for it where there is no
-// API (OCI distribution specification, "Referrers Tag Schema"). Where the remote cannot
-// be asked it is what the remote has said last, and what is stored beside that.
+// the remote's, with the lifetime of a tag: the one that would stand for it where there
+// is no API (OCI distribution specification, "Referrers Tag Schema"). Where the remote
+// cannot be asked it is what the remote has said last, and what is stored beside that.
 func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
-	var rec referrersRecord
-	err := r.c.record(ctx, key(kindReferrers, r.key, dgst.String()), &rec)
+	said, err := r.c.referrers(ctx, r.key, dgst)
+	known := err == nil
 	if err != nil && !absent(err) {
 		return Referrers{}, err
 	}
-	s := r.asStoredReferrers(dgst, rec)
-	said := err == nil
-	if said {
-		f, next, err := r.judge(s)
-		if next == answerAndAsk {
-			later(ctx, r, kindReferrers, dgst.String(), r.fetchReferrers(dgst))
-		}
-		if err != nil {
-			return Referrers{}, err
-		}
-		if next != ask {
-			return r.referrers(ctx, dgst, rec, f)
-		}
-	} else if err := r.absentAtRemote(s.memory); err != nil {
-		return r.referrers(ctx, dgst, rec, Freshness{})
-	}
-	known, err := r.referrers(ctx, dgst, rec, s.freshness())
+	attached, err := r.attached(ctx, dgst)
 	if err != nil {
 		return Referrers{}, err
 	}
-	have := said || len(known.Manifests) > 0
-	if r.remote.Upstream == nil {
-		return known, nil
+	if r.absentAtRemote(r.memoryKey(kindReferrers, dgst.String())) != nil {
+		return Referrers{}, nil
 	}
-	patient := ctx
-	if have {
-		if why, due := r.away(); why != nil {
-			if due {
-				later(ctx, r, kindReferrers, dgst.String(), r.fetchReferrers(dgst))
+	question := func(ctx context.Context) (Referrers, error) { return r.fetchReferrers(ctx, dgst) }
+	if known || len(attached) > 0 {
+		s := stored{kind: kindReferrers, name: dgst.String(), tag: referrersTag(dgst), validated: said.Validated}
+		give := func(f Freshness) (Referrers, error) {
+			if f.Stale == nil && r.remote.Upstream != nil {
+				return Referrers{said.Manifests, f}, nil
 			}
-			known.Freshness, err = r.stale(s, why)
-			return known, err
+			return Referrers{merge(said.Manifests, attached), f}, nil
 		}
-		var cancel context.CancelFunc
-		patient, cancel = context.WithTimeout(ctx, stalePatience)
-		defer cancel()
+		return current(ctx, r, s, give, question)
 	}
-	got, err := flight(patient, r, kindReferrers, dgst.String(), r.fetchReferrers(dgst))
-	switch {
-	case err == nil, !have, ctx.Err() != nil, errors.Is(err, ErrClosed):
-		return got, err
-	case patient.Err() != nil:
-		err = fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
+	if r.remote.Upstream == nil {
+		return Referrers{}, nil
 	}
-	known.Freshness, err = r.stale(s, err)
-	return known, err
-}
-
-func (r *Repository) asStoredReferrers(dgst digest.Digest, rec referrersRecord) stored {
-	return stored{
-		what:      fmt.Sprintf("the list of referrers of %s in %s", dgst, r.name),
-		tag:       referrersTag(dgst),
-		memory:    r.memoryKey(kindReferrers, dgst.String()),
-		validated: rec.Validated,
-	}
+	return flight(ctx, r, kindReferrers, dgst.String(), question)
 }
 
 // referrersTag is the tag that lists what refers to dgst where there is no API.
@@ -100,90 +70,156 @@ func referrersTag(dgst digest.Digest) string {
 	return algorithm[:min(len(algorithm), maxAlgorithm)] + "-" + encoded[:min(len(encoded), maxEncoded)]
 }
 
-// referrers is the list that is known: what the remote has said, and where that is not
-// fresh, what is stored beside it.
-func (r *Repository) referrers(ctx context.Context, dgst digest.Digest, rec referrersRecord, f Freshness) (Referrers, error) {
-	list := Referrers{rec.Manifests, f}
-	if r.remote.Upstream != nil && f.Stale == nil && rec.Validated != 0 {
-		return list, nil
-	}
-	seen := make(map[digest.Digest]bool)
-	for _, d := range rec.Manifests {
-		seen[d.Digest] = true
-	}
-	add := func(d v1.Descriptor) {
-		if !seen[d.Digest] {
-			seen[d.Digest] = true
-			list.Manifests = append(list.Manifests, d)
+// merge adds to a list what is not in it.
+func merge(list, more []v1.Descriptor) []v1.Descriptor {
+	list = slices.Clip(list)
+	for _, d := range more {
+		if !slices.ContainsFunc(list, func(known v1.Descriptor) bool { return known.Digest == d.Digest }) {
+			list = append(list, d)
 		}
 	}
-	list.Manifests = list.Manifests[:len(list.Manifests):len(list.Manifests)]
-	for name, err := range r.c.names(ctx, "", kindSubject, r.key, dgst.String()) {
-		var d v1.Descriptor
-		if err == nil {
-			err = r.c.record(ctx, key(kindSubject, r.key, dgst.String(), name), &d)
-		}
+	return list
+}
+
+// attached lists what is stored that refers to dgst.
+func (r *Repository) attached(ctx context.Context, dgst digest.Digest) (list []v1.Descriptor, err error) {
+	for e, err := range r.c.opts.Index.Scan(ctx, append(key(kindSubject, r.key, dgst.String()), 0), nil) {
 		if err != nil {
-			return Referrers{}, err
+			return nil, err
 		}
-		add(d)
+		var d v1.Descriptor
+		if err := json.Unmarshal(e.Value, &d); err != nil {
+			return nil, fmt.Errorf("entry %q of the index: %w", e.Key, err)
+		}
+		if list = append(list, d); len(list) == maxReferrers {
+			return list, nil
+		}
 	}
 	// Somebody may have asked for the list by its tag.
 	if m, err := r.storedTag(ctx, referrersTag(dgst)); err == nil {
 		if doc, err := parseManifest(m.Bytes); err == nil {
-			for _, d := range doc.Manifests {
-				if askable(d) {
-					add(d)
-				}
-			}
+			list = merge(list, slices.DeleteFunc(doc.Manifests, func(d v1.Descriptor) bool { return !askable(d) }))
 		}
 	}
 	return list, nil
 }
 
 // fetchReferrers asks the remote what refers to dgst.
-func (r *Repository) fetchReferrers(dgst digest.Digest) func(context.Context) (Referrers, error) {
-	return func(ctx context.Context) (Referrers, error) {
-		all, err := r.remote.Upstream.Referrers(ctx, r.name, dgst)
-		if err != nil {
-			r.learn(r.memoryKey(kindReferrers, dgst.String()), err)
-			return Referrers{}, err
+func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
+	all, err := r.remote.Upstream.Referrers(ctx, r.name, dgst)
+	if errors.Is(err, ErrNotFound) {
+		// Registries that have no referrers say so in another way.
+		err = &UpstreamError{
+			Kind: ErrInvalid, Remote: r.remote.Host, Op: fmt.Sprintf("listing referrers of %s in %s", dgst, r.name),
+			Err: fmt.Errorf("whether there are any is not known: %w", errors.New(err.Error())),
 		}
-		now := r.c.opts.Now()
-		r.keepReferrers(ctx, dgst, referrersRecord{now.UnixNano(), all})
-		return Referrers{all, Freshness{Confirmed: now}}, nil
 	}
+	if err != nil {
+		r.learn(r.memoryKey(kindReferrers, dgst.String()), err)
+		return Referrers{}, err
+	}
+	now := r.c.opts.Now()
+	if err := r.keepReferrers(ctx, dgst, referrersRecord{Validated: now.UnixNano(), Manifests: all}); err != nil {
+		r.c.log.WithError(err).Warnf("the list of referrers of %s in %s could not be stored", dgst, r.key)
+	}
+	return Referrers{all, Freshness{Confirmed: now}}, nil
 }
 
 // keepReferrers keeps what the remote has said. That there are none is kept of what is
 // stored only, and otherwise just remembered: anybody can ask for any digest.
-func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) {
+func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
 	memory := r.memoryKey(kindReferrers, dgst.String())
+	r.learn(memory, nil)
+	before, err := r.c.referrers(ctx, r.key, dgst)
+	if err != nil && !absent(err) {
+		return err
+	}
+	keep := len(rec.Manifests) <= maxReferrers
 	if len(rec.Manifests) == 0 {
 		if _, err := r.CachedManifest(ctx, dgst); err != nil {
+			keep = false
 			r.learn(memory, errNoReferrers)
-			return
 		}
 	}
-	r.learn(memory, nil)
-	change := put(key(kindReferrers, r.key, dgst.String()), rec)
-	if len(change.Value) > maxReferrers {
-		r.c.log.Warnf("the list of referrers of %s in %s is too large to be kept: %d bytes, more than %d", dgst, r.key, len(change.Value), maxReferrers)
-		return
+	var parts [][]byte
+	if keep {
+		if parts, keep = rec.split(); !keep {
+			r.c.log.Warnf("the list of referrers of %s in %s is not kept: it is too large", dgst, r.key)
+		}
 	}
-	if err := r.c.opts.Index.Apply(ctx, change); err != nil {
-		r.c.log.WithError(err).Warnf("the list of referrers of %s in %s could not be stored", dgst, r.key)
+	var changes []Change
+	if keep {
+		rec.Parts = len(parts)
+		changes = append(changes, put(key(kindReferrers, r.key, dgst.String()), referrersRecord{Validated: rec.Validated, Parts: rec.Parts}))
+		if before.Parts == rec.Parts && slices.EqualFunc(before.Manifests, rec.Manifests, sameDescriptor) {
+			return r.c.opts.Index.Apply(ctx, changes...) // which is all that has changed
+		}
+		for i, p := range parts {
+			changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Value: p})
+		}
+	} else if err == nil {
+		changes = append(changes, Change{Key: key(kindReferrers, r.key, dgst.String()), Delete: true})
 	}
+	for i := rec.Parts; i < before.Parts; i++ {
+		changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Delete: true})
+	}
+	return r.c.opts.Index.Apply(ctx, changes...)
+}
+
+func sameDescriptor(a, b v1.Descriptor) bool { return reflect.DeepEqual(a, b) }
+
+// referrersPart is the key of a part of a list.
+func referrersPart(repo string, dgst digest.Digest, i int) []byte {
+	return key(kindReferrersPart, repo, dgst.String(), fmt.Sprintf("%04d", i))
+}
+
+// split cuts a list into the values of entries that are small enough. It returns false
+// where a descriptor is too large for one.
+func (rec referrersRecord) split() (parts [][]byte, ok bool) {
+	part := []byte("[")
+	for _, d := range rec.Manifests {
+		text, err := json.Marshal(d)
+		if err != nil || len(text) > maxDescriptor {
+			return nil, false
+		}
+		if len(part)+len(text) > maxReferrersPart {
+			parts = append(parts, append(part, ']'))
+			part = []byte("[")
+		}
+		if len(part) > 1 {
+			part = append(part, ',')
+		}
+		part = append(part, text...)
+	}
+	if len(part) > 1 {
+		parts = append(parts, append(part, ']'))
+	}
+	return parts, true
+}
+
+// referrers reads what the remote has said last.
+func (c *Cache) referrers(ctx context.Context, repo string, dgst digest.Digest) (rec referrersRecord, err error) {
+	if err := c.record(ctx, key(kindReferrers, repo, dgst.String()), &rec); err != nil {
+		return referrersRecord{}, err
+	}
+	for i := range rec.Parts {
+		var part []v1.Descriptor
+		if err := c.record(ctx, referrersPart(repo, dgst, i), &part); err != nil {
+			return referrersRecord{}, err
+		}
+		rec.Manifests = append(rec.Manifests, part...)
+	}
+	return rec, nil
 }
 
 // errNoReferrers remembers that nothing refers to what is not stored.
 var errNoReferrers = fmt.Errorf("referrers: %w", ErrNotFound)
 
-// subjectChange is the entry of a manifest that refers to another one; false where it
-// does not.
-func (r *Repository) subjectChange(m Manifest, doc *manifestDoc) (Change, bool) {
+// refers are the changes for a manifest that refers to another one. The list of the
+// remote is due then, if it does not have it.
+func (r *Repository) refers(ctx context.Context, m Manifest, doc *manifestDoc) []Change {
 	if doc.Subject == nil || !askable(*doc.Subject) {
-		return Change{}, false
+		return nil
 	}
 	d := v1.Descriptor{
 		MediaType: m.MediaType, Digest: m.Digest, Size: m.Size,
@@ -192,8 +228,18 @@ func (r *Repository) subjectChange(m Manifest, doc *manifestDoc) (Change, bool) 
 	if doc.Config != nil {
 		d.ArtifactType = cmp.Or(d.ArtifactType, doc.Config.MediaType)
 	}
-	if text, err := json.Marshal(d.Annotations); err != nil || len(text) > maxAnnotations {
+	change := put(key(kindSubject, r.key, doc.Subject.Digest.String(), m.Digest.String()), d)
+	if len(change.Value) > maxDescriptor {
 		d.Annotations = nil
+		if change = put(change.Key, d); len(change.Value) > maxDescriptor {
+			return nil
+		}
 	}
-	return put(key(kindSubject, r.key, doc.Subject.Digest.String(), m.Digest.String()), d), true
+	changes := []Change{change}
+	said, err := r.c.referrers(ctx, r.key, doc.Subject.Digest)
+	if err == nil && !slices.ContainsFunc(said.Manifests, func(known v1.Descriptor) bool { return known.Digest == m.Digest }) {
+		changes = append(changes, put(key(kindReferrers, r.key, doc.Subject.Digest.String()), referrersRecord{Parts: said.Parts}))
+	}
+	r.c.memory.Remove(r.memoryKey(kindReferrers, doc.Subject.Digest.String()))
+	return changes
 }

@@ -101,9 +101,11 @@ type remote struct {
 	Remote
 	// availability is Upstream's, nil where it does not tell.
 	availability Availability
-	// asking bounds the requests that run, fillSlots the fills that have begun, and
+	// asking bounds the requests that run, listing the lists among them that clients
+	// wait for, fillSlots the fills that have begun, and
 	// streamSlots the streams of blobs.
 	asking      chan struct{}
+	listing     chan struct{}
 	fillSlots   *slots.Slots
 	streamSlots *slots.Slots
 }
@@ -116,6 +118,7 @@ func newRemote(r Remote) *remote {
 		Remote:       r,
 		availability: availability,
 		asking:       make(chan struct{}, maxAsking),
+		listing:      make(chan struct{}, maxListing),
 		fillSlots:    slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
 		streamSlots:  slots.New(slots.Limits{Max: r.MaxConnections}),
 	}

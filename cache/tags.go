@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
-
-	"github.com/opencontainers/go-digest"
+	"time"
 )
 
 // Tagged is what a tag stands for, and how far that can be relied on.
@@ -33,7 +31,7 @@ func (r *Repository) CachedTag(ctx context.Context, tag string) (Tagged, error) 
 		return Tagged{}, err
 	}
 	if next == answerAndAsk {
-		r.confirmLater(ctx, tag)
+		later(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
 	}
 	return t, nil
 }
@@ -52,65 +50,35 @@ func (r *Repository) judgeTag(ctx context.Context, tag string, rec tagRecord) (T
 }
 
 func (r *Repository) asStored(tag string, rec tagRecord) stored {
-	return stored{
-		what:      fmt.Sprintf("tag %s of %s", tag, r.name),
-		tag:       tag,
-		memory:    r.memoryKey(kindTag, tag),
-		validated: rec.Validated,
-	}
+	return stored{kind: kindTag, name: tag, tag: tag, validated: rec.Validated}
 }
 
 // memoryKey is under which is remembered what the remote says about something.
-func (r *Repository) memoryKey(kind string, parts ...string) string {
-	return string(key(kind, append([]string{r.key}, parts...)...))
+func (r *Repository) memoryKey(kind, name string) string {
+	return string(key(kind, r.key, name))
 }
 
 // Tag returns the manifest that tag points to. A tag whose lifetime is over is
 // confirmed by the remote first, or answered as it is where the remote does not
 // answer in time.
 func (r *Repository) Tag(ctx context.Context, tag string) (Tagged, error) {
+	question := func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) }
 	rec, err := r.tagRecord(ctx, tag)
-	if err != nil && !absent(err) {
+	var m Manifest
+	if err == nil {
+		m, err = r.CachedManifest(ctx, rec.Digest)
+	}
+	switch {
+	case err == nil:
+		give := func(f Freshness) (Tagged, error) { return Tagged{m, f}, nil }
+		return current(ctx, r, r.asStored(tag, rec), give, question)
+	case !absent(err):
 		return Tagged{}, err
 	}
-	var known Tagged
-	next := ask
-	if err == nil {
-		known, next, err = r.judgeTag(ctx, tag, rec)
+	if err := r.absentAtRemote(r.memoryKey(kindTag, tag)); err != nil {
+		return Tagged{}, err
 	}
-	if absent(err) {
-		if err := r.absentAtRemote(r.memoryKey(kindTag, tag)); err != nil {
-			return Tagged{}, err
-		}
-		return r.flyTag(ctx, tag)
-	}
-	if next == answerAndAsk {
-		r.confirmLater(ctx, tag)
-	}
-	if err != nil || next != ask {
-		return known, err
-	}
-	patient, cancel := context.WithTimeout(ctx, stalePatience)
-	defer cancel()
-	t, err := r.flyTag(patient, tag)
-	switch {
-	case err == nil, ctx.Err() != nil, definite(err), errors.Is(err, ErrClosed):
-		return t, err
-	case patient.Err() != nil:
-		err = fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
-	}
-	known.Freshness, err = r.stale(r.asStored(tag, rec), err)
-	return known, err
-}
-
-// flyTag asks the remote what tag points to now, once at a time for all.
-func (r *Repository) flyTag(ctx context.Context, tag string) (Tagged, error) {
-	return flight(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
-}
-
-// confirmLater is flyTag for nobody who would wait.
-func (r *Repository) confirmLater(ctx context.Context, tag string) {
-	later(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
+	return flight(ctx, r, kindTag, tag, question)
 }
 
 // fetchTag asks the remote what tag points to now. It runs once at a time for
@@ -124,41 +92,42 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Tagged, error) {
 			return t, nil
 		}
 	}
-	m, err := r.askTag(ctx, tag)
+	began := r.c.now()
+	t, err := r.askTag(ctx, tag)
+	if recErr == nil && definite(err) {
+		err = errors.Join(err, r.forget(ctx, tag, began))
+	}
 	r.learn(r.memoryKey(kindTag, tag), err)
-	if err == nil {
-		return Tagged{m, Freshness{Confirmed: r.c.opts.Now()}}, nil
+	if err != nil {
+		r.c.log.WithError(err).Debugf("tag %s of %s could not be confirmed", tag, r.key)
 	}
-	if recErr != nil {
-		return Tagged{}, err
-	}
-	if definite(err) {
-		return Tagged{}, errors.Join(err, r.forget(ctx, tag))
-	}
-	r.c.log.WithError(err).Debugf("tag %s of %s could not be confirmed", tag, r.key)
-	return Tagged{}, err
+	return t, err
 }
 
 // askTag finds out what tag points to, at the cost of a HEAD where that is
 // stored.
-func (r *Repository) askTag(ctx context.Context, tag string) (Manifest, error) {
+func (r *Repository) askTag(ctx context.Context, tag string) (Tagged, error) {
 	if r.remote.Upstream == nil {
-		return Manifest{}, r.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
+		return Tagged{}, r.missing(fmt.Sprintf("tag %s of %s", tag, r.name))
 	}
+	began := r.c.now()
 	if known, err := r.storedTag(ctx, tag); err == nil {
 		switch d, err := r.remote.Upstream.Resolve(ctx, r.name, tag, known.Digest); {
 		case errors.Is(err, ErrNotFound) && !definite(err):
 			// Who forgets a tag for good wants to hear the registry say it in full.
 		case err != nil:
-			return Manifest{}, err
+			return Tagged{}, err
 		case d.Digest != "": // unmoved, or moved to what is known
 			if m, err := r.CachedManifest(ctx, d.Digest); err == nil {
-				r.confirm(ctx, tag, m.Digest)
-				return m, nil
+				return r.confirm(ctx, tag, m, began, d), nil
 			}
 		}
 	}
-	return r.fetchManifest(ctx, tag)
+	m, err := r.fetchManifest(ctx, tag)
+	if err != nil {
+		return Tagged{}, err
+	}
+	return r.confirm(ctx, tag, m, began, m.Descriptor), nil
 }
 
 // tagRecord returns what tag pointed to when it was last confirmed.
@@ -180,25 +149,62 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 	return r.CachedManifest(ctx, rec.Digest)
 }
 
-// confirm records that the remote has just said that tag points to dgst, which
-// is stored. Where that fails, the answer is right all the same.
-func (r *Repository) confirm(ctx context.Context, tag string, dgst digest.Digest) {
+// confirm records that the remote, asked at began, has said that tag points to m.
+// Where that fails, the answer is right all the same.
+func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began uint64, said Descriptor) Tagged {
+	t := Tagged{m, Freshness{Confirmed: r.c.opts.Now()}}
+	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, m.Digest.String()}); err != nil {
+		return t // it could not be stored, and is served uncached
+	}
+	r.c.tags.Lock()
+	defer r.c.tags.Unlock()
+	if !r.record(tag, began) {
+		return t
+	}
 	ref := Ref{r.key, RefTag, tag}
 	stored, err := r.c.opts.Refs.Get(ctx, ref)
-	if err != nil || stored != dgst { // unchanged tags cost no write
-		err = r.c.opts.Refs.Put(ctx, ref, dgst)
+	if err != nil || stored != m.Digest { // unchanged tags cost no write
+		err = r.c.opts.Refs.Put(ctx, ref, m.Digest)
 	}
 	if err == nil {
-		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), tagRecord{dgst, r.c.opts.Now().UnixNano()}))
+		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), tagRecord{m.Digest, t.Confirmed.UnixNano()}))
 	}
 	if err != nil {
 		r.c.log.WithError(err).Warnf("tag %s of %s could not be stored", tag, r.key)
 	}
+	return t
 }
 
-// forget removes a tag that the remote no longer has. Its manifest stays: it
-// can still be asked for by digest.
-func (r *Repository) forget(ctx context.Context, tag string) error {
+// now is the number of what happens next.
+func (c *Cache) now() uint64 {
+	c.tags.Lock()
+	defer c.tags.Unlock()
+	c.order++
+	return c.order
+}
+
+// record numbers what is about to be recorded of tag by a request that has begun at
+// began. It returns false where a later one was faster: requests from different sides are
+// not in order, and what was asked for first must not replace what was asked for last.
+// The caller holds c.tags.
+func (r *Repository) record(tag string, began uint64) bool {
+	c, k := r.c, r.memoryKey(kindTag, tag)
+	if at, known := c.recorded.Get(k); known && at > began {
+		return false
+	}
+	c.order++
+	c.recorded.Add(k, c.order)
+	return true
+}
+
+// forget removes a tag that the remote, asked at began, no longer has. Its manifest
+// stays: it can still be asked for by digest.
+func (r *Repository) forget(ctx context.Context, tag string, began uint64) error {
+	r.c.tags.Lock()
+	defer r.c.tags.Unlock()
+	if !r.record(tag, began) {
+		return nil
+	}
 	if err := r.c.opts.Index.Apply(ctx, Change{Key: key(kindTag, r.key, tag), Delete: true}); err != nil {
 		return err
 	}
@@ -220,49 +226,52 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 	if r.remote.Upstream == nil {
 		return known, knownErr
 	}
-	have := knownErr == nil && (len(known.Tags) > 0 || last != "")
-	place := []string{strconv.Itoa(n), last}
-	list := func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, n, last) }
-	patient := ctx
-	if have {
-		why, due := r.away()
-		if why == nil && !r.force {
-			why, _ = r.recall(r.memoryKey(kindRepo))
-		}
-		switch {
-		case definite(why):
-			return TagList{}, why
-		case why != nil:
-			if due {
-				later(ctx, r, kindRepo, string(key("", place...)), list)
-			}
-			known.Stale = why
-			return known, nil
-		}
-		var cancel context.CancelFunc
-		patient, cancel = context.WithTimeout(ctx, stalePatience)
-		defer cancel()
-	} else if err := r.absentAtRemote(r.memoryKey(kindRepo)); err != nil {
+	if err := r.absentAtRemote(r.memoryKey(kindRepo, "")); err != nil {
 		return TagList{}, err
 	}
-	got, err := flight(patient, r, kindRepo, string(key("", place...)), list)
+	if knownErr != nil {
+		return r.upstreamTags(ctx, n, last) // the remote's reason says more
+	}
+	why, due := r.away()
+	if due {
+		later(ctx, r, kindRepo, "", func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, 1, "") })
+	}
+	if why != nil {
+		known.Stale = why
+		return known, nil
+	}
+	// Not by a deadline, which would look like a fault of the remote.
+	patient, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.AfterFunc(stalePatience, cancel)
+	defer timer.Stop()
+	list, err := r.upstreamTags(patient, n, last)
 	switch {
-	case err == nil, !have, definite(err), ctx.Err() != nil, errors.Is(err, ErrClosed):
-		return got, err // the remote's reason says more than what is stored
+	case err == nil, definite(err), ctx.Err() != nil:
+		return list, err
 	case patient.Err() != nil:
-		err = fmt.Errorf("%w: no answer of %s within %v", ErrUnavailable, r.remote.Host, stalePatience)
+		err = r.impatient()
 	}
 	known.Stale = err
 	return known, nil
 }
 
-// upstreamTags collects pages, since a remote may give fewer than n at a time.
+// upstreamTags collects pages, since a remote may give fewer than n at a time. It ends
+// with the client: a list can be long, and nobody else waits for it.
 func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (TagList, error) {
 	const maxPages = 100 // arbitrary, but bounded
+	select {
+	case r.remote.listing <- struct{}{}:
+		defer func() { <-r.remote.listing }()
+	case <-ctx.Done():
+		return TagList{}, ctx.Err()
+	}
 	list := TagList{Freshness: Freshness{Confirmed: r.c.opts.Now()}}
 	for range maxPages {
 		page, more, err := r.remote.Upstream.Tags(ctx, r.name, n-len(list.Tags), last)
-		r.learn(r.memoryKey(kindRepo), err)
+		if err == nil || definite(err) {
+			r.learn(r.memoryKey(kindRepo, ""), err)
+		}
 		if err != nil {
 			return TagList{}, err
 		}
@@ -287,8 +296,14 @@ func (r *Repository) storedTags(ctx context.Context, n int, last string) (list T
 		}
 		list.Tags = append(list.Tags, tag)
 	}
-	if len(list.Tags) == 0 && last == "" {
-		return TagList{}, r.missing("repository " + r.name)
+	if len(list.Tags) == 0 {
+		// It may be that there are none behind last.
+		switch known, err := r.c.has(ctx, key(kindRepo, r.key)); {
+		case err != nil:
+			return TagList{}, err
+		case !known || last == "":
+			return TagList{}, r.missing("repository " + r.name)
+		}
 	}
 	return list, nil
 }
