@@ -13,6 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
+	"registry-module/cache/tagpolicy"
 )
 
 // remote0 adjusts the first remote of a site.
@@ -118,6 +119,41 @@ func maxStale(d time.Duration) func(*cache.Remote) {
 	return func(r *cache.Remote) { r.MaxStale = d }
 }
 
+// Rules say how long the answer for a tag holds.
+func TestTagRules(t *testing.T) {
+	var rules tagpolicy.Rules
+	for _, text := range []string{"semver=immutable", "a:latest=always", "*=1h"} {
+		rule, err := tagpolicy.Parse(text)
+		must(t, err)
+		rules = append(rules, rule)
+	}
+	s := newSite(t, remote0(func(r *cache.Remote) { r.TagRules, r.TagTTL = rules[:2], time.Minute }))
+	for tag, want := range map[string][]int{"1.2.3": {0, 0, 0}, "latest": {1, 1, 1}, "v1": {0, 1, 0}} {
+		s.addImage("a", tag, "of "+tag)
+		r := s.Repository("a")
+		_, err := r.Tag(t.Context(), tag)
+		must(t, err)
+		for i, after := range []time.Duration{0, time.Minute, 0} {
+			s.now = s.now.Add(after)
+			before := s.up.Calls("resolve")
+			if m, err := r.Tag(t.Context(), tag); err != nil || m.Stale != nil {
+				t.Errorf("%s: %v, %v", tag, m.Stale, err)
+			}
+			if n := s.up.Calls("resolve") - before; n != want[i] {
+				t.Errorf("%s, %d: %d requests, want %d", tag, i, n, want[i])
+			}
+		}
+	}
+	moved, _ := s.addImage("a", "1.2.3", "another one")
+	s.now = s.now.Add(365 * 24 * time.Hour)
+	if m, err := s.Repository("a").Tag(t.Context(), "1.2.3"); err != nil || m.Digest == moved || m.Stale != nil {
+		t.Errorf("an immutable tag: %s, %v, %v", m.Digest, m.Stale, err)
+	}
+	if m, err := s.Repository("a").Fresh().Tag(t.Context(), "1.2.3"); err != nil || m.Digest != moved {
+		t.Errorf("and who insists: %s, %v", m.Digest, err)
+	}
+}
+
 // A tag in use never makes a client wait, and is never older than allowed.
 func TestTagInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -127,7 +163,6 @@ func TestTagInUse(t *testing.T) {
 		must(t, err)
 		slow := time.Second // is what the remote takes
 		s.up.Asked = func(context.Context, string) { <-time.After(slow) }
-		s.opts.Now = nil
 		for i := range 60 {
 			s.now = s.now.Add(30 * time.Second)
 			text := "moved, " + strings.Repeat("x", i)
@@ -139,8 +174,10 @@ func TestTagInUse(t *testing.T) {
 				t.Errorf("an answer of %v ago, after %v", age, time.Since(start))
 			}
 			<-time.After(3 * time.Second)
-			if m, err = s.Repository("a").CachedTag(t.Context(), "v1"); m.Digest != moved && m.Stale != nil {
-				t.Errorf("%s, %v, %v: want %s", m.Digest, m.Freshness, err, moved)
+			m, err = s.Repository("a").CachedTag(t.Context(), "v1")
+			must(t, err)
+			if m.Stale != nil || m.Digest != moved && s.now.Sub(m.Confirmed) >= tagTTL {
+				t.Errorf("%s, %v, of %v: want %s", m.Digest, m.Stale, s.now.Sub(m.Confirmed), moved)
 			}
 		}
 		if n := s.up.Calls("resolve"); n < 5 || n > 6 {
@@ -173,11 +210,10 @@ func TestUnconfirmedTag(t *testing.T) {
 func TestTagMovesDuringPull(t *testing.T) {
 	s := newSite(t)
 	old, oldLayer := s.addImage("a", "v1", "first")
-	_, newLayer := old, oldLayer
 	r := s.Repository("a")
 	m, err := r.Tag(t.Context(), "v1")
 	must(t, err)
-	_, newLayer = s.addImage("a", "v1", "moved")
+	_, newLayer := s.addImage("a", "v1", "moved")
 	s.now = s.now.Add(tagTTL)
 	moved, err := r.Tag(t.Context(), "v1")
 	must(t, err)

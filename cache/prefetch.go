@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -24,6 +25,10 @@ const (
 	// attachedFor is how long what is attached to an image is not looked for again:
 	// signatures come after what they sign.
 	attachedFor = time.Hour
+	// By these, BuildKit marks the attestations within an index. See
+	// https://docs.docker.com/build/metadata/attestations/attestation-storage/
+	attestationType     = "vnd.docker.reference.type"
+	attestationManifest = "attestation-manifest"
 )
 
 // prefetcher fetches what belongs to images before somebody asks for it, the least
@@ -115,12 +120,12 @@ func (p *prefetcher) again(job prefetch) { p.done.Remove(manifestKey{job.r.key, 
 
 // fetchParts fetches what an image consists of.
 func fetchParts(ctx context.Context, p *prefetcher, job prefetch) bool {
-	p.blobs(ctx, job, job.m)
+	p.blobs(ctx, job, job.m, p.fetch)
 	return true // or else blobs has said so
 }
 
-// blobs fetches what m consists of, and returns when the last of it has begun.
-func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest) {
+// blobs does fetch for what m consists of, and returns when the last of it has begun.
+func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, fetch func(context.Context, *Repository, v1.Descriptor) bool) {
 	doc, err := parseManifest(m.Bytes)
 	if err != nil { // it was parsed before
 		return
@@ -133,28 +138,39 @@ func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest) {
 		}
 		p.c.wg.Go(func() {
 			defer func() { <-p.running }()
-			if !p.fetch(ctx, job.r, blob) {
+			if !fetch(ctx, job.r, blob) {
 				p.again(job)
 			}
 		})
 	}
 }
 
-// fetchAttached fetches what is attached to an image: what refers to it, and what cosign
-// puts under tags that are made of its digest.
+// fetchAttached fetches what is attached to an image: what refers to it, what its index
+// has beside it, and what cosign puts under tags that are made of its digest.
 func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
-	if doc, err := parseManifest(job.m.Bytes); err != nil || doc.Subject != nil {
+	doc, err := parseManifest(job.m.Bytes)
+	if err != nil || doc.Subject != nil {
 		return true // it is attached itself
 	}
 	list, err := job.r.Referrers(ctx, job.m.Digest)
 	done := err == nil && list.Stale == nil
-	for _, d := range list.Manifests[:min(len(list.Manifests), maxAttached)] {
+	attached := slices.Clone(list.Manifests)
+	for _, d := range doc.Manifests {
+		if d.Annotations[attestationType] == attestationManifest && askable(d) {
+			attached = append(attached, d)
+		}
+	}
+	for _, d := range attached[:min(len(attached), maxAttached)] {
 		m, err := job.r.Manifest(ctx, d.Digest)
 		if err != nil {
 			done = done && errors.Is(err, ErrNotFound)
 			continue
 		}
-		p.blobs(ctx, job, m)
+		p.blobs(ctx, job, m, p.fetchOrLink)
+		// Clients look for what refers to that in turn. It is not followed.
+		if _, err := job.r.Referrers(ctx, d.Digest); err != nil {
+			done = false
+		}
 	}
 	for _, suffix := range []string{".sig", ".att", ".sbom"} {
 		t, err := job.r.Tag(ctx, referrersTag(job.m.Digest)+suffix)
@@ -162,9 +178,26 @@ func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
 			done = done && errors.Is(err, ErrNotFound)
 			continue
 		}
-		p.blobs(ctx, job, t.Manifest)
+		p.blobs(ctx, job, t.Manifest, p.fetchOrLink)
 	}
 	return done
+}
+
+// fetchOrLink is fetch, also for what is stored for another repository: the empty
+// configuration that most artifacts share is.
+func (p *prefetcher) fetchOrLink(ctx context.Context, r *Repository, blob v1.Descriptor) bool {
+	if !p.fetch(ctx, r, blob) {
+		return false
+	}
+	b, _, err := r.openStored(ctx, blob.Digest)
+	if err == nil {
+		return b.Close() == nil
+	}
+	if !absent(err) {
+		return false
+	}
+	_, err = r.vouch(ctx, blob.Digest)
+	return err == nil
 }
 
 // fetch brings a blob into the cache, and returns whether there is nothing left to

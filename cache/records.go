@@ -21,6 +21,7 @@ const (
 	kindReferrers     = "f" // repository, digest: that the remote has said what refers to it
 	kindReferrersPart = "g" // repository, digest, number: a part of what refers to it
 	kindSubject       = "s" // repository, digest, digest of a manifest there: which refers to it
+	kindListed        = "h" // repository, digest: a manifest that is in a list of referrers there
 	kindNamed         = "n" // repository, digest: content that a manifest there names
 	kindRepo          = "r" // repository
 	kindTag           = "t" // repository, tag

@@ -126,7 +126,7 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 }
 
 // keepReferrers keeps what the remote has said. That there are none is kept of what is
-// stored only, and otherwise just remembered: anybody can ask for any digest.
+// known only, and otherwise just remembered: anybody can ask for any digest.
 func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
 	memory := r.memoryKey(kindReferrers, dgst.String())
 	r.learn(memory, nil)
@@ -135,11 +135,9 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 		return err
 	}
 	keep := len(rec.Manifests) <= maxReferrers
-	if len(rec.Manifests) == 0 {
-		if _, err := r.CachedManifest(ctx, dgst); err != nil {
-			keep = false
-			r.learn(memory, errNoReferrers)
-		}
+	if len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst) {
+		keep = false
+		r.learn(memory, errNoReferrers)
 	}
 	var parts [][]byte
 	if keep {
@@ -147,23 +145,35 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 			r.c.log.Warnf("the list of referrers of %s in %s is not kept: it is too large", dgst, r.key)
 		}
 	}
+	head := Change{Key: key(kindReferrers, r.key, dgst.String()), Delete: true}
 	var changes []Change
 	if keep {
 		rec.Parts = len(parts)
-		changes = append(changes, put(key(kindReferrers, r.key, dgst.String()), referrersRecord{Validated: rec.Validated, Parts: rec.Parts}))
+		head = put(head.Key, referrersRecord{Validated: rec.Validated, Parts: rec.Parts})
 		if before.Parts == rec.Parts && slices.EqualFunc(before.Manifests, rec.Manifests, sameDescriptor) {
-			return r.c.opts.Index.Apply(ctx, changes...) // which is all that has changed
+			return r.c.opts.Index.Apply(ctx, head) // which is all that has changed
 		}
 		for i, p := range parts {
 			changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Value: p})
 		}
-	} else if err == nil {
-		changes = append(changes, Change{Key: key(kindReferrers, r.key, dgst.String()), Delete: true})
+		for _, d := range rec.Manifests {
+			changes = append(changes, put(key(kindListed, r.key, d.Digest.String()), struct{}{}))
+		}
 	}
 	for i := rec.Parts; i < before.Parts; i++ {
 		changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Delete: true})
 	}
-	return r.c.opts.Index.Apply(ctx, changes...)
+	return r.applyInParts(ctx, append(changes, head))
+}
+
+// isKnown tells whether dgst is a manifest that is stored here, or that refers to
+// something here.
+func (r *Repository) isKnown(ctx context.Context, dgst digest.Digest) bool {
+	if _, err := r.CachedManifest(ctx, dgst); err == nil {
+		return true
+	}
+	listed, err := r.c.has(ctx, key(kindListed, r.key, dgst.String()))
+	return err == nil && listed
 }
 
 func sameDescriptor(a, b v1.Descriptor) bool { return reflect.DeepEqual(a, b) }

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
+	"registry-module/cache/tagpolicy"
 )
 
 // attach makes the remote have something that refers to subject.
@@ -212,7 +213,7 @@ func TestAttachedIsFetched(t *testing.T) {
 				s.wantCalls(t, "", 1)
 				return
 			}
-			s.wantCalls(t, "referrers", 1)
+			s.wantCalls(t, "referrers", 2) // the second for what refers to what refers to it
 			s.wantCalls(t, "blob", 3)
 			s.up.Fail(cache.ErrUnavailable)
 			list, err := r.Referrers(t.Context(), image)
@@ -233,6 +234,179 @@ func TestAttachedIsFetched(t *testing.T) {
 			synctest.Wait()
 		})
 	}
+}
+
+// What the remote has taken away does not come back, whatever is asked when.
+func TestReferrersAreGone(t *testing.T) {
+	s := newSite(t)
+	subject := digest.FromString("not stored")
+	signature := s.attach("a", "", "test/signature", subject)
+	r := s.Repository("a")
+	if list, err := r.Referrers(t.Context(), subject); err != nil || len(list.Manifests) != 1 {
+		t.Fatal(list, err)
+	}
+	s.up.SetManifest("a", signature.String(), cache.Manifest{})
+	s.now = s.now.Add(tagTTL)
+	for i := range 6 {
+		if list, err := r.Referrers(t.Context(), subject); err != nil || len(list.Manifests) != 0 || list.Stale != nil {
+			t.Errorf("request %d: %q, %v, %v", i, types(list), list.Stale, err)
+		}
+		s.now = s.now.Add(10 * time.Second)
+	}
+	s.up.SetAway(cache.ErrUnavailable, false)
+	s.up.Fail(cache.ErrUnavailable)
+	if list, err := r.Referrers(t.Context(), subject); err == nil && len(list.Manifests) != 0 {
+		t.Errorf("away: %q", types(list))
+	}
+}
+
+// What is stored is listed as well when the remote fails while it is asked.
+func TestReferrersWhenRemoteFails(t *testing.T) {
+	s := newSite(t)
+	image, _ := s.addImage("a", "v1", "first")
+	s.attach("a", "", "test/one", image)
+	r := s.Repository("a")
+	_, err := r.Referrers(t.Context(), image)
+	must(t, err)
+	s.up.FailOp("referrers", status(cache.ErrUnavailable))
+	two := s.attach("a", "", "test/two", image)
+	_, err = r.Manifest(t.Context(), two)
+	must(t, err)
+	if list, err := r.Referrers(t.Context(), image); err != nil || !slices.Equal(types(list), []string{"test/one", "test/two"}) || list.Stale == nil {
+		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
+	}
+	s.up.FailOp("referrers", nil)
+	if list, err := r.Referrers(t.Context(), image); err != nil || len(list.Manifests) != 2 || list.Stale != nil {
+		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
+	}
+}
+
+// Something new that refers to an image makes its list due, whatever was known.
+func TestReferrersOfWhatIsNew(t *testing.T) {
+	rule, err := tagpolicy.Parse("*=immutable")
+	must(t, err)
+	s := newSite(t, remote0(func(r *cache.Remote) { r.TagRules = tagpolicy.Rules{rule} }))
+	image, _ := s.addImage("a", "v1", "first")
+	r := s.Repository("a")
+	_, err = r.Tag(t.Context(), "v1")
+	must(t, err)
+	want := func(requests int, want ...string) {
+		t.Helper()
+		before := s.up.Calls("referrers")
+		if list, err := r.Referrers(t.Context(), image); err != nil || !slices.Equal(types(list), want) || list.Stale != nil {
+			t.Errorf("%q, %v, %v, want %q", types(list), list.Stale, err, want)
+		}
+		if n := s.up.Calls("referrers") - before; n != requests {
+			t.Errorf("%d requests, want %d", n, requests)
+		}
+	}
+	want(1)
+	want(0)
+	one := s.attach("a", "", "test/one", image)
+	want(0)
+	_, err = r.Manifest(t.Context(), one)
+	must(t, err)
+	want(1, "test/one")
+	want(0, "test/one")
+	s.attach("a", "", "test/two", image)
+	s.now = s.now.Add(tagTTL) // lists are not immutable, whatever is said of tags
+	want(1, "test/one", "test/two")
+}
+
+// A 404 that need not be the registry's is no list.
+func TestReferrersAreNotKnown(t *testing.T) {
+	s, _ := newPair(t)
+	image := addImageAt(s.up, "a", "v1", "first")
+	vague := status(cache.ErrNotFound)
+	vague.Vague = true
+	s.up.FailOp("referrers", vague)
+	for name, r := range map[string]interface {
+		Referrers(context.Context, digest.Digest) (cache.Referrers, error)
+	}{"name": s.called("a"), "repository": s.Repository("a")} {
+		if list, err := r.Referrers(t.Context(), image); !errors.Is(err, cache.ErrInvalid) || errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("%s: %+v, %v", name, list, err)
+		}
+	}
+}
+
+// Whatever is attached, the entries of the index are small, and a list that has not
+// changed is not written again.
+func TestManyReferrers(t *testing.T) {
+	s := newSite(t)
+	image, _ := s.addImage("a", "v1", "first")
+	for i := range 300 {
+		s.attach("a", "", fmt.Sprintf("test/%03d/%s", i, strings.Repeat("x", 300)), image)
+	}
+	r := s.Repository("a")
+	_, err := r.Tag(t.Context(), "v1")
+	must(t, err)
+	list, err := r.Referrers(t.Context(), image)
+	must(t, err)
+	huge := s.attach("b", "", strings.Repeat("x", 1<<20), image)
+	_, err = s.Repository("b").Manifest(t.Context(), huge)
+	must(t, err)
+	for e, err := range s.index.Scan(t.Context(), nil, nil) {
+		must(t, err)
+		if len(e.Value) > 48<<10 {
+			t.Errorf("an entry %q of %d bytes", e.Key[:1], len(e.Value))
+		}
+	}
+	s.reopen(t)
+	r = s.Repository("a")
+	s.up.SetAway(cache.ErrUnavailable, false)
+	s.now = s.now.Add(tagTTL)
+	if kept, err := r.Referrers(t.Context(), image); err != nil || !slices.Equal(types(kept), types(list)) || len(list.Manifests) != 300 {
+		t.Errorf("%d of %d are kept, %v", len(kept.Manifests), len(list.Manifests), err)
+	}
+	s.up.SetAway(nil, false)
+	entries := s.entries(t)
+	s.up.RemoveRepo("a")
+	if list, err := r.Referrers(t.Context(), image); err != nil || len(list.Manifests) != 0 {
+		t.Errorf("%d are left, %v", len(list.Manifests), err)
+	}
+	if n := s.entries(t); n > entries-4 {
+		t.Errorf("%d entries in the index, %d before", n, entries)
+	}
+}
+
+// What is attached later is fetched later, and no remote waits for another one.
+func TestAttachedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, second := newPair(t, func(o *cache.Options) { o.Attached, o.Prefetch = true, true })
+		image, _ := s.addImage("a", "v1", "first")
+		r := s.Repository("a")
+		pull := func(r *cache.Repository) {
+			t.Helper()
+			m, err := r.Tag(t.Context(), "v1")
+			must(t, err)
+			r.Prefetch(m.Manifest)
+			synctest.Wait()
+		}
+		pull(r)
+		signature := s.attach("a", "", "test/signature", image)
+		s.now = s.now.Add(59 * time.Minute)
+		pull(r)
+		if _, err := r.CachedManifest(t.Context(), signature); err == nil {
+			t.Error("it is looked for again within the hour")
+		}
+		s.now = s.now.Add(time.Minute)
+		pull(r)
+		_, err := r.CachedManifest(t.Context(), signature)
+		must(t, err)
+
+		s.now = s.now.Add(time.Hour)
+		addImageAt(second, "b", "v1", "second")
+		other := s.at(t, second.Host(), "b")
+		m, err := r.Tag(t.Context(), "v1")
+		must(t, err)
+		s.up.Asked = hang
+		r.Prefetch(m.Manifest)
+		start := time.Now()
+		pull(other)
+		if second.Calls("blob") == 0 || second.Calls("referrers") != 1 || time.Since(start) != 0 {
+			t.Errorf("%d blobs, %d lists", second.Calls("blob"), second.Calls("referrers"))
+		}
+	})
 }
 
 // hang is a remote that does not answer.
