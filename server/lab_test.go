@@ -245,6 +245,12 @@ func (b buffered) Write(p []byte) (int, error) {
 
 func (b buffered) Close() error { b.end(); return nil }
 
+// SetDeadline is for reading: writing does not wait, and TLS forbids it as soon as it has
+// said goodbye.
+func (b buffered) SetDeadline(t time.Time) error { return b.SetReadDeadline(t) }
+
+func (b buffered) SetWriteDeadline(time.Time) error { return nil }
+
 // drop ends all connections.
 func (p *pipes) drop() {
 	p.mu.Lock()

@@ -69,7 +69,6 @@ func begins(l *lab, end func(*http.Request)) {
 	l.instead = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", v1.MediaTypeImageManifest)
 		w.Header().Set("Content-Length", "400")
-		w.Header().Set("Connection", "close") // or else the transport tries again now and then
 		if r.Method == http.MethodHead {
 			return
 		}
@@ -119,7 +118,7 @@ func TestStates(t *testing.T) {
 		"503":                  {answers(503), failed, stale, away},
 		"503 for a minute":     {answers(503, "Retry-After", "60"), failed, stale, in("30", away)},
 		"504":                  {answers(504), failed, stale, away},
-		"508":                  {answers(508), failed, stale, seen{status: 508, code: "UNAVAILABLE", attempts: 1}},
+		"508":                  {answers(508), failed, failed, seen{status: 508, code: "UNAVAILABLE", attempts: 1}},
 		"511":                  {answers(511), failed, stale, invalid},
 
 		"refused":       {dials(fails(syscall.ECONNREFUSED)), failed, stale, away},
