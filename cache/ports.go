@@ -222,7 +222,8 @@ type Upstream interface {
 
 	// Manifest fetches the manifest that ref, a tag or a digest, stands for.
 	// Bytes and media type are the remote's own; Digest is the remote's claim
-	// (empty where it made none), which the caller has to verify.
+	// (empty where it made none), which the caller has to verify. Age and Stale
+	// are of the answer, and not of the manifest.
 	Manifest(ctx context.Context, repo, ref string) (Manifest, error)
 
 	// Resolve asks what ref stands for without fetching it (HEAD). Digest is
@@ -298,6 +299,12 @@ type Descriptor struct {
 	Digest    digest.Digest
 	// Size is in bytes.
 	Size int64
+	// Age is, of what a tag stands for, how long ago the remote has had that confirmed
+	// itself: 0 where it is the origin, or does not say. See RFC 9111, section 5.1.
+	Age time.Duration
+	// Stale is, of what a tag stands for, that the remote says it could not have that
+	// confirmed: its answer is one of Age ago.
+	Stale bool
 }
 
 // Manifest is a manifest as it was pushed: its exact bytes and the media type

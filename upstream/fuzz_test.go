@@ -225,3 +225,18 @@ func FuzzReferrers(f *testing.F) {
 		}
 	})
 }
+
+func FuzzAge(f *testing.F) {
+	for _, seed := range [][2]string{{"7", `110 - "Response is Stale"`}, {"1, 2", `299 - "a, \"110", 110 x "" "Mon, 23 Nov 2026 12:01:30 GMT"`}, {"99999999999999999999", `"`}, {"-1", `\`}, {"", ","}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, age, warning string) {
+		got, stale := ageOf(http.Header{"Age": {age}, "Warning": {warning}})
+		if got < 0 || got > maxAge || got%time.Second != 0 {
+			t.Errorf("age %q is %v", age, got)
+		}
+		if stale && !strings.Contains(warning, "110") {
+			t.Errorf("%q says that it is stale", warning)
+		}
+	})
+}

@@ -38,7 +38,19 @@ func (r *Remote) Manifest(ctx context.Context, repo, ref string) (cache.Manifest
 	}
 	defer rep.drain()
 	m, err := r.openManifest(op, rep)
+	if err == nil {
+		dated(&m.Descriptor, ref, rep)
+	}
 	return m, rep.blame(err)
+}
+
+// dated adds to the answer for ref how old it is. What a digest stands for does not
+// change, and an answer that says nothing has no age.
+func dated(desc *cache.Descriptor, ref string, rep *reply) {
+	says := rep.StatusCode == http.StatusOK || rep.StatusCode == http.StatusNotModified
+	if says && digest.Digest(ref).Validate() != nil {
+		desc.Age, desc.Stale = ageOf(rep.Header)
+	}
 }
 
 func (r *Remote) openManifest(op string, rep *reply) (cache.Manifest, error) {
@@ -92,6 +104,9 @@ func (r *Remote) resolveBy(ctx context.Context, op, method, repo, ref string, kn
 	}
 	defer rep.drain()
 	desc, err := r.resolved(op, method, rep, known)
+	if err == nil {
+		dated(&desc, ref, rep)
+	}
 	return desc, rep.blame(err)
 }
 
