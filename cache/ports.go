@@ -228,7 +228,9 @@ type Upstream interface {
 
 	// Resolve asks what ref stands for without fetching it (HEAD). Digest is
 	// empty and Size -1 where the remote does not say. Known, unless empty, is what
-	// ref has stood for: the remote may answer that it still does.
+	// ref has stood for: the remote may answer that it still does. Where it does not
+	// say what ref stands for, and known is given, Digest may be that of the bytes
+	// that ref stands for: they had to be fetched for it, and are not kept.
 	Resolve(ctx context.Context, repo, ref string, known digest.Digest) (Descriptor, error)
 
 	// Blob opens the content of dgst, or the part of it that is asked for. A

@@ -20,6 +20,8 @@ func TestResolveWhatIsKnown(t *testing.T) {
 	unchanged := cache.Descriptor{Digest: now, Size: -1}
 	head, get, both := []ut.Kind{ut.ManifestHead}, []ut.Kind{ut.ManifestGet}, []ut.Kind{ut.ManifestHead, ut.ManifestGet}
 	noDigest := http.Header{"Docker-Content-Digest": nil}
+	long := digest.SHA512.FromString(content)
+	silent := ut.Fault{Kinds: both, IgnoreIfNoneMatch: true, Header: noDigest, Chunked: true}
 	mute := ut.Fault{Kinds: head, IgnoreIfNoneMatch: true, Header: noDigest}
 	for name, test := range map[string]struct {
 		known      digest.Digest
@@ -41,16 +43,21 @@ func TestResolveWhatIsKnown(t *testing.T) {
 		"not modified, and another":   {other, []ut.Fault{{Kinds: head, Status: 304, Header: http.Header{"Docker-Content-Digest": {now.String()}}}}, cache.Descriptor{}, cache.ErrInvalid, "nothing has changed since", 1, 1},
 		"HEAD says nothing, same":     {now, []ut.Fault{mute}, unchanged, nil, "", 1, 2},
 		"HEAD says nothing, another":  {other, []ut.Fault{mute}, full, nil, "", 1, 2},
-		"nobody says anything":        {now, []ut.Fault{{Kinds: both, IgnoreIfNoneMatch: true, Header: noDigest, Chunked: true}}, cache.Descriptor{MediaType: "application/json", Size: -1}, nil, "", 1, 2},
-		"no HEAD, same":               {now, []ut.Fault{{Kinds: head, Status: 405}}, unchanged, nil, "", 1, 2},
-		"no HEAD, another":            {other, []ut.Fault{{Kinds: head, Status: 501}}, full, nil, "", 1, 2},
-		"no HEAD, no GET":             {now, []ut.Fault{{Kinds: both, Status: 405}}, cache.Descriptor{}, cache.ErrInvalid, "HTTP status 405", 1, 2},
-		"no HEAD, gone":               {now, []ut.Fault{{Kinds: head, Status: 405}, {Kinds: get, Status: 404}}, cache.Descriptor{}, cache.ErrNotFound, "scripted fault", 1, 2},
-		"no HEAD, too many GETs":      {now, []ut.Fault{{Kinds: head, Status: 405}, {Kinds: get, Status: 429}}, cache.Descriptor{}, cache.ErrRateLimited, "", 1, 2},
-		"gone":                        {now, []ut.Fault{{Kinds: head, Status: 404}}, cache.Descriptor{}, cache.ErrNotFound, "", 1, 1},
-		"page":                        {now, []ut.Fault{ut.HTMLPage(head...)}, cache.Descriptor{}, cache.ErrInvalid, "login page", 1, 1},
-		"no digest":                   {"sha256:abc", nil, cache.Descriptor{}, cache.ErrInvalid, "not a digest", 0, 0},
-		"header in it":                {now + "\"\r\nX: y", nil, cache.Descriptor{}, cache.ErrInvalid, "not a digest", 0, 0},
+		// The digest is that of the bytes.
+		"nobody says anything":          {now, []ut.Fault{silent}, full, nil, "", 1, 2},
+		"nobody says anything, another": {other, []ut.Fault{silent}, full, nil, "", 1, 2},
+		"nobody says anything, SHA-512": {long, []ut.Fault{silent}, cache.Descriptor{MediaType: "application/json", Digest: long, Size: full.Size}, nil, "", 1, 2},
+		"nobody says anything, cut":     {now, []ut.Fault{mute, {Kinds: get, IgnoreIfNoneMatch: true, Header: noDigest, Cut: true, CutAt: 5}}, cache.Descriptor{}, cache.ErrUnavailable, "", 1, 2},
+		"nobody says anything, no JSON": {now, []ut.Fault{mute, {Kinds: get, IgnoreIfNoneMatch: true, Header: noDigest, Body: []byte("ok")}}, cache.Descriptor{}, cache.ErrInvalid, "not a JSON object", 1, 2},
+		"no HEAD, same":                 {now, []ut.Fault{{Kinds: head, Status: 405}}, unchanged, nil, "", 1, 2},
+		"no HEAD, another":              {other, []ut.Fault{{Kinds: head, Status: 501}}, full, nil, "", 1, 2},
+		"no HEAD, no GET":               {now, []ut.Fault{{Kinds: both, Status: 405}}, cache.Descriptor{}, cache.ErrInvalid, "HTTP status 405", 1, 2},
+		"no HEAD, gone":                 {now, []ut.Fault{{Kinds: head, Status: 405}, {Kinds: get, Status: 404}}, cache.Descriptor{}, cache.ErrNotFound, "scripted fault", 1, 2},
+		"no HEAD, too many GETs":        {now, []ut.Fault{{Kinds: head, Status: 405}, {Kinds: get, Status: 429}}, cache.Descriptor{}, cache.ErrRateLimited, "", 1, 2},
+		"gone":                          {now, []ut.Fault{{Kinds: head, Status: 404}}, cache.Descriptor{}, cache.ErrNotFound, "", 1, 1},
+		"page":                          {now, []ut.Fault{ut.HTMLPage(head...)}, cache.Descriptor{}, cache.ErrInvalid, "login page", 1, 1},
+		"no digest":                     {"sha256:abc", nil, cache.Descriptor{}, cache.ErrInvalid, "not a digest", 0, 0},
+		"header in it":                  {now + "\"\r\nX: y", nil, cache.Descriptor{}, cache.ErrInvalid, "not a digest", 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reg := ut.New(t)

@@ -75,8 +75,10 @@ func (r *Remote) openManifest(op string, rep *reply) (cache.Manifest, error) {
 // Known is asked for by If-None-Match (RFC 9110 section 13.1.2), as the ETag that
 // registries give a manifest: its digest in quotes. Where the answer is that nothing
 // has changed, known is returned, without type and size. A remote that has said no
-// digest to a HEAD is asked in the same way by GET, once. No other GET is sent: some
-// count them against a limit, and no HEAD.
+// digest to a HEAD is asked in the same way by GET, once. Where it says none to that
+// either, and sends the manifest, the digest is that of its bytes, by the algorithm of
+// known: who has those stored need not fetch them again. Who has not does: they are not
+// kept. No other GET is sent: some count them against a limit, and no HEAD.
 func (r *Remote) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	op := "asking for manifest " + describe(repo, ref)
 	desc, err := r.resolveBy(ctx, op, http.MethodHead, repo, ref, known)
@@ -86,7 +88,7 @@ func (r *Remote) Resolve(ctx context.Context, repo, ref string, known digest.Dig
 	return desc, err
 }
 
-// resolveBy is Resolve by one request. It does not want the body.
+// resolveBy is Resolve by one request.
 func (r *Remote) resolveBy(ctx context.Context, op, method, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
 	q, err := r.queryManifest(op, method, repo, ref)
 	if err != nil {
@@ -123,6 +125,14 @@ func (r *Remote) resolved(op, method string, rep *reply, known digest.Digest) (c
 	desc, err := r.describeManifest(op, rep)
 	if err != nil {
 		return cache.Descriptor{}, err
+	}
+	if method == http.MethodGet && desc.Digest == "" {
+		content, err := r.readManifest(op, rep)
+		if err != nil {
+			return cache.Descriptor{}, err
+		}
+		desc.Digest, desc.Size = known.Algorithm().FromBytes(content), int64(len(content))
+		return desc, nil
 	}
 	if desc.Size = rep.ContentLength; desc.Size <= 0 {
 		desc.Size = -1 // no manifest is empty: this is a length that was not known
