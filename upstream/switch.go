@@ -50,8 +50,8 @@ func (s *Switch) offline() error {
 //
 // When Set returns after that, no new connection is made, no name is looked up, and
 // those connections that were open have been closed: each with one packet, a reset,
-// which is not repeated. To what the other side has sent before that has reached it,
-// the kernel goes on to answer with resets. Programs that are being run to get
+// which is not repeated. So were those that had ended before. To what the other side
+// has sent before that has reached it, the kernel goes on to answer with resets. Programs that are being run to get
 // credentials are killed.
 func (s *Switch) Set(why error) {
 	s.mu.Lock()
@@ -73,7 +73,7 @@ func (s *Switch) Set(why error) {
 	s.mu.Unlock()
 	// From here on nothing is added that was not refused.
 	for c := range conns {
-		c.reset()
+		_ = c.end() // what is wrong with it does not matter any more
 	}
 	for _, e := range dials {
 		<-e.dialed
@@ -156,7 +156,7 @@ func (s *Switch) dialer(d net.Dialer) dialFunc {
 
 // adopt takes charge of a connection.
 func (s *Switch) adopt(open net.Conn) (net.Conn, error) {
-	c := &conn{Conn: open, by: s}
+	c := &conn{Conn: open, by: s, end: sync.OnceValue(func() error { return reset(open) })}
 	s.mu.Lock()
 	err := s.offline()
 	if err == nil {
@@ -167,7 +167,7 @@ func (s *Switch) adopt(open net.Conn) (net.Conn, error) {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		c.reset()
+		_ = c.end() // nobody has used it
 		return nil, err
 	}
 	if p, ok := open.(net.PacketConn); ok {
@@ -179,24 +179,28 @@ func (s *Switch) adopt(open net.Conn) (net.Conn, error) {
 // conn is a connection that a Switch closes.
 type conn struct {
 	net.Conn
-	by *Switch
+	by  *Switch
+	end func() error // once for all, who all wait for it
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. It closes the connection as Set does: what is left to the
+// kernel now would still be on its way when contact is ruled out later. Who has an
+// answer has nothing under way that is of use to anybody.
 func (c *conn) Close() error {
+	err := c.end()
 	c.by.mu.Lock()
-	delete(c.by.conns, c)
+	delete(c.by.conns, c) // not before: Set does not return before it is closed
 	c.by.mu.Unlock()
-	return c.Conn.Close()
+	return err
 }
 
-// reset closes the connection without saying goodbye: otherwise the kernel repeats that
+// reset closes a connection without saying goodbye: otherwise the kernel repeats that
 // and what was not acknowledged for minutes where nobody answers.
-func (c *conn) reset() {
-	if tcp, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = tcp.SetLinger(0) // it may be closed
+func reset(c net.Conn) error {
+	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0) // the other side may have reset it
 	}
-	_ = c.Conn.Close() // it may be closed
+	return c.Close()
 }
 
 // packetConn is a conn of datagrams.

@@ -222,40 +222,66 @@ func TestOfflineCutsOff(t *testing.T) {
 func ignore(error) error { return nil }
 
 // The other side gets a reset, and not a goodbye that the kernel repeats while nobody
-// answers.
+// answers: also where the connection was closed before, and not because of offline mode.
 func TestOfflineResets(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for name, tt := range map[string]struct {
+		answer string
+		end    func(*upstream.Switch, *upstream.Remote)
+	}{
+		"asked":              {"", func(s *upstream.Switch, _ *upstream.Remote) { s.Set(errLinkIsDear) }},
+		"answered":           {"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", func(s *upstream.Switch, _ *upstream.Remote) { s.Set(errLinkIsDear) }},
+		"answered, and idle": {"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", func(_ *upstream.Switch, r *upstream.Remote) { _ = r.Close() }},
+		"last answer":        {"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", nil},
+		"no HTTP":            {"220 mail.example.com\r\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			asked, ended := make(chan struct{}), make(chan error, 1)
+			go func() {
+				c, err := ln.Accept()
+				if err != nil {
+					ended <- err
+					return
+				}
+				defer c.Close()
+				if _, err := c.Read(make([]byte, 1<<10)); err != nil {
+					ended <- err
+					return
+				}
+				if _, err := io.WriteString(c, tt.answer); err != nil {
+					ended <- err
+					return
+				}
+				close(asked)
+				_, err = c.Read(make([]byte, 1))
+				ended <- err
+			}()
+			s := new(upstream.Switch)
+			// The connection is that of package net, whose lingering can be set.
+			r := newRemote(t, upstream.Options{URL: "http://" + ln.Addr().String(), Switch: s})
+			failed := make(chan error, 1)
+			go func() { failed <- allQuestions()["Challenge"](t.Context(), r) }()
+			<-asked
+			if tt.answer != "" {
+				err = <-failed
+			}
+			if tt.end != nil {
+				tt.end(s, r)
+			}
+			if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the connection has ended with %v, want a reset", err)
+			}
+			if tt.answer == "" {
+				wantOffline(t, <-failed)
+			} else if errors.Is(err, cache.ErrOffline) {
+				t.Errorf("error %v, and there was an answer", err)
+			}
+		})
 	}
-	defer ln.Close()
-	asked, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			ended <- err
-			return
-		}
-		defer c.Close()
-		if _, err := c.Read(make([]byte, 1<<10)); err != nil {
-			ended <- err
-			return
-		}
-		close(asked)
-		_, err = c.Read(make([]byte, 1))
-		ended <- err
-	}()
-	s := new(upstream.Switch)
-	// The connection is that of package net, whose lingering can be set.
-	r := newRemote(t, upstream.Options{URL: "http://" + ln.Addr().String(), Switch: s})
-	failed := make(chan error, 1)
-	go func() { failed <- questions["Manifest"](t.Context(), r) }()
-	<-asked
-	s.Set(errLinkIsDear)
-	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the connection has ended with %v, want a reset", err)
-	}
-	wantOffline(t, <-failed)
 }
 
 // A connection that is being opened is given up before Set returns, and if it comes
