@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -90,4 +92,30 @@ func (r *Remote) viaProxy(u *url.URL, err error) error {
 		return err
 	}
 	return fmt.Errorf("the HTTP proxy %s cannot be reached: %w", proxy.Host, op.Err)
+}
+
+// connecting returns the context for req, and what ends it. It is over when a connection
+// by way of an HTTP proxy takes too long: the transport waits a minute for the answer to
+// CONNECT, and longer than that for one that comes byte by byte.
+func (g guarded) connecting(req *http.Request) (context.Context, func()) {
+	if req.URL.Scheme != "https" {
+		return req.Context(), func() {} // there is no CONNECT
+	}
+	if proxy, err := g.Proxy(req); err != nil || proxy == nil {
+		return req.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	late := time.AfterFunc(g.patience, func() {
+		// As the transport says that a proxy cannot be reached.
+		cancel(&net.OpError{Op: "proxyconnect", Net: "tcp", Err: fmt.Errorf("no connection by way of it within %v", g.patience)})
+	})
+	late.Stop()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { late.Reset(g.patience) },
+		GotConn: func(httptrace.GotConnInfo) { late.Stop() },
+	})
+	return ctx, func() {
+		late.Stop()
+		cancel(nil)
+	}
 }

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"registry-module/auth"
 	"registry-module/cache"
@@ -195,6 +197,72 @@ func TestProxyRefuses(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, tt.says)
 			}
 		})
+	}
+}
+
+// TestProxyHangs has a proxy accept connections, and not answer CONNECT, or not to its
+// end.
+func TestProxyHangs(t *testing.T) {
+	for name, tt := range map[string]struct{ begin, again string }{
+		"nothing":      {},
+		"no end":       {begin: "HTTP/1.1 200 OK\r\n"},
+		"byte by byte": {begin: "HTTP/1.1 200 OK\r\nX: ", again: "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var all sync.WaitGroup
+				dial := func(context.Context, string, string) (net.Conn, error) {
+					ours, theirs := net.Pipe()
+					all.Go(func() {
+						defer theirs.Close()
+						_, err := theirs.Read(make([]byte, 1<<10))
+						for say := tt.begin; err == nil; say = tt.again {
+							if say != "" {
+								_, err = io.WriteString(theirs, say)
+							}
+							if err == nil && tt.again == "" {
+								_, err = theirs.Read(make([]byte, 1))
+							}
+							time.Sleep(time.Second)
+						}
+					})
+					return ours, nil
+				}
+				s := new(upstream.Switch)
+				r := newRemote(t, upstream.Options{
+					URL: "https://registry.example.com", DialContext: dial, Switch: s,
+					ConnectTimeout: 3 * time.Second, TLSTimeout: 4 * time.Second,
+					Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example.com:3128"}),
+				})
+				start := time.Now()
+				_, err := r.Manifest(t.Context(), "a/b", "v1")
+				wantKind(t, err, cache.ErrUnavailable)
+				if took := time.Since(start); took != 7*time.Second {
+					t.Errorf("it has taken %v, want 7s", took)
+				}
+				if want := "the HTTP proxy proxy.example.com:3128 cannot be reached: no connection by way of it within 7s"; !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+				s.Set(errLinkIsDear) // what the transport still waits for
+				all.Wait()
+			})
+		})
+	}
+}
+
+// TestProxyIsSlow has an answer take longer than a connection may take.
+func TestProxyIsSlow(t *testing.T) {
+	ca := ut.NewCA(t)
+	reg := ut.NewWith(t, ut.Options{TLS: ca.ServerConfig(nil)})
+	img := reg.AddRandomImage("a/b", "v1", 1, 10)
+	p := newProxy(t, reg.Host())
+	r := newRemote(t, upstream.Options{
+		URL: "https://localhost:5000", Proxy: p.via(nil), CAFile: write(t, "ca.pem", ca.PEM()),
+		ConnectTimeout: 500 * time.Millisecond, TLSTimeout: 500 * time.Millisecond,
+	})
+	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestHead}, Delay: 1200 * time.Millisecond})
+	if d, err := r.Resolve(t.Context(), "a/b", "v1", ""); err != nil || d.Digest != img.Digest {
+		t.Errorf("resolves to %+v, %v", d, err)
 	}
 }
 

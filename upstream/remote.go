@@ -73,7 +73,8 @@ type Options struct {
 
 	// ConnectTimeout bounds name lookup and connecting. Default: 5 s.
 	ConnectTimeout time.Duration
-	// TLSTimeout bounds the TLS handshake. Default: 5 s.
+	// TLSTimeout bounds the TLS handshake. Default: 5 s. Where an HTTP proxy is in
+	// between, that it connects us is bounded with both by the sum of the two.
 	TLSTimeout time.Duration
 	// HeaderTimeout bounds the wait from a request to the beginning of its
 	// answer. Default: 15 s.

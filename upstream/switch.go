@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"registry-module/cache"
 )
@@ -222,21 +223,32 @@ func (c *packetConn) WriteTo(p []byte, addr net.Addr) (int, error) { return c.pa
 type guarded struct {
 	*http.Transport
 	by *Switch
+	// patience bounds the wait for a connection by way of an HTTP proxy.
+	patience time.Duration
 }
 
 // RoundTrip implements http.RoundTripper.
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := g.Transport.RoundTrip(req)
+	ctx, end := g.connecting(req)
+	resp, err := g.Transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
+		end()
 		return nil, g.by.or(err)
 	}
-	resp.Body = guardedBody{resp.Body, g.by}
+	resp.Body = guardedBody{resp.Body, g.by, end}
 	return resp, nil
 }
 
 type guardedBody struct {
 	io.ReadCloser
-	by *Switch
+	by  *Switch
+	end func()
+}
+
+// Close implements io.Closer.
+func (b guardedBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
 }
 
 // Read implements io.Reader.

@@ -26,7 +26,8 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreig
 	if err != nil {
 		return guarded{}, guarded{}, err
 	}
-	dial := contact.dialer(net.Dialer{Timeout: orDefault(opts.ConnectTimeout, 5*time.Second)})
+	connectTimeout, tlsTimeout := orDefault(opts.ConnectTimeout, 5*time.Second), orDefault(opts.TLSTimeout, 5*time.Second)
+	dial := contact.dialer(net.Dialer{Timeout: connectTimeout})
 	if opts.DialContext != nil {
 		dial = contact.guard(opts.DialContext)
 	}
@@ -36,12 +37,12 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreig
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	foreign = guarded{by: contact, Transport: &http.Transport{
+	foreign = guarded{by: contact, patience: connectTimeout + tlsTimeout, Transport: &http.Transport{
 		Proxy:                  discreet(proxy, secrets),
 		OnProxyConnectResponse: connected,
 		DialContext:            dial,
 		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    orDefault(opts.TLSTimeout, 5*time.Second),
+		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  orDefault(opts.HeaderTimeout, 15*time.Second),
 		Protocols:              protocols,
 		// A layer that is compressed on the way would have other bytes than its
@@ -53,7 +54,8 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreig
 		// One system call for 16 times as many bytes as by default.
 		ReadBufferSize: 64 << 10,
 	}}
-	own = guarded{by: contact, Transport: foreign.Clone()}
+	own = foreign
+	own.Transport = foreign.Clone()
 	own.TLSClientConfig.InsecureSkipVerify = opts.Insecure
 	if opts.CertFile != "" {
 		own.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
