@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -35,9 +36,12 @@ const (
 // It asks by the API of the OCI distribution specification ("Listing Referrers"), and
 // where the remote has none (400, 404, 405, 501) for the tag of the referrers tag
 // schema. That there is no such tag means that there are no referrers where a registry
-// says so, by the form of its answer, and else is a vague [cache.ErrNotFound]. A tag
-// that is there proves that the remote does not have the API, and for an hour only the
-// tag is asked for; what else says 404 may mean the repository.
+// says so, by the form of its answer, and else is a vague [cache.ErrNotFound].
+//
+// A tag that is there shows that the repository has no API, and for an hour only the tag
+// is asked for. Anybody who may push can make such a tag. So it shows nothing where the
+// remote says that it does not know the repository or the manifest, nothing of other
+// repositories, and nothing at a remote that has ever answered by the API.
 //
 // Descriptors without a digest, with a negative size, and those that repeat our
 // credentials are left out. A list that cannot be had to its end is an error.
@@ -46,54 +50,68 @@ func (r *Remote) Referrers(ctx context.Context, repo string, dgst digest.Digest)
 	if err := r.checkBlob(op, repo, dgst); err != nil {
 		return nil, err
 	}
-	if r.noReferrers.holds(r.auth.now()) {
+	if r.noReferrers.holds(repo, r.auth.now()) {
 		list, _, err := r.taggedReferrers(ctx, op, repo, dgst)
 		return list, err
 	}
-	list, ok, err := r.listedReferrers(ctx, op, repo, dgst)
-	if ok || err != nil {
+	list, api, err := r.listedReferrers(ctx, op, repo, dgst)
+	if api == apiAnswers || err != nil {
 		return list, err
 	}
 	list, found, err := r.taggedReferrers(ctx, op, repo, dgst)
-	if found {
-		r.noReferrers.set(r.auth.now().Add(noReferrersFor))
+	if found && api == apiLacks {
+		r.noReferrers.add(repo, r.auth.now().Add(noReferrersFor))
 	}
 	return list, err
 }
 
-// listedReferrers asks by the API, and reports whether there is one.
-func (r *Remote) listedReferrers(ctx context.Context, op, repo string, dgst digest.Digest) (list []v1.Descriptor, ok bool, err error) {
+// apiState is what an answer shows of an API.
+type apiState uint8
+
+const (
+	apiUnsure  apiState = iota // there may be none
+	apiLacks                   // so it seems
+	apiAnswers                 // there is one
+)
+
+// listedReferrers asks by the API, and tells what has come of that.
+func (r *Remote) listedReferrers(ctx context.Context, op, repo string, dgst digest.Digest) ([]v1.Descriptor, apiState, error) {
 	all := r.newReferrers()
 	q := r.query(op, http.MethodGet, repo, "/"+repo+"/referrers/"+dgst.String())
 	q.header.Set("Accept", v1.MediaTypeImageIndex)
 	for page := range maxReferrersPages {
 		rep, err := r.ask(ctx, q)
 		if err != nil {
-			return nil, false, err
+			return nil, apiUnsure, err
 		}
 		if hasNoAPI(rep.StatusCode) {
+			state := apiLacks
+			if knowsNot(rep.Response) {
+				state = apiUnsure
+			}
 			rep.drain()
 			if page > 0 { // and so it has one
 				err = rep.blame(r.invalid(op, rep.StatusCode, "the list breaks off after %d pages", page))
 			}
-			return nil, false, err
+			return nil, state, err
 		}
 		next, err := r.addPage(op, rep, all)
 		rep.drain()
 		if err != nil {
-			return nil, false, rep.blame(err)
+			return nil, apiUnsure, rep.blame(err)
 		}
+		r.noReferrers.disprove()
 		if next == "" {
-			return all.list, true, nil
+			return all.list, apiAnswers, nil
 		}
 		link, err := rep.url.Parse(next)
 		if err != nil || rep.foreign || !sameOrigin(link, r.base) || link.Path != rep.url.Path {
-			return nil, false, rep.blame(r.invalid(op, rep.StatusCode, "the list goes on where we do not follow: at another host or path"))
+			return nil, apiAnswers, rep.blame(r.invalid(op, rep.StatusCode, "the list goes on where we do not follow: at another host or path"))
 		}
 		link.User, link.Fragment, link.RawFragment = nil, "", ""
 		q.url = link
 	}
-	return nil, false, r.invalid(op, http.StatusOK, "the list has more than %d pages", maxReferrersPages)
+	return nil, apiAnswers, r.invalid(op, http.StatusOK, "the list has more than %d pages", maxReferrersPages)
 }
 
 // hasNoAPI reports whether a status is what registries say to a path that they do not
@@ -104,6 +122,16 @@ func hasNoAPI(status int) bool {
 		return true
 	}
 	return false
+}
+
+// knowsNot reports whether an answer, of which it reads the body, is that of a registry
+// that does not know the repository or the manifest: by the codes of the OCI
+// distribution specification ("Error Codes").
+func knowsNot(resp *http.Response) bool {
+	terr, ok := errors.AsType[*transport.Error](transport.CheckError(resp))
+	return ok && slices.ContainsFunc(terr.Errors, func(d transport.Diagnostic) bool {
+		return d.Code == transport.NameUnknownErrorCode || d.Code == transport.ManifestUnknownErrorCode
+	})
 }
 
 // addPage adds an answer of the API to all, and returns the link to the next one.
@@ -274,21 +302,49 @@ func (r *Remote) repeatsSecretAnywhere(text string) bool {
 	return r.secrets.Contains(text)
 }
 
-// lacking remembers until when a remote is taken to lack something. The zero value
+// maxLacking bounds of how many repositories a lacking remembers something.
+const maxLacking = 128
+
+// lacking remembers until when repositories are taken to lack an API. The zero value
 // remembers nothing.
 type lacking struct {
-	mu    sync.Mutex
-	until time.Time
+	mu        sync.Mutex // guards following
+	disproved bool       // for good, for all
+	until     map[string]time.Time
 }
 
-func (l *lacking) holds(now time.Time) bool {
+func (l *lacking) holds(repo string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return now.Before(l.until)
+	return now.Before(l.until[repo])
 }
 
-func (l *lacking) set(until time.Time) {
+// add remembers that repo lacks it. Where that is too much, what is remembered for the
+// shortest time is forgotten.
+func (l *lacking) add(repo string, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = until
+	if l.disproved {
+		return
+	}
+	if l.until == nil {
+		l.until = make(map[string]time.Time)
+	}
+	l.until[repo] = until
+	for len(l.until) > maxLacking {
+		first := repo
+		for other, at := range l.until {
+			if at.Before(l.until[first]) {
+				first = other
+			}
+		}
+		delete(l.until, first)
+	}
+}
+
+// disprove forgets all: the remote has the API. From then on nothing is remembered.
+func (l *lacking) disprove() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.disproved, l.until = true, nil
 }

@@ -232,6 +232,26 @@ func TestReferrersRepeatNoSecrets(t *testing.T) {
 	}
 }
 
+// lookups are looked up and counted.
+type lookups struct {
+	*testing.T
+	reg *ut.Registry
+	r   *upstream.Remote
+}
+
+// ask wants so many referrers, by so many requests by the API and for the tag.
+func (l lookups) ask(repo string, dgst digest.Digest, n, apis, tags int) {
+	l.Helper()
+	l.reg.ResetCounts()
+	list, err := l.r.Referrers(l.Context(), repo, dgst)
+	if err != nil || list == nil || len(list) != n {
+		l.Errorf("referrers in %s are %+v, %v, want %d", repo, list, err, n)
+	}
+	if got, gotTags := l.reg.Requests(ut.Referrers), l.reg.Requests(ut.ManifestGet); got != apis || gotTags != tags {
+		l.Errorf("asked %d times by the API and %d times for the tag, want %d and %d", got, gotTags, apis, tags)
+	}
+}
+
 // TestReferrersAPIIsLacking looks referrers up again and again.
 func TestReferrersAPIIsLacking(t *testing.T) {
 	reg, subject, want := referred(t, 2)
@@ -240,34 +260,83 @@ func TestReferrersAPIIsLacking(t *testing.T) {
 	r := newRemote(t, upstream.Options{URL: reg.URL()})
 	var c clock
 	r.SetNow(c.now)
-	ask := func(repo string, dgst digest.Digest, n, apis, tags int) {
-		t.Helper()
-		reg.ResetCounts()
-		list, err := r.Referrers(t.Context(), repo, dgst)
-		if err != nil || list == nil || len(list) != n {
-			t.Errorf("referrers are %+v, %v, want %d", list, err, n)
-		}
-		if got, gotTags := reg.Requests(ut.Referrers), reg.Requests(ut.ManifestGet); got != apis || gotTags != tags {
-			t.Errorf("asked %d times by the API and %d times for the tag, want %d and %d", got, gotTags, apis, tags)
-		}
-	}
+	l := lookups{t, reg, r}
 	// That there is no tag proves nothing.
-	ask("a/b", subject, 0, 1, 1)
-	ask("a/b", subject, 0, 1, 1)
+	l.ask("a/b", subject, 0, 1, 1)
+	l.ask("a/b", subject, 0, 1, 1)
 	reg.TagReferrers("a/b", subject)
-	ask("a/b", subject, len(want), 1, 1)
-	ask("a/b", subject, len(want), 0, 1)
-	ask("other", other, 0, 0, 1)
+	l.ask("a/b", subject, len(want), 1, 1)
+	l.ask("a/b", subject, len(want), 0, 1)
+	// What somebody has pushed to a repository shows nothing of others.
+	l.ask("other", other, 0, 1, 1)
 	c.advance(59 * time.Minute)
-	ask("a/b", subject, len(want), 0, 1)
+	l.ask("a/b", subject, len(want), 0, 1)
 	c.advance(2 * time.Minute)
+	l.ask("a/b", subject, len(want), 1, 1)
+	l.ask("a/b", subject, len(want), 0, 1)
+	// Whoever gets an answer by the API knows better.
 	reg.SetReferrers(true)
-	ask("other", other, 0, 1, 0)
-	ask("a/b", subject, len(want), 1, 0)
+	l.ask("other", other, 0, 1, 0)
+	l.ask("a/b", subject, len(want), 1, 0)
 	// A repository that the registry says it does not know.
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.Referrers}, Repo: "gone", Status: 404})
-	ask("gone", subject, 0, 1, 1)
-	ask("a/b", subject, len(want), 1, 0)
+	l.ask("gone", subject, 0, 1, 1)
+	l.ask("a/b", subject, len(want), 1, 0)
+}
+
+// TestReferrersTagIsPlanted has somebody make a tag that hides what refers to a manifest.
+func TestReferrersTagIsPlanted(t *testing.T) {
+	api := []ut.Kind{ut.Referrers}
+	says := func(code string) []byte { return []byte(`{"errors":[{"code":"` + code + `"}]}`) }
+	const asked, remembered = 1, 0 // by the API, the next time
+	for name, tt := range map[string]struct {
+		seen  bool // an answer by the API before
+		fault ut.Fault
+		apis  int
+	}{
+		"page":             {false, ut.Fault{Status: 404, Body: []byte("404 page not found")}, remembered},
+		"unsupported":      {false, ut.Fault{Status: 404, Body: says("UNSUPPORTED")}, remembered},
+		"repository":       {false, ut.Fault{Status: 404, Body: says("NAME_UNKNOWN")}, asked},
+		"manifest":         {false, ut.Fault{Status: 404, Body: says("MANIFEST_UNKNOWN")}, asked},
+		"manifest, by 400": {false, ut.Fault{Status: 400, Body: says("MANIFEST_UNKNOWN")}, asked},
+		"page, seen":       {true, ut.Fault{Status: 404, Body: []byte("404 page not found")}, asked},
+		"405, seen":        {true, ut.Fault{Status: 405}, asked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg, subject, want := referred(t, 2)
+			reg.TagReferrers("a/b", subject)
+			l := lookups{t, reg, newRemote(t, upstream.Options{URL: reg.URL()})}
+			if tt.seen {
+				l.ask("other", subject, 0, 1, 0)
+			}
+			tt.fault.Kinds = api
+			heal := reg.Script(tt.fault)
+			l.ask("a/b", subject, len(want), 1, 1)
+			heal()
+			l.ask("a/b", subject, len(want), tt.apis, 1-tt.apis)
+		})
+	}
+}
+
+// TestReferrersMemoryIsBounded has more repositories lack the API than are remembered.
+func TestReferrersMemoryIsBounded(t *testing.T) {
+	reg, subject, want := referred(t, 1)
+	reg.SetReferrers(false)
+	index := index(t, want[0])
+	r := newRemote(t, upstream.Options{URL: reg.URL()})
+	var c clock
+	r.SetNow(c.now)
+	l := lookups{t, reg, r}
+	repo := func(i int) string { return fmt.Sprintf("r/%d", i) }
+	for i := range 129 {
+		reg.AddManifest(repo(i), strings.Replace(subject.String(), ":", "-", 1), v1.MediaTypeImageIndex, index)
+		l.ask(repo(i), subject, 1, 1, 1)
+		c.advance(time.Second)
+	}
+	l.ask(repo(128), subject, 1, 0, 1)
+	l.ask(repo(1), subject, 1, 0, 1)
+	l.ask(repo(0), subject, 1, 1, 1)
+	l.ask(repo(1), subject, 1, 1, 1)
 }
 
 // TestReferrersElsewhere has the remote redirect, and another host answer or fail.
