@@ -222,10 +222,7 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 
 // isOffline tells whether no remote is to be contacted now.
 func isOffline(cfg *config.Config) bool {
-	o, err := readOverride(overridePath(cfg.DataDir))
-	if err != nil { // the server ignores it, too
-		o = override{}
-	}
+	o, _ := readOverride(overridePath(cfg.DataDir)) // where it cannot be read, it counts as for the server
 	return newOfflineRules(cfg).status(o, time.Now()).Offline
 }
 

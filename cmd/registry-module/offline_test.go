@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +38,8 @@ func windows(t *testing.T, text string) schedule.Windows {
 func TestOfflineStatus(t *testing.T) {
 	monday := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	at := func(hour int) time.Time { return monday.Add(time.Duration(hour-12) * time.Hour) }
-	on, off := override{modeOn, at(1)}, override{modeOff, at(1)}
+	on, off := override{Mode: modeOn, Since: at(1)}, override{Mode: modeOff, Since: at(1)}
+	damaged := override{Mode: modeOn, unread: "/data/file"}
 	daytime := windows(t, "Mon 08:00-18:00")
 	for name, tt := range map[string]struct {
 		rules   offlineRules
@@ -57,6 +59,9 @@ func TestOfflineStatus(t *testing.T) {
 		"switched on, before":       {offlineRules{remotes: true, windows: daytime}, on, 7, true, modeOn, "switched on", time.Time{}},
 		"switched off":              {offlineRules{remotes: true, always: true}, off, 12, false, modeOff, "switched off", time.Time{}},
 		"switched off, at its time": {offlineRules{remotes: true, windows: daytime}, off, 12, false, modeOff, "offline auto", time.Time{}},
+		"unreadable":                {offlineRules{remotes: true}, damaged, 12, true, modeOn, "cannot be read from /data/file", time.Time{}},
+		"unreadable, in between":    {offlineRules{remotes: true, windows: daytime}, damaged, 7, true, modeOn, "`registry-module offline auto`", time.Time{}},
+		"mirror, unreadable":        {offlineRules{}, damaged, 12, true, modeOn, "REGISTRY_PROXY_REMOTEURL", time.Time{}},
 		"mirror":                    {offlineRules{}, override{}, 12, true, modeAuto, "REGISTRY_PROXY_REMOTEURL", time.Time{}},
 		"mirror, switched off":      {offlineRules{}, off, 12, true, modeOff, "REGISTRY_PROXY_REMOTEURL", time.Time{}},
 	} {
@@ -235,30 +240,55 @@ func TestOverrideIsKept(t *testing.T) {
 	}
 }
 
+// What the operator had said and cannot be read counts as that offline mode is on, until
+// something else is said.
 func TestDamagedOverride(t *testing.T) {
+	damaged := map[string]func(path string) error{
+		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"a loop":      func(path string) error { return os.Symlink(path, path) },
+	}
 	for name, content := range map[string]string{
 		"empty": "", "zeros": "\x00\x00", "other JSON": "[]", "no mode": "{}", "auto": `{"mode":"auto"}`,
-		"torn": `{"mode":"on"`, "two": `{"mode":"on"} {}`, "long": `{"mode":"on"}` + strings.Repeat(" ", maxOverride),
+		"torn": `{"mode":"on"`, "torn off": `{"mode":"off"`, "two": `{"mode":"on"} {}`, "long": `{"mode":"off"}` + strings.Repeat(" ", maxOverride),
 	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			path := overridePath(dir)
-			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			log, hook := test.NewNullLogger()
-			c := controlled(t, dir, offlineRules{}, log, noJump)
-			wantContact(t, c, name, false)
-			if e := hook.LastEntry(); e == nil || e.Level != logrus.WarnLevel || !strings.Contains(e.Message, path) {
-				t.Errorf("the log has %+v", e)
-			}
-			if _, err := c.SetOffline(t.Context(), modeOn); err != nil {
-				t.Error(err)
-			}
-			if o, err := readOverride(path); err != nil || o.Mode != modeOn || o.Since.IsZero() {
-				t.Errorf("%+v, %v", o, err)
-			}
-		})
+		damaged[name] = func(path string) error { return os.WriteFile(path, []byte(content), 0o600) }
+	}
+	for name, damage := range damaged {
+		for mode, offline := range map[string]bool{modeAuto: false, modeOff: false, modeOn: true} {
+			t.Run(name+"/"+mode, func(t *testing.T) {
+				dir := t.TempDir()
+				path := overridePath(dir)
+				if err := damage(path); err != nil {
+					t.Fatal(err)
+				}
+				log, hook := test.NewNullLogger()
+				c := controlled(t, dir, offlineRules{}, log, noJump)
+				wantContact(t, c, name, true)
+				if s, err := c.Offline(t.Context()); err != nil || s.Mode != modeOn || !strings.Contains(s.Reason, path) || !strings.Contains(s.Reason, "`registry-module offline auto`") {
+					t.Errorf("%+v, %v", s, err)
+				}
+				warned := slices.ContainsFunc(hook.AllEntries(), func(e *logrus.Entry) bool {
+					return e.Level == logrus.WarnLevel && strings.Contains(e.Message, path)
+				})
+				if !warned {
+					t.Error("the log has no warning")
+				}
+				if name == "a directory" && mode != modeAuto {
+					return // a file cannot take its place
+				}
+				if s, err := c.SetOffline(t.Context(), mode); err != nil || s.Mode != mode {
+					t.Errorf("%+v, %v", s, err)
+				}
+				wantContact(t, c, mode, offline)
+				want := mode
+				if mode == modeAuto {
+					want = ""
+				}
+				if o, err := readOverride(path); err != nil || o.Mode != want || o.unread != "" {
+					t.Errorf("%+v, %v", o, err)
+				}
+			})
+		}
 	}
 }
 

@@ -59,6 +59,8 @@ func (s offlineStatus) until() string {
 type override struct {
 	Mode  string    `json:"mode"` // modeOn or modeOff, empty for modeAuto
 	Since time.Time `json:"since"`
+	// unread is the file that it could not be read from, if so.
+	unread string
 }
 
 // overridePath is the file that keeps the override.
@@ -69,8 +71,10 @@ func overridePath(dataDir string) string {
 // maxOverride bounds, in bytes, what is read of that file: far more than is written.
 const maxOverride = 4 << 10
 
-// readOverride reads what writeOverride has written. Where that is damaged, it returns an
-// error and nothing.
+// readOverride reads what writeOverride has written. Where that is there and cannot be
+// read, or is damaged, it returns an error and an override that switches offline mode on:
+// somebody had switched something, and a link that must not be used costs more than one
+// that is not.
 func readOverride(path string) (override, error) {
 	content, err := durable.ReadFile(durable.OS{}, path, maxOverride)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +88,8 @@ func readOverride(path string) (override, error) {
 		err = fmt.Errorf("the mode is neither %s nor %s", modeOn, modeOff)
 	}
 	if err != nil {
-		return override{}, fmt.Errorf("what `registry-module offline` has set cannot be read, and does not count (%s): %w; set it anew", path, err)
+		return override{Mode: modeOn, unread: path}, fmt.Errorf("what `registry-module offline` has set cannot be read, so that offline mode is on (%s): %w; "+
+			"`registry-module offline auto` goes back to what is configured", path, err)
 	}
 	return o, nil
 }
@@ -116,7 +121,7 @@ func newOverride(mode string, now time.Time) (override, error) {
 	case modeAuto:
 		return override{}, nil
 	case modeOn, modeOff:
-		return override{mode, now.Round(time.Second)}, nil
+		return override{Mode: mode, Since: now.Round(time.Second)}, nil
 	}
 	return override{}, fmt.Errorf("there is no mode %q: write %s, %s or %s", mode, modeOn, modeOff, modeAuto)
 }
@@ -141,6 +146,8 @@ func (r offlineRules) status(o override, now time.Time) offlineStatus {
 	case !r.remotes:
 		s.Offline = true
 		s.Reason = "no remote registry is configured, so that only what is stored is served; set REGISTRY_PROXY_REMOTEURL to have one"
+	case o.unread != "":
+		s.Offline, s.Reason = true, "what `registry-module offline` has set cannot be read from "+o.unread+", and may have been that it is on; "+back
 	case o.Mode == modeOn:
 		s.Offline, s.Reason = true, "it was switched on, "+since+"; "+back
 	case o.Mode == modeOff:
