@@ -416,6 +416,9 @@ func (d *download) failed(e event) error {
 	}
 	log := d.f.c.log.WithError(e.err)
 	wait, err := d.retry.again(e.err, d.f.idle(), d.f.by.remote.RetryFor)
+	if err != nil && d.streams > 0 && (errors.Is(e.err, ErrUnavailable) || errors.Is(e.err, ErrRateLimited)) && !errors.Is(e.err, ErrOffline) {
+		wait, err = maxWait, nil // the others bring something, whatever this one is told
+	}
 	if err != nil {
 		return err
 	}

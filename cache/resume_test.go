@@ -454,6 +454,13 @@ func TestSeveralStreams(t *testing.T) {
 			}
 			return nil
 		},
+		"one is told to wait for an hour": func(n int, _ cache.BlobPart, s *cache.BlobStream) error {
+			if n == 4 {
+				return &cache.UpstreamError{Kind: cache.ErrRateLimited, Status: 429, RetryAfter: time.Hour}
+			}
+			s.Body = slow{s.Body}
+			return nil
+		},
 		"one of them fails at once, always": func(_ int, part cache.BlobPart, s *cache.BlobStream) error {
 			if part.Offset > 0 && part.Offset < 16*mib && part.Length > mib {
 				cutAfter(s, mib)
