@@ -13,8 +13,8 @@ import (
 )
 
 // TestBootWithoutNetwork starts on a data directory that was filled before, on a
-// machine without a network: once it cannot even ask for a name, and once the answer
-// is that there is none. What is stored is served to clients on that machine.
+// machine without a network: it cannot even ask for a name, or is told that there is
+// none, or is told nothing. What is stored is served to clients on that machine.
 func TestBootWithoutNetwork(t *testing.T) {
 	t.Parallel()
 	const starts = 5
@@ -28,6 +28,11 @@ func TestBootWithoutNetwork(t *testing.T) {
 		"NXDOMAIN": func(t *testing.T) *lab.Netns {
 			ns := netns(t, "127.0.0.1")
 			nameserver(t, ns, "127.0.0.1:53", [4]byte{}).Use(lab.NXDomain)
+			return ns
+		},
+		"no answer": func(t *testing.T) *lab.Netns {
+			ns := netns(t, "127.0.0.1")
+			nameserver(t, ns, "127.0.0.1:53", [4]byte{}).Use(lab.Unheard)
 			return ns
 		},
 	} {
