@@ -15,8 +15,10 @@ const (
 	// counts as away, so that who comes next does not wait at all.
 	stalePatience = 1500 * time.Millisecond
 	// unconfirmedFor is how long the remote is not asked again about an answer that
-	// it has failed to confirm, while it answers others.
+	// it has failed to confirm, while it answers others. It doubles with each time, up
+	// to maxUnconfirmed.
 	unconfirmedFor = 10 * time.Second
+	maxUnconfirmed = time.Minute
 )
 
 // Freshness tells how far an answer can be relied on that may have changed.
@@ -158,6 +160,11 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	if next != ask {
 		return give(f)
 	}
+	if _, slow := r.c.unwatched.Load(flightKey(ctx, s.kind, r.key, s.name, forced(r))); slow {
+		if f, err = r.stale(s, r.impatient()); err == nil {
+			return give(f)
+		}
+	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
 	got, err := flight(patient, r, s.kind, s.name, question)
@@ -166,6 +173,7 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		return got, err
 	case patient.Err() != nil:
 		err = r.impatient()
+		later(ctx, r, s.kind, s.name, question) // goes on, and nobody else waits for it
 	}
 	if f, err = r.stale(s, err); err != nil {
 		return none, err
@@ -226,8 +234,7 @@ func (r *Repository) recall(key string) (error, bool) {
 	}
 	now := r.c.opts.Now()
 	if now.Before(m.since) || !now.Before(m.ends) {
-		r.c.memory.Remove(key)
-		return nil, false
+		return nil, false // it is kept for the next time
 	}
 	return &rememberedError{m.err, now.Sub(m.since), m.ends.Sub(now)}, true
 }
@@ -245,9 +252,9 @@ func (r *Repository) absentAtRemote(key string) error {
 }
 
 // learn remembers that the remote has answered err when it was asked about key: for
-// long if that is a definite "not found", briefly if it is another answer that was not
-// expected. An outage is none: of that the remote itself may know, see [Availability].
-func (r *Repository) learn(key string, err error) {
+// long if that is a definite "not found"; briefly if it is something else, and an answer
+// is stored that can be given meanwhile.
+func (r *Repository) learn(key string, err error, stored bool) {
 	var lasts time.Duration
 	switch {
 	case err == nil:
@@ -255,8 +262,12 @@ func (r *Repository) learn(key string, err error) {
 		return
 	case definite(err):
 		lasts = max(cmp.Or(r.remote.NegativeTTL, 30*time.Second), 0)
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied), errors.Is(err, ErrInvalid):
+	case !stored, errors.Is(err, ErrNotAsked):
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnavailable):
 		lasts = unconfirmedFor
+		if before, ok := r.c.memory.Get(key); ok && !definite(before.err) {
+			lasts = min(2*before.ends.Sub(before.since), maxUnconfirmed)
+		}
 	}
 	if lasts > 0 {
 		now := r.c.opts.Now()

@@ -154,6 +154,39 @@ func TestTagRules(t *testing.T) {
 	}
 }
 
+// A remote that is a cache itself says how old its answer is, and that counts.
+func TestAgeOfRemote(t *testing.T) {
+	s := newSite(t)
+	s.addImage("a", "v1", "first")
+	m, err := s.up.Manifest(t.Context(), "a", "v1")
+	must(t, err)
+	says := func(age time.Duration, stale bool) {
+		m.Age, m.Stale = age, stale
+		s.up.SetManifest("a", "v1", m)
+	}
+	want := func(age time.Duration, stale bool, requests int) {
+		t.Helper()
+		before := s.up.Calls("")
+		got, err := s.Repository("a").Tag(t.Context(), "v1")
+		must(t, err)
+		if !got.Confirmed.Equal(s.now.Add(-age)) || (got.Stale != nil) != stale || got.Age != 0 || got.Descriptor.Stale {
+			t.Errorf("%+v", got.Freshness)
+		}
+		if n := s.up.Calls("") - before; n != requests {
+			t.Errorf("%d requests, want %d", n, requests)
+		}
+	}
+	says(tagTTL-time.Minute, false)
+	want(tagTTL-time.Minute, false, 1)
+	want(tagTTL-time.Minute, false, 0)
+	s.now = s.now.Add(time.Minute)
+	says(24*time.Hour, true)
+	want(24*time.Hour, true, 1)
+	want(24*time.Hour, true, 1) // it may be told more than its clients
+	says(0, false)
+	want(0, false, 1)
+}
+
 // A tag in use never makes a client wait, and is never older than allowed.
 func TestTagInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -164,6 +197,7 @@ func TestTagInUse(t *testing.T) {
 		slow := time.Second // is what the remote takes
 		s.up.Asked = func(context.Context, string) { <-time.After(slow) }
 		for i := range 60 {
+			synctest.Wait()
 			s.now = s.now.Add(30 * time.Second)
 			text := "moved, " + strings.Repeat("x", i)
 			moved, _ := s.addImage("a", "v1", text)

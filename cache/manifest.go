@@ -52,8 +52,8 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 		if m, err := r.CachedManifest(ctx, dgst); err == nil || !absent(err) {
 			return m, err
 		}
-		m, err := r.fetchManifest(ctx, dgst.String())
-		r.learn(memory, err)
+		m, _, err := r.fetchManifest(ctx, dgst.String())
+		r.learn(memory, err, false)
 		return m, err
 	})
 }
@@ -119,22 +119,25 @@ func (r *Repository) remember(m Manifest) {
 
 // fetchManifest gets the manifest that ref, a tag or a digest, stands for from
 // the remote, verifies and stores it. A manifest that cannot be stored is
-// returned all the same: the pull goes on.
-func (r *Repository) fetchManifest(ctx context.Context, ref string) (Manifest, error) {
+// returned all the same: the pull goes on. Said is what the remote says of it, which is of
+// the moment.
+func (r *Repository) fetchManifest(ctx context.Context, ref string) (m Manifest, said Descriptor, err error) {
 	if r.remote.Upstream == nil {
-		return Manifest{}, r.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
+		return Manifest{}, said, r.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
 	}
-	m, err := r.remote.Upstream.Manifest(ctx, r.name, ref)
+	m, err = r.remote.Upstream.Manifest(ctx, r.name, ref)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, said, err
 	}
 	doc, err := checkManifest(&m, ref)
 	if err != nil {
-		return Manifest{}, &UpstreamError{
+		return Manifest{}, said, &UpstreamError{
 			Kind: ErrInvalid, Remote: r.remote.Host,
 			Op: fmt.Sprintf("fetching manifest %s of %s", ref, r.name), Err: err,
 		}
 	}
+	said = m.Descriptor
+	m.Age, m.Stale = 0, false
 	r.remember(m)
 	if err := r.storeManifest(ctx, m, doc); err != nil {
 		r.c.log.WithError(err).Warnf("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
@@ -143,7 +146,7 @@ func (r *Repository) fetchManifest(ctx context.Context, ref string) (Manifest, e
 	for _, known := range []string{r.memoryKey(kindRepo, ""), r.memoryKey(kindManifest, m.Digest.String())} {
 		r.c.memory.Remove(known)
 	}
-	return m, nil
+	return m, said, nil
 }
 
 // checkManifest verifies what the remote gave for ref, and completes m.

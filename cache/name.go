@@ -266,9 +266,7 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (has, rem
 	if remembered = askErr != nil; !remembered {
 		_, askErr = flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
 			_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
-			if err == nil || definite(err) {
-				r.learn(memory, err)
-			}
+			r.learn(memory, err, false)
 			return struct{}{}, err
 		})
 	}

@@ -115,7 +115,7 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 		}
 	}
 	if err != nil {
-		r.learn(r.memoryKey(kindReferrers, dgst.String()), err)
+		r.learn(r.memoryKey(kindReferrers, dgst.String()), err, true)
 		return Referrers{}, err
 	}
 	now := r.c.opts.Now()
@@ -129,7 +129,7 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 // known only, and otherwise just remembered: anybody can ask for any digest.
 func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
 	memory := r.memoryKey(kindReferrers, dgst.String())
-	r.learn(memory, nil)
+	r.learn(memory, nil, true)
 	before, err := r.c.referrers(ctx, r.key, dgst)
 	if err != nil && !absent(err) {
 		return err
@@ -137,7 +137,7 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 	keep := len(rec.Manifests) <= maxReferrers
 	if len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst) {
 		keep = false
-		r.learn(memory, errNoReferrers)
+		r.learn(memory, errNoReferrers, true)
 	}
 	var parts [][]byte
 	if keep {

@@ -276,6 +276,7 @@ func TestReferrersWhenRemoteFails(t *testing.T) {
 		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
 	}
 	s.up.FailOp("referrers", nil)
+	s.now = s.now.Add(10 * time.Second)
 	if list, err := r.Referrers(t.Context(), image); err != nil || len(list.Manifests) != 2 || list.Stale != nil {
 		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
 	}

@@ -97,7 +97,7 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Tagged, error) {
 	if recErr == nil && definite(err) {
 		err = errors.Join(err, r.forget(ctx, tag, began))
 	}
-	r.learn(r.memoryKey(kindTag, tag), err)
+	r.learn(r.memoryKey(kindTag, tag), err, recErr == nil)
 	if err != nil {
 		r.c.log.WithError(err).Debugf("tag %s of %s could not be confirmed", tag, r.key)
 	}
@@ -123,11 +123,11 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Tagged, error) {
 			}
 		}
 	}
-	m, err := r.fetchManifest(ctx, tag)
+	m, said, err := r.fetchManifest(ctx, tag)
 	if err != nil {
 		return Tagged{}, err
 	}
-	return r.confirm(ctx, tag, m, began, m.Descriptor), nil
+	return r.confirm(ctx, tag, m, began, said), nil
 }
 
 // tagRecord returns what tag pointed to when it was last confirmed.
@@ -152,7 +152,10 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 // confirm records that the remote, asked at began, has said that tag points to m.
 // Where that fails, the answer is right all the same.
 func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began uint64, said Descriptor) Tagged {
-	t := Tagged{m, Freshness{Confirmed: r.c.opts.Now()}}
+	t := Tagged{m, Freshness{Confirmed: r.c.opts.Now().Add(-said.Age)}}
+	if said.Stale { // it is a cache itself
+		t.Stale = fmt.Errorf("%s could not have it confirmed either", r.remote.Host)
+	}
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, m.Digest.String()}); err != nil {
 		return t // it could not be stored, and is served uncached
 	}
@@ -269,9 +272,7 @@ func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (TagL
 	list := TagList{Freshness: Freshness{Confirmed: r.c.opts.Now()}}
 	for range maxPages {
 		page, more, err := r.remote.Upstream.Tags(ctx, r.name, n-len(list.Tags), last)
-		if err == nil || definite(err) {
-			r.learn(r.memoryKey(kindRepo, ""), err)
-		}
+		r.learn(r.memoryKey(kindRepo, ""), err, false)
 		if err != nil {
 			return TagList{}, err
 		}
