@@ -183,20 +183,25 @@ func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
 	return done
 }
 
-// fetchOrLink is fetch, also for what is stored for another repository: the empty
-// configuration that most artifacts share is.
+// fetchOrLink is fetch, also for what is stored or comes for another repository: the
+// empty configuration that most artifacts share does.
 func (p *prefetcher) fetchOrLink(ctx context.Context, r *Repository, blob v1.Descriptor) bool {
-	if !p.fetch(ctx, r, blob) {
+	f, fresh, err := p.c.fill(ctx, r, blob.Digest)
+	switch {
+	case errors.Is(err, errStored):
+		b, _, err := r.openStored(ctx, blob.Digest)
+		if err == nil {
+			return b.Close() == nil
+		}
+		_, err = r.vouch(ctx, blob.Digest)
+		return err == nil
+	case err != nil:
 		return false
+	case !fresh && !f.serves(r):
+		_, err = r.vouch(ctx, blob.Digest)
+		return err == nil
 	}
-	b, _, err := r.openStored(ctx, blob.Digest)
-	if err == nil {
-		return b.Close() == nil
-	}
-	if !absent(err) {
-		return false
-	}
-	_, err = r.vouch(ctx, blob.Digest)
+	_, err = f.whole(ctx)
 	return err == nil
 }
 
