@@ -42,7 +42,8 @@ var (
 	ErrIntercepted = errors.New("not an answer of the registry")
 
 	// ErrNotAsked means that the remote was left alone, for a reason that the error
-	// tells. It is the cause of an ErrUnavailable or ErrRateLimited.
+	// tells: it says nothing of the remote. It is the cause of an ErrUnavailable,
+	// ErrRateLimited, ErrDenied or ErrInvalid.
 	ErrNotAsked = errors.New("the remote was not asked")
 
 	// ErrOffline means that the operator has ruled out that anybody is asked. It is
@@ -83,8 +84,12 @@ type UpstreamError struct {
 	// be of a proxy in front of it. Nothing that is stored is forgotten because of it.
 	Vague bool
 	// Elsewhere tells that it was not the remote itself that has failed, but a host
-	// that it has redirected to.
+	// behind it: one that it has redirected to, or that it fetches from.
 	Elsewhere bool
+	// NoConnection tells that no connection to the remote could be made: its name
+	// was not found, it or the proxy in between did not let us connect, or TLS was
+	// not agreed upon. It is so for all that could be asked of it.
+	NoConnection bool
 	// Err is the cause. It contains no secrets.
 	Err error
 }

@@ -116,7 +116,7 @@ func TestStates(t *testing.T) {
 		"500":                  {answers(500), failed, stale, away},
 		"502":                  {answers(502), failed, stale, away},
 		"503":                  {answers(503), failed, stale, away},
-		"503 for a minute":     {answers(503, "Retry-After", "60"), failed, stale, in("30", away)},
+		"503 for a minute":     {answers(503, "Retry-After", "60"), failed, stale, seen{status: 503, code: "UNAVAILABLE", retry: "60", attempts: 1}},
 		"504":                  {answers(504), failed, stale, away},
 		"508":                  {answers(508), failed, failed, seen{status: 508, code: "UNAVAILABLE", attempts: 1}},
 		"511":                  {answers(511), failed, stale, invalid},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"time"
@@ -177,10 +178,20 @@ func (r *Remote) send(ctx context.Context, op string, trip http.RoundTripper, re
 		return err
 	}
 	life, cancel := context.WithCancelCause(ctx)
-	resp, err := trip.RoundTrip(req.WithContext(life))
+	connected := false
+	resp, err := trip.RoundTrip(req.WithContext(httptrace.WithClientTrace(life, &httptrace.ClientTrace{
+		// Both are called before RoundTrip returns, once for each attempt: it makes
+		// another one where a connection turns out to be dead.
+		GetConn: func(string) { connected = false },
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	})))
 	if err != nil {
 		cancel(nil)
-		return nil, blame(r.broken(ctx, op, 0, r.viaProxy(req.URL, err)))
+		err = blame(r.broken(ctx, op, 0, r.viaProxy(req.URL, err)))
+		if e, ok := errors.AsType[*cache.UpstreamError](err); ok {
+			e.NoConnection = !connected && ctx.Err() == nil
+		}
+		return nil, err
 	}
 	b := &body{rc: resp.Body, cancel: cancel, wait: r.stall}
 	b.broken = func(err error) error {

@@ -2,19 +2,25 @@
 // [cache.Upstream], so that nobody waits for one that does not.
 //
 // It promises that
-//   - nothing is asked of a remote that has answered with a Retry-After, for requests
-//     in general or because it is down, before that time is over: what is asked
-//     meanwhile fails at once, with an error of the same kind;
-//   - one request at a time finds out whether a remote answers that has not answered,
-//     or was never asked; those that come meanwhile wait for what comes of it, and no
-//     longer. Soon after such a failure nothing is asked, and requests fail at once.
-//     Nobody waits for a request that has passed fewer registries, so that a ring of
+//   - nothing is asked of a remote that wants fewer requests, and has said for how long
+//     (Retry-After), before that time is over: what is asked meanwhile fails at once,
+//     with an error of the same kind. The same holds for one that says so because it is
+//     down, once it has failed three times in a row: before that, it may be about a
+//     part of what it serves;
+//   - one request at a time finds out whether a remote answers to which no connection
+//     could be made, or that was not asked yet; those that come meanwhile wait for what
+//     comes of it. Soon after such a failure nothing is asked, and requests fail at once;
+//   - a repository that hangs does not take the others away: where a connection was
+//     made, and no answer came, some requests at a time find out, and one of each
+//     repository in any case. Others wait for a place, for five seconds or so, and then
+//     fail;
+//   - nobody waits for a request that has passed fewer registries, so that a ring of
 //     them in which all find out about each other does not wait for itself;
 //   - nothing is asked while the operator has ruled that out;
 //   - it never takes a request to tell what is known of the remote (Away, Status).
 //
-// It changes nothing else about what passes, and knows nothing of repositories: an
-// outage is one of the host, and a limit one of the address or the account.
+// It changes nothing else about what passes. An outage is one of the host, and a limit
+// one of the address or the account: nothing is remembered of repositories.
 //
 // It trusts the decorated Upstream to end each request in time, with how long the
 // remote asks to wait, up to an hour, or five minutes where it is down, and with which
@@ -22,8 +28,6 @@
 package breaker
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -33,7 +37,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
-	"registry-module/internal/via"
 )
 
 // One answer keeps us from asking for no longer than this: what comes after it can
@@ -44,10 +47,25 @@ const (
 	maxDown    = 5 * time.Minute // where the remote is down
 )
 
+// downAfter is how many failures in a row make what a remote asks for because it is
+// down concern all requests.
+const downAfter = 3
+
+const (
+	// maxProbes is how many requests at a time find out whether a remote answers to
+	// which a connection can be made.
+	maxProbes = 4
+	// maxWait is how long a request waits for what comes of others, where that does
+	// not say whether a connection can be made: a little longer than making one takes
+	// at most, by default.
+	maxWait = 5500 * time.Millisecond
+)
+
 // After a failure the remote is assumed away for minAway, doubled with each further
-// one up to maxAway: who has a stored answer loses nothing by that. Who has none is
-// told so for no longer than maxPause, and then asks it. All with jitter, since there
-// may be many of us.
+// one up to maxAway where it does not answer: who has a stored answer loses nothing by
+// that. Who has none is told so for no longer than maxPause, and then asks it; and for
+// no longer is a remote assumed away that answers with errors. All with jitter, since
+// there may be many of us.
 const (
 	minAway  = time.Second
 	maxAway  = time.Minute
@@ -71,7 +89,8 @@ type Options struct {
 	Slow time.Duration
 	// Offline returns why the operator has ruled out that the remote is contacted,
 	// an error that wraps [cache.ErrOffline]; nil is that it can be. It is called for
-	// each request, and takes no time. Default: it always can be.
+	// each request, takes no time, and must not use the Breaker, which is locked
+	// meanwhile. Default: it always can be.
 	Offline func() error
 }
 
@@ -85,6 +104,7 @@ type Breaker struct {
 	slow    time.Duration
 	offline func() error
 
+	// mu is held when offline is called, so that its locks come after this one.
 	mu    sync.Mutex
 	state State
 	since time.Time // of state
@@ -108,12 +128,13 @@ type Breaker struct {
 	// number counts requests and verdicts, to tell which was first.
 	number            uint64
 	lastOK, lastError uint64
-	underWay          int
 	// silent are the requests under way since whose beginning nothing was answered,
 	// in the order in which they have begun.
 	silent []*request
-	// probes are under way, each of which has come further than those before.
-	probes []*probe
+	// probes are under way, to find out whether the remote answers.
+	probes []*request
+	// next is what others wait for.
+	next *outcome
 
 	totalFailures, totalChanges uint64
 }
@@ -123,29 +144,11 @@ var (
 	_ cache.Availability = (*Breaker)(nil)
 )
 
-// request is one that was passed on.
-type request struct {
-	number uint64
-	begun  time.Time
-	probe  *probe // nil where nobody waits for its verdict
-}
-
-// probe is a request whose verdict others wait for.
-type probe struct {
-	// hops is how many registries it has passed.
-	hops int
-	done chan struct{}
-	// failure is set before done is closed where the remote has not answered. In all
-	// other cases the state tells what is next: where there was no verdict, it is to
-	// be found out by another.
-	failure *cache.UpstreamError
-}
-
 // New returns up, with a circuit breaker.
 func New(up cache.Upstream, opts Options) *Breaker {
 	b := &Breaker{
 		up: up, host: up.Host(), log: opts.Log, now: opts.Now, slow: opts.Slow, offline: opts.Offline,
-		state: Unknown,
+		state: Unknown, next: newOutcome(),
 		away: &backoff.ExponentialBackOff{
 			InitialInterval: minAway, MaxInterval: maxAway, Multiplier: 2, RandomizationFactor: jitter,
 		},
@@ -166,63 +169,12 @@ func New(up cache.Upstream, opts Options) *Breaker {
 	return b
 }
 
-// begin waits until it is known what is to become of a request, and returns either
-// the request, to be passed on, or an error. op is what it is for.
-func (b *Breaker) begin(ctx context.Context, op string) (*request, error) {
-	for {
-		r, wait, err := b.admit(op, len(via.From(ctx)))
-		if r != nil || err != nil {
-			return r, err
-		}
-		select {
-		case <-wait.done:
-		case <-ctx.Done():
-			return nil, b.unheard(op, ctx.Err())
-		}
-		if wait.failure != nil {
-			told := *wait.failure
-			told.Op = op
-			return nil, &told
-		}
-	}
-}
-
-// admit returns a request that is to be passed on, or a probe whose verdict is to be
-// waited for, or an error. Hops is how many registries the request has passed.
-func (b *Breaker) admit(op string, hops int) (*request, *probe, error) {
-	ruledOut := b.offline()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.now()
-	b.heed(ruledOut, now)
-	r := &request{begun: now}
-	switch {
-	case ruledOut != nil:
-		return nil, nil, b.heldError(op, ruledOut)
-	case b.hold.Sub(now) > 0:
-		return nil, nil, b.limitedError(op, b.hold.Sub(now))
-	case b.state != Unknown && b.state != Offline:
-	case len(b.probes) > 0 && hops <= b.probes[len(b.probes)-1].hops:
-		return nil, b.probes[len(b.probes)-1], nil
-	case b.state == Offline && b.pauseLeft(now) > 0:
-		return nil, nil, b.offlineError(op, now)
-	default:
-		r.probe = &probe{hops: hops, done: make(chan struct{})}
-		b.probes = append(b.probes, r.probe)
-	}
-	r.number = b.next()
-	b.underWay++
-	b.silent = append(b.silent, r)
-	return r, nil, nil
-}
-
 // end takes notice of what has come of r.
 func (b *Breaker) end(r *request, err error) {
 	verdict, cause := b.judge(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	b.underWay--
 	b.silent = slices.DeleteFunc(b.silent, func(other *request) bool { return other == r })
 	switch verdict {
 	case "":
@@ -231,24 +183,14 @@ func (b *Breaker) end(r *request, err error) {
 	default:
 		b.fail(r, verdict, cause, now)
 	}
-	if i := slices.Index(b.probes, r.probe); i >= 0 {
+	if i := slices.Index(b.probes, r); i >= 0 {
 		b.probes = slices.Delete(b.probes, i, i+1)
-		close(r.probe.done)
+		b.tell(nil, "")
 	}
 }
 
-// settle ends the wait of those who wait for a verdict. Failure is set where the remote
-// has not answered.
-func (b *Breaker) settle(failure *cache.UpstreamError) {
-	for _, p := range b.probes {
-		p.failure = failure
-		close(p.done)
-	}
-	b.probes = nil
-}
-
-// next returns a number that is greater than those before.
-func (b *Breaker) next() uint64 {
+// count returns a number that is greater than those before.
+func (b *Breaker) count() uint64 {
 	b.number++
 	return b.number
 }
@@ -286,25 +228,22 @@ func (b *Breaker) limitedError(op string, left time.Duration) *cache.UpstreamErr
 	}
 }
 
-// offlineError is that of a request soon after the remote has not answered.
+// crowdedError is that of a request that would be one too many of its repository.
+func (b *Breaker) crowdedError(op string) *cache.UpstreamError {
+	return &cache.UpstreamError{
+		Kind: cache.ErrUnavailable, Remote: b.host, Op: op,
+		Err: &notAsked{text: fmt.Sprintf("not asked: other requests for the same repository have not been answered for %v (%s)",
+			maxWait.Truncate(time.Second), reason(b.cause))},
+	}
+}
+
+// offlineError is that of a request soon after no connection could be made.
 func (b *Breaker) offlineError(op string, now time.Time) *cache.UpstreamError {
 	wait := seconds(b.pauseLeft(now))
 	return &cache.UpstreamError{
 		Kind: cache.ErrUnavailable, Remote: b.host, Op: op, RetryAfter: wait,
 		Err: &notAsked{text: fmt.Sprintf("not asked: it has not answered since %s (%s); tried again in %v",
 			wall(b.since, now).Format(time.RFC3339), reason(b.cause), wait)},
-	}
-}
-
-// unheard is the error of a request whose caller did not wait for the verdict.
-func (b *Breaker) unheard(op string, err error) error {
-	if errors.Is(err, context.Canceled) {
-		// Not the remote's doing, and so not an UpstreamError.
-		return fmt.Errorf("%s at %s: %w", op, b.host, err)
-	}
-	return &cache.UpstreamError{
-		Kind: cache.ErrUnavailable, Remote: b.host, Op: op,
-		Err: &notAsked{"not asked: whether it answers was not found out in time", err},
 	}
 }
 

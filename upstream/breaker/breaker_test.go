@@ -52,10 +52,11 @@ func (g *gated) Resolve(ctx context.Context, _, ref string, _ digest.Digest) (ca
 	}
 }
 
-// silence is a request without an answer.
+// silence is a request for which no connection could be made.
 func silence() error {
 	return &cache.UpstreamError{
 		Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "fetching manifest a:1", Err: errors.New("connection refused"),
+		NoConnection: true,
 	}
 }
 
@@ -125,6 +126,7 @@ func TestVerdicts(t *testing.T) {
 		"429":                           {answer(cache.ErrRateLimited, 429, errors.New("TOOMANY")), breaker.Failing, "HTTP status 429: TOOMANY"},
 		"rate limited, no more":         {cache.ErrRateLimited, breaker.Failing, "rate limited by the remote registry"},
 		"login page":                    {answer(cache.ErrInvalid, 200, cache.ErrIntercepted), breaker.Failing, "HTTP status 200: not an answer of the registry"},
+		"503 with time":                 {down(time.Minute), breaker.Failing, "HTTP status 503"},
 		"429 with time":                 {limited(time.Minute), breaker.Limited, "HTTP status 429: TOOMANYREQUESTS"},
 		"refused connection":            {answer(cache.ErrUnavailable, 0, errors.New("refused")), breaker.Offline, "refused"},
 		"no connection in time":         {answer(cache.ErrUnavailable, 0, context.DeadlineExceeded), breaker.Offline, "context deadline exceeded"},

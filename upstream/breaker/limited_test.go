@@ -28,6 +28,13 @@ func limited(wait time.Duration) error {
 	}
 }
 
+// down is an answer that asks to wait because the remote is down.
+func down(wait time.Duration) error {
+	return &cache.UpstreamError{
+		Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "fetching manifest a:1", Status: 503, RetryAfter: wait,
+	}
+}
+
 // resolve asks up anything.
 func resolve(up cache.Upstream) error {
 	_, err := up.Resolve(context.Background(), "a", "v1", "")
@@ -106,7 +113,7 @@ func TestEveryCallWaits(t *testing.T) {
 
 // TestWhatHolds has answers that ask to wait, and answers that do not.
 func TestWhatHolds(t *testing.T) {
-	const hour, minutes = time.Hour, 5 * time.Minute // the most
+	const hour = time.Hour // the most
 	answer := func(kind error, status int, wait time.Duration) error {
 		return &cache.UpstreamError{Kind: kind, Remote: "r", Op: "asking", Status: status, RetryAfter: wait}
 	}
@@ -116,13 +123,11 @@ func TestWhatHolds(t *testing.T) {
 		want   time.Duration
 	}{
 		{"429", answer(cache.ErrRateLimited, 429, time.Second), time.Second},
-		{"503", answer(cache.ErrUnavailable, 503, 90*time.Second), 90 * time.Second},
 		{"among others", errors.Join(io.EOF, limited(time.Second)), time.Second},
 		{"429, an hour", answer(cache.ErrRateLimited, 429, hour), hour},
 		{"429, more than an hour", answer(cache.ErrRateLimited, 429, hour+1), hour},
 		{"429, for ever", answer(cache.ErrRateLimited, 429, 1<<63-1), hour},
-		{"503, five minutes", answer(cache.ErrUnavailable, 503, minutes), minutes},
-		{"503, more", answer(cache.ErrUnavailable, 503, hour), minutes},
+		{"503, for the first time", down(time.Minute), 0},
 		{"429 without time", answer(cache.ErrRateLimited, 429, 0), 0},
 		{"503 without time", answer(cache.ErrUnavailable, 503, 0), 0},
 		{"in the past", answer(cache.ErrUnavailable, 503, -time.Second), 0},
@@ -163,6 +168,82 @@ func TestWhatHolds(t *testing.T) {
 	}
 }
 
+// TestDown has a remote that is down, or a part of it, and says for how long.
+func TestDown(t *testing.T) {
+	const most = 5 * time.Minute
+	tests := map[string]struct {
+		answers []error
+		want    time.Duration // for which nothing is asked afterwards
+		away    time.Duration // for which what is stored is not asked about
+	}{
+		"once":                  {[]error{down(time.Minute)}, 0, time.Minute},
+		"twice":                 {[]error{down(time.Minute), down(time.Minute)}, 0, time.Minute},
+		"three times":           {[]error{down(time.Minute), down(time.Minute), down(90 * time.Second)}, 90 * time.Second, 90 * time.Second},
+		"five minutes":          {[]error{broken(), broken(), down(most)}, most, most},
+		"longer":                {[]error{broken(), broken(), down(time.Hour)}, most, most},
+		"after other failures":  {[]error{broken(), limited(time.Nanosecond), down(time.Minute)}, time.Minute, time.Minute},
+		"without time, at last": {[]error{down(time.Minute), down(time.Minute), broken()}, 0, 3 * time.Second},
+		"with a good answer in between": {
+			[]error{down(time.Minute), down(time.Minute), cache.ErrNotFound, down(time.Minute), down(time.Minute)}, 0, time.Minute,
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				remote := new(cachetest.Upstream)
+				b := breaker.New(remote, breaker.Options{})
+				for _, answer := range tt.answers {
+					remote.Fail(answer)
+					if err := resolve(b); err != answer {
+						t.Fatalf("got %v, want %v", err, answer)
+					}
+					time.Sleep(time.Nanosecond)
+				}
+				s := b.Status()
+				if left := time.Until(s.NextTry) + time.Nanosecond; left > tt.away || left < tt.away && tt.away >= time.Minute {
+					t.Errorf("away for %v, want %v", left, tt.away)
+				}
+				if want := tt.want != 0; (s.State == breaker.Limited) != want || (s.State == breaker.Failing) == want {
+					t.Errorf("%+v", s)
+				}
+				err := resolve(b)
+				if tt.want == 0 {
+					if errors.Is(err, cache.ErrNotAsked) {
+						t.Errorf("got %v", err)
+					}
+					return
+				}
+				heldFor(t, err, tt.want-time.Nanosecond)
+				if e, _ := errors.AsType[*cache.UpstreamError](err); e.Kind != cache.ErrUnavailable || e.Status != 503 || e.Remote != "upstream.test" {
+					t.Errorf("got %+v", e)
+				}
+			})
+		})
+	}
+}
+
+// TestLimitIsOver has many requests wait until the remote may be asked again.
+func TestLimitIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		remote := newGated()
+		b := breaker.New(remote, breaker.Options{})
+		var all clients
+		all.resolve(t.Context(), b, 1)
+		remote.answers <- limited(time.Minute)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		all.resolve(t.Context(), b, 100)
+		if n := remote.asked.Load(); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+		remote.answers <- limited(time.Minute)
+		all.wg.Wait()
+		if n := remote.asked.Load(); n != 2 || len(all.ended()) != 101 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
 // TestRequestsUnderWay has answers to requests that were made before the first of
 // them asked to wait.
 func TestRequestsUnderWay(t *testing.T) {
@@ -186,14 +267,14 @@ func TestRequestsUnderWay(t *testing.T) {
 			{limited(time.Minute), time.Minute},
 			{limited(time.Second), time.Minute},
 			{nil, time.Minute},
-			{&cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "r", Status: 503, RetryAfter: 2 * time.Minute}, 2 * time.Minute},
-			{errors.New("reset"), 2 * time.Minute},
+			{limited(2 * time.Minute), 2 * time.Minute},
+			{down(3 * time.Minute), 2 * time.Minute},
 		} {
 			remote.answers <- step.answer
 			synctest.Wait()
 			err := resolve(up)
 			heldFor(t, err, step.want)
-			if wantKind := step.want == 2*time.Minute; errors.Is(err, cache.ErrUnavailable) != wantKind {
+			if !errors.Is(err, cache.ErrRateLimited) {
 				t.Errorf("answer %d: got %v", i, err)
 			}
 		}

@@ -30,10 +30,9 @@ type Status struct {
 
 // Away implements [cache.Availability].
 func (b *Breaker) Away() (why error, due bool) {
-	ruledOut := b.offline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := b.now()
+	ruledOut, now := b.offline(), b.now()
 	b.heed(ruledOut, now)
 	switch b.state {
 	case Held:
@@ -49,7 +48,11 @@ func (b *Breaker) Away() (why error, due bool) {
 	}
 	told := *b.cause
 	told.Op, told.RetryAfter = asking, max(b.hold.Sub(now), 0)
-	return &told, b.until.Sub(now) <= 0 && b.underWay == 0
+	due = b.until.Sub(now) <= 0 && len(b.probes) < b.places()
+	if due {
+		b.until = now.Add(b.tries.NextBackOff()) // it is for who was told
+	}
+	return &told, due
 }
 
 // quiet returns for how long it has been waited for an answer without any coming.
@@ -62,10 +65,9 @@ func (b *Breaker) quiet(now time.Time) time.Duration {
 
 // Status returns what is known of the remote. It takes no time.
 func (b *Breaker) Status() Status {
-	ruledOut := b.offline()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := b.now()
+	ruledOut, now := b.offline(), b.now()
 	b.heed(ruledOut, now)
 	s := Status{Remote: b.host, State: b.state, Since: wall(b.since, now), Failures: b.failures}
 	switch b.state {

@@ -10,10 +10,9 @@ import (
 	"registry-module/cache"
 )
 
-// ask passes a request on, where it is to be, and learns from its outcome. op is what
-// it is for.
-func ask[T any](ctx context.Context, b *Breaker, op string, call func() (T, error)) (got T, err error) {
-	r, err := b.begin(ctx, op)
+// ask passes a request on, where it is to be, and learns from its outcome.
+func ask[T any](ctx context.Context, b *Breaker, q question, call func() (T, error)) (got T, err error) {
+	r, err := b.begin(ctx, q)
 	if err != nil {
 		return got, err
 	}
@@ -28,14 +27,14 @@ func (b *Breaker) Host() string { return b.host }
 
 // Manifest implements [cache.Upstream].
 func (b *Breaker) Manifest(ctx context.Context, repo, ref string) (cache.Manifest, error) {
-	return ask(ctx, b, fmt.Sprintf("fetching manifest %s of %s", ref, repo), func() (cache.Manifest, error) {
+	return ask(ctx, b, question{op: fmt.Sprintf("fetching manifest %s of %s", ref, repo), repo: repo}, func() (cache.Manifest, error) {
 		return b.up.Manifest(ctx, repo, ref)
 	})
 }
 
 // Resolve implements [cache.Upstream].
 func (b *Breaker) Resolve(ctx context.Context, repo, ref string, known digest.Digest) (cache.Descriptor, error) {
-	return ask(ctx, b, fmt.Sprintf("asking for manifest %s of %s", ref, repo), func() (cache.Descriptor, error) {
+	return ask(ctx, b, question{op: fmt.Sprintf("asking for manifest %s of %s", ref, repo), repo: repo}, func() (cache.Descriptor, error) {
 		return b.up.Resolve(ctx, repo, ref, known)
 	})
 }
@@ -43,21 +42,21 @@ func (b *Breaker) Resolve(ctx context.Context, repo, ref string, known digest.Di
 // Blob implements [cache.Upstream]. That its headers have come is what tells that the
 // remote answers.
 func (b *Breaker) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
-	return ask(ctx, b, fmt.Sprintf("asking for blob %s of %s", dgst, repo), func() (*cache.BlobStream, error) {
+	return ask(ctx, b, question{op: fmt.Sprintf("asking for blob %s of %s", dgst, repo), repo: repo, blob: true}, func() (*cache.BlobStream, error) {
 		return b.up.Blob(ctx, repo, dgst, part)
 	})
 }
 
 // StatBlob implements [cache.Upstream].
 func (b *Breaker) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (int64, error) {
-	return ask(ctx, b, fmt.Sprintf("asking for blob %s of %s", dgst, repo), func() (int64, error) {
+	return ask(ctx, b, question{op: fmt.Sprintf("asking for blob %s of %s", dgst, repo), repo: repo, blob: true}, func() (int64, error) {
 		return b.up.StatBlob(ctx, repo, dgst)
 	})
 }
 
 // Tags implements [cache.Upstream].
 func (b *Breaker) Tags(ctx context.Context, repo string, n int, last string) (tags []string, more bool, err error) {
-	tags, err = ask(ctx, b, "listing tags of "+repo, func() (tags []string, err error) {
+	tags, err = ask(ctx, b, question{op: "listing tags of " + repo, repo: repo}, func() (tags []string, err error) {
 		tags, more, err = b.up.Tags(ctx, repo, n, last)
 		return tags, err
 	})
@@ -66,7 +65,7 @@ func (b *Breaker) Tags(ctx context.Context, repo string, n int, last string) (ta
 
 // Referrers implements [cache.Upstream].
 func (b *Breaker) Referrers(ctx context.Context, repo string, dgst digest.Digest) ([]v1.Descriptor, error) {
-	return ask(ctx, b, fmt.Sprintf("listing referrers of %s in %s", dgst, repo), func() ([]v1.Descriptor, error) {
+	return ask(ctx, b, question{op: fmt.Sprintf("listing referrers of %s in %s", dgst, repo), repo: repo}, func() ([]v1.Descriptor, error) {
 		return b.up.Referrers(ctx, repo, dgst)
 	})
 }

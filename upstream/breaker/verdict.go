@@ -22,9 +22,11 @@ const (
 	// Failing is that it answers, but with errors of its own, or that somebody else
 	// does in its place.
 	Failing State = "failing"
-	// Offline is that it does not answer.
+	// Offline is that it does not answer: no connection can be made, or none came on
+	// one, see [cache.UpstreamError].NoConnection.
 	Offline State = "offline"
-	// Limited is that it has asked to be left alone for a while (Retry-After).
+	// Limited is that it has asked to be left alone for a while (Retry-After), or that
+	// this while is over, and it was not asked since.
 	Limited State = "limited"
 	// Held is that the operator has ruled out that it is asked.
 	Held State = "held"
@@ -49,8 +51,8 @@ func (b *Breaker) judge(err error) (State, *cache.UpstreamError) {
 	unavailable, limited := errors.Is(e.Kind, cache.ErrUnavailable), errors.Is(e.Kind, cache.ErrRateLimited)
 	switch {
 	case e.Elsewhere:
-		return Online, nil // it has redirected us
-	case (unavailable || limited) && e.RetryAfter > 0:
+		return Online, nil // it has redirected us, or asked for us
+	case limited && e.RetryAfter > 0:
 		return Limited, e
 	case limited, unavailable && e.Status != 0, errors.Is(err, cache.ErrIntercepted):
 		return Failing, e
@@ -104,7 +106,7 @@ func (b *Breaker) heed(ruledOut error, now time.Time) {
 // succeed notes that the remote has answered well.
 func (b *Breaker) succeed(now time.Time) {
 	b.silent = nil
-	b.lastOK = b.next()
+	b.lastOK = b.count()
 	if b.state == Held || b.hold.Sub(now) > 0 {
 		return // of a request that was under way
 	}
@@ -133,11 +135,7 @@ func (b *Breaker) fail(r *request, state State, cause *cache.UpstreamError, now 
 	counts := r.number > b.lastError && (r.number > b.lastOK || state == Limited)
 	switch {
 	case state == Limited:
-		most := maxDown
-		if errors.Is(cause.Kind, cache.ErrRateLimited) {
-			most = maxLimited
-		}
-		hold := now.Add(min(cause.RetryAfter, most))
+		hold := now.Add(min(cause.RetryAfter, maxLimited))
 		if hold.Sub(now) <= b.hold.Sub(now) {
 			return // of a request that was under way
 		}
@@ -147,13 +145,11 @@ func (b *Breaker) fail(r *request, state State, cause *cache.UpstreamError, now 
 	}
 	b.cause = cause
 	if counts {
-		b.lastError = b.next()
+		b.lastError = b.count()
 		b.failures++
 		b.totalFailures++
 		b.failedAt = now
-		d := b.away.NextBackOff()
-		b.pause = min(d, b.tries.NextBackOff())
-		b.until = now.Add(d)
+		state = b.postpone(state, now)
 	}
 	if b.hold.After(b.until) {
 		b.until = b.hold
@@ -162,11 +158,35 @@ func (b *Breaker) fail(r *request, state State, cause *cache.UpstreamError, now 
 		return
 	}
 	b.lose(state, now)
-	if state == Offline {
+	switch {
+	case b.mute():
+		b.tell(cause, r.repo) // the others that are under way may be answered
+	case state == Offline:
 		b.settle(cause)
-	} else {
+	default:
 		b.settle(nil)
 	}
+}
+
+// postpone sets for how long the remote is assumed away after b.cause, and returns the
+// state: it is another one where the remote has been down for long enough to be left
+// alone.
+func (b *Breaker) postpone(state State, now time.Time) State {
+	d := b.away.NextBackOff()
+	b.pause = min(d, b.tries.NextBackOff())
+	if state == Failing {
+		d = b.pause // who answers is not asked in vain for long
+	}
+	if state != Limited && errors.Is(b.cause.Kind, cache.ErrUnavailable) {
+		if wait := min(b.cause.RetryAfter, maxDown); wait > 0 {
+			d = max(d, wait)
+			if b.failures >= downAfter {
+				state, b.hold = Limited, now.Add(wait)
+			}
+		}
+	}
+	b.until = now.Add(d)
+	return state
 }
 
 // lose notes that the remote is in a state that is not good.
