@@ -99,7 +99,7 @@ func (a *authorizer) authorization(ctx context.Context, q *query) (authorization
 		return a.bearer(ctx, q, challenge)
 	default:
 		return authorization{}, a.remote.failure(cache.ErrDenied, q.op, 0,
-			fmt.Errorf("the registry wants authentication by %q, which is not supported", a.remote.clean(challenge.Scheme)))
+			local{fmt.Errorf("the registry wants authentication by %q, which is not supported", a.remote.clean(challenge.Scheme))})
 	}
 }
 
@@ -243,7 +243,7 @@ func (a *authorizer) basic(ctx context.Context, q *query) (authorization, error)
 		return authorization{}, err
 	}
 	denied := func(text string) (authorization, error) {
-		return authorization{}, a.remote.failure(cache.ErrDenied, q.op, http.StatusUnauthorized, errors.New(text))
+		return authorization{}, a.remote.failure(cache.ErrDenied, q.op, http.StatusUnauthorized, local{errors.New(text)})
 	}
 	switch {
 	case *config == authn.AuthConfig{}:

@@ -51,7 +51,7 @@ func (a *authorizer) credentials(ctx context.Context, op string) (*authn.AuthCon
 	case doubted != nil:
 		return doubted, nil
 	default:
-		return nil, a.remote.broken(ctx, op, 0, fmt.Errorf("getting credentials: %w", err))
+		return nil, a.remote.broken(ctx, op, 0, local{fmt.Errorf("not asked: getting credentials: %w", err)})
 	}
 	a.remote.secrets.AddCredentials(*config)
 	a.noteStale()

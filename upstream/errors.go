@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // errStalled is why a request is given up whose body has stopped coming.
@@ -29,6 +30,16 @@ func (r *Remote) invalid(op string, status int, format string, args ...any) erro
 
 func (r *Remote) failure(kind error, op string, status int, err error) *cache.UpstreamError {
 	return &cache.UpstreamError{Kind: kind, Remote: r.base.Host, Op: op, Status: status, Err: err}
+}
+
+// local is why nobody was asked: it says nothing of the remote.
+type local struct{ error }
+
+func (e local) Unwrap() []error { return []error{cache.ErrNotAsked, e.error} }
+
+// unasked is invalid for what the remote was not asked for.
+func (r *Remote) unasked(op string, format string, args ...any) error {
+	return r.failure(cache.ErrInvalid, op, 0, local{fmt.Errorf(format, args...)})
 }
 
 // broken is an exchange that ended without an answer, or within one. ctx is the
@@ -83,7 +94,7 @@ const maxRealmText = 1 << 10
 // refusedRealm makes an error of a [auth.RealmPolicy] fit to be repeated: the remote
 // has chosen the names in it.
 func (r *Remote) refusedRealm(err error) error {
-	return &explained{text: r.secrets.CleanTo(maxRealmText, err.Error()), err: err}
+	return &explained{text: r.secrets.CleanTo(maxRealmText, err.Error()), err: local{err}}
 }
 
 // refused is an answer with a status that is not one of success. It reads the
@@ -114,7 +125,7 @@ func (r *Remote) refusedBlob(op string, resp *reply) error {
 // refusal is a refused answer, of which the remote says text.
 func (r *Remote) refusal(op string, resp *reply, text string) *cache.UpstreamError {
 	e := r.failure(kindOf(resp.StatusCode), op, resp.StatusCode, nil)
-	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	e.RetryAfter = retryAfter(resp.Header, time.Now())
 	if resp.foreign {
 		text = join(text, "answered by "+r.clean(resp.url.Host)+", where the remote has redirected us")
 	}
@@ -134,8 +145,19 @@ func (r *Remote) refusal(op string, resp *reply, text string) *cache.UpstreamErr
 	if text != "" {
 		e.Err = errors.New(text)
 	}
-	e.Elsewhere = resp.elsewhere
+	// A registry like us says so where it is not itself that has failed, but one that
+	// it fetches from.
+	e.Elsewhere = resp.elsewhere || via.Named(resp.Header)
 	return e
+}
+
+// retryAfter is how long an answer that came now asks to wait. A date is that of its
+// sender's clock, which Date shows (RFC 9110 section 6.6.1): ours may be wrong.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
+	}
+	return parseRetryAfter(h.Get("Retry-After"), now)
 }
 
 // kindOf gives the sentinel for a status that is not one of success.

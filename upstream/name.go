@@ -9,7 +9,7 @@ import (
 // and into the scopes of tokens, where other characters have a meaning.
 func (r *Remote) checkName(op, repo string) error {
 	if _, err := reference.WithName(repo); err != nil {
-		return r.invalid(op, 0, "not the name of a repository: %w", err)
+		return r.unasked(op, "not the name of a repository: %w", err)
 	}
 	return nil
 }
@@ -18,13 +18,13 @@ func (r *Remote) checkName(op, repo string) error {
 func (r *Remote) checkReference(op, repo, ref string) error {
 	named, err := reference.WithName(repo)
 	if err != nil {
-		return r.invalid(op, 0, "not the name of a repository: %w", err)
+		return r.unasked(op, "not the name of a repository: %w", err)
 	}
 	if digest.Digest(ref).Validate() == nil {
 		return nil
 	}
 	if _, err := reference.WithTag(named, ref); err != nil {
-		return r.invalid(op, 0, "neither a tag nor a digest")
+		return r.unasked(op, "neither a tag nor a digest")
 	}
 	return nil
 }
@@ -34,7 +34,7 @@ func (r *Remote) checkBlob(op, repo string, dgst digest.Digest) error {
 		return err
 	}
 	if err := dgst.Validate(); err != nil {
-		return r.invalid(op, 0, "not a digest: %w", err)
+		return r.unasked(op, "not a digest: %w", err)
 	}
 	return nil
 }

@@ -16,9 +16,9 @@ import (
 func (r *Remote) setPart(q *query, part cache.BlobPart) error {
 	switch {
 	case part.Offset < 0 || part.Length < 0:
-		return r.invalid(q.op, 0, "negative offset %d or length %d", part.Offset, part.Length)
+		return r.unasked(q.op, "negative offset %d or length %d", part.Offset, part.Length)
 	case part.Length > math.MaxInt64-part.Offset:
-		return r.invalid(q.op, 0, "%d bytes from byte %d on end where nothing can", part.Length, part.Offset)
+		return r.unasked(q.op, "%d bytes from byte %d on end where nothing can", part.Length, part.Offset)
 	case part.Length > 0:
 		q.header.Set("Range", fmt.Sprintf("bytes=%d-%d", part.Offset, part.Offset+part.Length-1))
 	case part.Offset > 0:

@@ -123,7 +123,7 @@ func (r *Remote) observed(ctx context.Context, op string, trip http.RoundTripper
 	x.Came, x.Err = time.Now(), err
 	if err == nil {
 		x.Status, x.Header = resp.StatusCode, resp.Header
-		x.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), x.Came)
+		x.RetryAfter = retryAfter(resp.Header, x.Came)
 	}
 	r.observe(x)
 	return resp, err

@@ -53,7 +53,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		t.status = resp.StatusCode
-		t.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), t.a.now())
+		t.retryAfter = retryAfter(resp.Header, t.a.now())
 		if !isRedirect(t.status) {
 			return resp, nil
 		}

@@ -45,6 +45,11 @@ func Ours(chain []string) []string {
 	return ours
 }
 
+// Named tells whether the Via header of an answer has a name that NewName has made.
+func Named(h http.Header) bool {
+	return slices.ContainsFunc(Parse(h), func(name string) bool { return strings.HasPrefix(name, prefix) })
+}
+
 type chainKey struct{}
 
 // With returns ctx with the chain of a request: the names of those that it has

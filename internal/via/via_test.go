@@ -59,6 +59,17 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestNamed(t *testing.T) {
+	for value, want := range map[string]bool{
+		"": false, "1.1 squid": false, "1.1 registry-module": false, "registry-module-a": false,
+		"1.1 " + via.NewName(): true, "1.1 " + via.NewName() + ", 1.1 squid": true,
+	} {
+		if got := via.Named(http.Header{via.Header: {value}}); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("1.1 a, 1.0 b (c)")
 	f.Fuzz(func(t *testing.T, line string) {
