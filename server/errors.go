@@ -88,6 +88,17 @@ func answerFor(kind contentKind, err error) answer {
 	return answer{status: http.StatusInternalServerError, code: errcode.ErrorCodeUnknown}
 }
 
+// ofRemote tells whether an answer with the status is about a remote, and not about us.
+// Such answers say whom they have passed (Via, RFC 9110, section 7.6.3), so that
+// another registry in front of us knows that it need not leave us alone.
+func ofRemote(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusLoopDetected:
+		return true
+	}
+	return false
+}
+
 // statusClientClosed is nginx's status, for logs, of a request whose client has
 // left. Nobody receives it.
 const statusClientClosed = 499

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
+	"registry-module/internal/via"
 )
 
 // stallTimeout is how long a client may take nothing while something is being
@@ -31,7 +32,8 @@ type exchange struct {
 	http.ResponseWriter
 	conn   *http.ResponseController // of ResponseWriter
 	log    logrus.FieldLogger
-	status int // 0 until something is sent
+	name   string // ours, for the Via header; empty for none
+	status int    // 0 until something is sent
 	bytes  int64
 
 	// repo is what the request is about, nil where that is no repository, or none
@@ -120,6 +122,9 @@ func (x *exchange) WriteHeader(status int) {
 	}
 	if x.status == 0 && status >= 200 {
 		x.status = status
+	}
+	if x.name != "" && ofRemote(status) {
+		x.Header().Set(via.Header, via.Value([]string{x.name}))
 	}
 	if link := x.Header().Get("Link"); link != "" && x.asked != nil {
 		x.Header().Set("Link", nextPage(link, x.asked))

@@ -28,6 +28,7 @@ const maxHeaderLine = 8 << 10
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(w, s.log)
+	x.name = s.name
 	start := s.now()
 	defer func() {
 		p := recover()

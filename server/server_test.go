@@ -371,6 +371,13 @@ func TestErrors(t *testing.T) {
 				if r.status != tt.status || r.header.Get("Retry-After") != tt.retryAfter || r.header.Get("WWW-Authenticate") != "" {
 					t.Errorf("%s: status %d, Retry-After %q, want %d, %q", method, r.status, r.header.Get("Retry-After"), tt.status, tt.retryAfter)
 				}
+				want := ""
+				if tt.status == 429 || tt.status == 502 || tt.status == 503 {
+					want = "1.1 registry-module-this" // the remote has failed, and not this one
+				}
+				if got := r.header.Get("Via"); got != want {
+					t.Errorf("%s: Via %q, want %q", method, got, want)
+				}
 				if method == http.MethodGet {
 					if code := r.code(t); code != tt.code {
 						t.Errorf("code %s, want %s", code, tt.code)
