@@ -25,7 +25,7 @@ func TestNoHeaders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
 				l.AddRandomImage("a/b", "v", 1, 100)
-				l.dial = func(context.Context) (net.Conn, error) { return l.network.connect() } // and count
+				l.setDial(func(context.Context) (net.Conn, error) { return l.network.connect() }) // and count
 				l.Script(upstreamtest.Fault{Hang: true})
 				for range 3 {
 					var all sync.WaitGroup
