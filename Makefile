@@ -92,7 +92,7 @@ big: install-deps ## A blob of 20 GB through a module whose memory does not grow
 
 .PHONY: campaign
 campaign: install-deps ## All that can happen to a download, at full size: cuts, silence, expiry, kills, chaos, 20 GB
-	$(CAMPAIGN) -run '^Test(Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob)'
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)

@@ -237,7 +237,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 	}
 	why, due := r.away()
 	if due {
-		later(ctx, r, kindRepo, "", func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, 1, "") })
+		later(ctx, r, kindRepo, "list", func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, 1, "") })
 	}
 	if why != nil {
 		known.Stale = why

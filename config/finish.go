@@ -175,7 +175,7 @@ func (l *loader) warnWithoutEffect(doc *document) {
 		}
 	}
 	if len(checks) > 0 {
-		l.warn("health (%s) has no effect: /healthz on the address of http.debug.addr tells that the program runs, and nothing more",
+		l.warn("health (%s) has no effect: /healthz on the address of http.debug.addr tells that the program runs, and what is known of the remotes",
 			strings.Join(checks, ", "))
 	}
 	if slices.ContainsFunc(doc.Log.Hooks, func(h configuration.LogHook) bool { return !h.Disabled }) {
