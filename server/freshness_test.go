@@ -20,8 +20,8 @@ import (
 	"registry-module/server"
 )
 
-// away is why the remote of these tests is not asked.
-var away = errors.New("it has not \"answered\"\r\nX-Injected: \\ since ö")
+// errAway is why the remote of these tests is not asked.
+var errAway = errors.New("it has not \"answered\"\r\nX-Injected: \\ since ö")
 
 // Clients are told how old an answer is that can change, and that it is stale.
 func TestFreshness(t *testing.T) {
@@ -49,7 +49,7 @@ func TestFreshness(t *testing.T) {
 		t.Errorf("%d requests for a client that insists", s.up.Calls("")-calls)
 	}
 
-	s.up.SetAway(away, false)
+	s.up.SetAway(errAway, false)
 	want := map[string]string{
 		tag: `110 - "Response is Stale"|299 - "stale answer, last confirmed at `, referrers: `110 - "Response is Stale"|299 - "stale answer, last confirmed at `,
 		tags: `110 - "Response is Stale"|299 - "stale answer: it has`, // of what is stored, each at its time
