@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -79,12 +80,13 @@ type Cache struct {
 	flights singleflight.Group
 	// unwatched are the keys of flights that nobody waits for.
 	unwatched sync.Map
-	// tags keeps those apart who record what a tag stands for, and guards order and
-	// recorded: what has happened is numbered, and the number is kept under which
-	// something was recorded of a tag.
-	tags     sync.Mutex
-	order    uint64
+	// tags keeps those apart who record what a tag stands for. What happens is numbered
+	// in order, and recorded keeps under which number something was recorded of a tag.
+	tags     stripes
+	order    atomic.Uint64
 	recorded *lru.Cache[string, uint64]
+	// lists keeps those apart who read and write lists of referrers.
+	lists sync.RWMutex
 	// buffers are of streamBuffer bytes, for streams that come and go.
 	buffers sync.Pool
 	// prefetch fetch what somebody may ask for later.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -130,6 +132,19 @@ func launch[T any](ctx context.Context, c *Cache, flightKey string, do func(cont
 		defer c.wg.Done()
 		return do(via.Carry(c.ctx, ctx))
 	})
+}
+
+// stripes are locks for things by name: as good as one for each, and fewer. The zero value
+// is ready.
+type stripes [64]sync.Mutex
+
+// lock takes the lock of name, and returns how to let go of it.
+func (s *stripes) lock(name string) (unlock func()) {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // never fails
+	mu := &s[h.Sum32()%uint32(len(s))]
+	mu.Lock()
+	return mu.Unlock
 }
 
 // ended names the reason for which the cache itself has ended an operation.

@@ -40,6 +40,13 @@ type stored struct {
 	// validated is when the remote has last confirmed it, in Unix nanoseconds; 0
 	// is never.
 	validated int64
+	// asked is when that was heard, where it was from a remote that is a cache itself;
+	// 0 is then.
+	asked int64
+	// old tells that such a remote could not have it confirmed either.
+	old bool
+	// due tells that the remote is to be asked, whatever the lifetime.
+	due bool
 }
 
 // what says to people what it is.
@@ -67,30 +74,41 @@ func (r *Repository) judge(s stored) (Freshness, next, error) {
 		return f, answer, nil
 	}
 	ttl, immutable := r.policy(s)
-	if !r.force && (immutable || r.within(s, ttl)) {
+	if !r.force && !s.due && (immutable || r.within(s, ttl)) && !(s.old && r.tooStale(s)) {
+		if s.old {
+			f.Stale = r.notConfirmed()
+		}
 		return f, answer, nil
 	}
-	tooStale := r.tooStale(s)
-	if err, known := r.recall(r.memoryKey(s.kind, s.name)); known && !r.force {
-		if definite(err) { // it is being forgotten
-			return f, answer, err
-		}
-		f, err := r.stale(s, err)
-		return f, answer, err
+	recalled, known := r.recall(r.memoryKey(s.kind, s.name))
+	known = known && !r.force
+	switch {
+	case known && definite(recalled): // it is being forgotten
+		return f, answer, recalled
+	case r.tooStale(s): // it cannot be given without asking, and so loses nothing by that
+		return f, ask, nil
 	}
-	// What is too old to be given without asking loses nothing by asking.
-	if why, due := r.away(); why != nil && !tooStale {
+	if why, due := r.away(); why != nil {
 		f.Stale = why
 		if due || r.force {
 			return f, answerAndAsk, nil
 		}
 		return f, answer, nil
 	}
-	if revalidate := min(r.remote.StaleWhileRevalidate, ttl); !r.force && !tooStale && r.within(s, ttl+revalidate) {
+	if known {
+		f.Stale = recalled
+		return f, answer, nil
+	}
+	if revalidate := min(r.remote.StaleWhileRevalidate, ttl); !r.force && !s.due && r.within(s, ttl+revalidate) {
 		f.Stale = ErrRevalidating
 		return f, answerAndAsk, nil
 	}
 	return f, ask, nil
+}
+
+// notConfirmed is why an answer is stale that is that of a cache.
+func (r *Repository) notConfirmed() error {
+	return fmt.Errorf("%s could not have it confirmed", r.remote.Host)
 }
 
 // policy returns for how long s is answered without asking the remote. Immutable is for
@@ -111,11 +129,12 @@ func (s stored) freshness() (f Freshness) {
 	return f
 }
 
-// within tells whether s was confirmed no longer than d ago. A confirmation from the
+// within tells whether the remote was asked about s no longer than d ago. A time from the
 // future is none: gateways without a battery-backed clock wake up in the past.
 func (r *Repository) within(s stored, d time.Duration) bool {
-	age := r.c.opts.Now().Sub(time.Unix(0, s.validated))
-	return s.validated != 0 && age >= 0 && age < d
+	asked := cmp.Or(s.asked, s.validated)
+	age := r.c.opts.Now().Sub(time.Unix(0, asked))
+	return asked != 0 && age >= 0 && age < d
 }
 
 // stale is the freshness of s where the remote could not be asked because of why. It
@@ -160,10 +179,16 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	if next != ask {
 		return give(f)
 	}
-	if _, slow := r.c.unwatched.Load(flightKey(ctx, s.kind, r.key, s.name, forced(r))); slow {
-		if f, err = r.stale(s, r.impatient()); err == nil {
-			return give(f)
+	if r.tooStale(s) {
+		got, err := flight(ctx, r, s.kind, s.name, question)
+		if err != nil && ctx.Err() == nil && !definite(err) && !errors.Is(err, ErrClosed) {
+			_, err = r.stale(s, err)
 		}
+		return got, err
+	}
+	if r.isSlow(ctx, s.kind, s.name) {
+		f.Stale = r.impatient()
+		return give(f)
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
@@ -179,6 +204,13 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		return none, err
 	}
 	return give(f)
+}
+
+// isSlow tells whether an answer of the remote is under way that somebody has waited for
+// in vain.
+func (r *Repository) isSlow(ctx context.Context, kind, name string) bool {
+	_, slow := r.c.unwatched.Load(flightKey(ctx, kind, r.key, name, forced(r)))
+	return slow
 }
 
 // impatient is why a stored answer is given when the remote has been waited for.
@@ -262,10 +294,11 @@ func (r *Repository) learn(key string, err error, stored bool) {
 		return
 	case definite(err):
 		lasts = max(cmp.Or(r.remote.NegativeTTL, 30*time.Second), 0)
-	case !stored, errors.Is(err, ErrNotAsked):
+	case !stored, errors.Is(err, ErrNotAsked), noConnection(err): // of that the remote knows itself
 	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnavailable):
 		lasts = unconfirmedFor
-		if before, ok := r.c.memory.Get(key); ok && !definite(before.err) {
+		before, ok := r.c.memory.Get(key)
+		if again := r.c.opts.Now().Sub(before.ends); ok && !definite(before.err) && again >= 0 && again < maxUnconfirmed {
 			lasts = min(2*before.ends.Sub(before.since), maxUnconfirmed)
 		}
 	}
@@ -273,6 +306,12 @@ func (r *Repository) learn(key string, err error, stored bool) {
 		now := r.c.opts.Now()
 		r.c.memory.Add(key, remembered{err, now, now.Add(lasts)})
 	}
+}
+
+// noConnection tells whether err is that the remote could not be connected to.
+func noConnection(err error) bool {
+	up, ok := errors.AsType[*UpstreamError](err)
+	return ok && up.NoConnection
 }
 
 // definite tells whether err is the registry's own word that there is no such thing.

@@ -176,15 +176,27 @@ func TestAgeOfRemote(t *testing.T) {
 			t.Errorf("%d requests, want %d", n, requests)
 		}
 	}
-	says(tagTTL-time.Minute, false)
-	want(tagTTL-time.Minute, false, 1)
-	want(tagTTL-time.Minute, false, 0)
-	s.now = s.now.Add(time.Minute)
-	says(24*time.Hour, true)
-	want(24*time.Hour, true, 1)
-	want(24*time.Hour, true, 1) // it may be told more than its clients
+	says(24*time.Hour, false)
+	want(24*time.Hour, false, 1)
+	want(24*time.Hour, false, 0) // it was asked just now
+	s.now = s.now.Add(tagTTL)
+	says(48*time.Hour, true)
+	want(48*time.Hour, true, 1)
+	want(48*time.Hour, true, 0)
+	s.now = s.now.Add(tagTTL)
 	says(0, false)
 	want(0, false, 1)
+	want(0, false, 0)
+
+	s.reopen(t, remote0(maxStale(24*time.Hour)))
+	s.now = s.now.Add(tagTTL)
+	says(48*time.Hour, true)
+	if m, err := s.Repository("a").Tag(t.Context(), "v1"); err != nil || m.Stale == nil {
+		t.Errorf("what we know ourselves is newer: %+v, %v", m.Freshness, err)
+	}
+	if _, err := s.Repository("a").Tag(t.Context(), "v1"); !errors.Is(err, cache.ErrUnavailable) {
+		t.Errorf("what is too old for us: %v", err)
+	}
 }
 
 // A tag in use never makes a client wait, and is never older than allowed.

@@ -187,8 +187,14 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 	var nowhere notAnywhere
 	remembered := false // that those before do not have it is no news
 	for _, r := range n.among {
-		if why, _ := r.away(); why != nil && bound != nil && r != bound {
-			return at(n, bound, op) // it cannot be asked whether that has changed
+		if bound != nil && r != bound {
+			why, due := r.away()
+			if due {
+				r.askLater(ctx)
+			}
+			if why != nil {
+				return at(n, bound, op) // it cannot be asked whether that has changed
+			}
 		}
 		got, err := op(r)
 		has := err == nil
@@ -261,14 +267,9 @@ func (r *Repository) has(ctx context.Context, what subject, err error) (has, rem
 		_, remembered := errors.AsType[*rememberedError](err)
 		return false, remembered, nil
 	}
-	memory := r.memoryKey(kindRepo, "")
-	askErr := r.absentAtRemote(memory)
+	askErr := r.absentAtRemote(r.memoryKey(kindRepo, ""))
 	if remembered = askErr != nil; !remembered {
-		_, askErr = flight(ctx, r, kindRepo, "", func(ctx context.Context) (struct{}, error) {
-			_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
-			r.learn(memory, err, false)
-			return struct{}{}, err
-		})
+		_, askErr = flight(ctx, r, kindRepo, "", r.askRepo)
 	}
 	switch {
 	case askErr == nil:

@@ -42,8 +42,8 @@ type prefetcher struct {
 	lasts  time.Duration
 	queues map[*remote]chan prefetch
 	done   *lru.Cache[manifestKey, time.Time]
-	// running bounds the blobs that are fetched at the same time.
-	running chan struct{}
+	// running bounds the blobs of a remote that are fetched at the same time.
+	running map[*remote]chan struct{}
 }
 
 // prefetch is an image of which something is to be fetched.
@@ -60,11 +60,12 @@ func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *pr
 	}
 	p := &prefetcher{
 		c: c, work: work, lasts: lasts, done: done,
-		queues: make(map[*remote]chan prefetch), running: make(chan struct{}, prefetchFills),
+		queues: make(map[*remote]chan prefetch), running: make(map[*remote]chan struct{}),
 	}
 	for _, r := range c.remotes {
 		if r.Upstream != nil {
 			p.queues[r] = make(chan prefetch, prefetchQueue)
+			p.running[r] = make(chan struct{}, prefetchFills)
 		}
 	}
 	return p, nil
@@ -76,8 +77,10 @@ func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *pr
 // wants is not known. Where [Options].Attached is set, what is attached to m is
 // fetched, so that it can be found when the remote is away. It never waits.
 func (r *Repository) Prefetch(m Manifest) {
+	calm := *r
+	calm.force = false // that was for the client's own request
 	for _, p := range r.c.prefetch {
-		p.add(prefetch{r, m})
+		p.add(prefetch{&calm, m})
 	}
 }
 
@@ -90,10 +93,11 @@ func (p *prefetcher) add(job prefetch) {
 	if at, known := p.done.Get(k); known && (p.lasts == 0 || !now.Before(at) && now.Sub(at) < p.lasts) {
 		return
 	}
+	p.done.Add(k, now)
 	select {
 	case queue <- job:
-		p.done.Add(k, now)
 	default:
+		p.again(job)
 	}
 }
 
@@ -130,14 +134,15 @@ func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, fetch 
 	if err != nil { // it was parsed before
 		return
 	}
+	running := p.running[job.r.remote]
 	for blob := range doc.blobs() {
 		select {
-		case p.running <- struct{}{}:
+		case running <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
 		p.c.wg.Go(func() {
-			defer func() { <-p.running }()
+			defer func() { <-running }()
 			if !fetch(ctx, job.r, blob) {
 				p.again(job)
 			}

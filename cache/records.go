@@ -56,13 +56,18 @@ type tagRecord struct {
 	// Validated is when the remote has last confirmed the tag, in Unix
 	// nanoseconds; 0 is never.
 	Validated int64 `json:"v,omitempty"`
+	// Asked is when that was heard, and Old that it could not be confirmed then, from a
+	// remote that is a cache itself.
+	Asked int64 `json:"a,omitempty"`
+	Old   bool  `json:"o,omitempty"`
 }
 
 // referrersRecord is what refers to a manifest.
 type referrersRecord struct {
-	// Validated is when the remote has said so, in Unix nanoseconds; 0 is that it is to
-	// be asked.
+	// Validated is when the remote has said so, in Unix nanoseconds.
 	Validated int64 `json:"v"`
+	// Due tells that something is known that the remote has not said then.
+	Due bool `json:"d,omitempty"`
 	// Parts is how many entries of kindReferrersPart have Manifests.
 	Parts     int             `json:"n,omitempty"`
 	Manifests []v1.Descriptor `json:"-"`

@@ -48,7 +48,7 @@ func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referre
 	}
 	question := func(ctx context.Context) (Referrers, error) { return r.fetchReferrers(ctx, dgst) }
 	if known || len(attached) > 0 {
-		s := stored{kind: kindReferrers, name: dgst.String(), tag: referrersTag(dgst), validated: said.Validated}
+		s := stored{kind: kindReferrers, name: dgst.String(), tag: referrersTag(dgst), validated: said.Validated, due: said.Due}
 		give := func(f Freshness) (Referrers, error) {
 			if f.Stale == nil && r.remote.Upstream != nil {
 				return Referrers{said.Manifests, f}, nil
@@ -128,11 +128,13 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 // keepReferrers keeps what the remote has said. That there are none is kept of what is
 // known only, and otherwise just remembered: anybody can ask for any digest.
 func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
+	r.c.lists.Lock()
+	defer r.c.lists.Unlock()
 	memory := r.memoryKey(kindReferrers, dgst.String())
 	r.learn(memory, nil, true)
-	before, err := r.c.referrers(ctx, r.key, dgst)
-	if err != nil && !absent(err) {
-		return err
+	before, err := r.c.readReferrers(ctx, r.key, dgst)
+	if err != nil {
+		before = referrersRecord{} // whatever is there is replaced
 	}
 	keep := len(rec.Manifests) <= maxReferrers
 	if len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst) {
@@ -150,7 +152,7 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 	if keep {
 		rec.Parts = len(parts)
 		head = put(head.Key, referrersRecord{Validated: rec.Validated, Parts: rec.Parts})
-		if before.Parts == rec.Parts && slices.EqualFunc(before.Manifests, rec.Manifests, sameDescriptor) {
+		if err == nil && before.Parts == rec.Parts && slices.EqualFunc(before.Manifests, rec.Manifests, sameDescriptor) {
 			return r.c.opts.Index.Apply(ctx, head) // which is all that has changed
 		}
 		for i, p := range parts {
@@ -207,8 +209,19 @@ func (rec referrersRecord) split() (parts [][]byte, ok bool) {
 	return parts, true
 }
 
-// referrers reads what the remote has said last.
-func (c *Cache) referrers(ctx context.Context, repo string, dgst digest.Digest) (rec referrersRecord, err error) {
+// referrers returns what the remote has said last. What cannot be read is absent.
+func (c *Cache) referrers(ctx context.Context, repo string, dgst digest.Digest) (referrersRecord, error) {
+	c.lists.RLock()
+	defer c.lists.RUnlock()
+	rec, err := c.readReferrers(ctx, repo, dgst)
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		err = errDamaged
+	}
+	return rec, err
+}
+
+// readReferrers is referrers for who holds c.lists.
+func (c *Cache) readReferrers(ctx context.Context, repo string, dgst digest.Digest) (rec referrersRecord, err error) {
 	if err := c.record(ctx, key(kindReferrers, repo, dgst.String()), &rec); err != nil {
 		return referrersRecord{}, err
 	}
@@ -248,7 +261,7 @@ func (r *Repository) refers(ctx context.Context, m Manifest, doc *manifestDoc) [
 	changes := []Change{change}
 	said, err := r.c.referrers(ctx, r.key, doc.Subject.Digest)
 	if err == nil && !slices.ContainsFunc(said.Manifests, func(known v1.Descriptor) bool { return known.Digest == m.Digest }) {
-		changes = append(changes, put(key(kindReferrers, r.key, doc.Subject.Digest.String()), referrersRecord{Parts: said.Parts}))
+		changes = append(changes, put(key(kindReferrers, r.key, doc.Subject.Digest.String()), referrersRecord{Validated: said.Validated, Due: true, Parts: said.Parts}))
 	}
 	r.c.memory.Remove(r.memoryKey(kindReferrers, doc.Subject.Digest.String()))
 	return changes

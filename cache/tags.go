@@ -50,7 +50,7 @@ func (r *Repository) judgeTag(ctx context.Context, tag string, rec tagRecord) (T
 }
 
 func (r *Repository) asStored(tag string, rec tagRecord) stored {
-	return stored{kind: kindTag, name: tag, tag: tag, validated: rec.Validated}
+	return stored{kind: kindTag, name: tag, tag: tag, validated: rec.Validated, asked: rec.Asked, old: rec.Old}
 }
 
 // memoryKey is under which is remembered what the remote says about something.
@@ -94,10 +94,17 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Tagged, error) {
 	}
 	began := r.c.now()
 	t, err := r.askTag(ctx, tag)
-	if recErr == nil && definite(err) {
-		err = errors.Join(err, r.forget(ctx, tag, began))
+	if definite(err) {
+		forgotten, forgetErr := r.forget(ctx, tag, began)
+		if err = errors.Join(err, forgetErr); !forgotten {
+			return t, err // a later request has heard something else
+		}
 	}
 	r.learn(r.memoryKey(kindTag, tag), err, recErr == nil)
+	if err == nil && t.Stale != nil {
+		s := r.asStored(tag, tagRecord{Validated: t.Confirmed.UnixNano()})
+		t.Freshness, err = r.stale(s, t.Stale)
+	}
 	if err != nil {
 		r.c.log.WithError(err).Debugf("tag %s of %s could not be confirmed", tag, r.key)
 	}
@@ -152,15 +159,19 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 // confirm records that the remote, asked at began, has said that tag points to m.
 // Where that fails, the answer is right all the same.
 func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began uint64, said Descriptor) Tagged {
-	t := Tagged{m, Freshness{Confirmed: r.c.opts.Now().Add(-said.Age)}}
-	if said.Stale { // it is a cache itself
-		t.Stale = fmt.Errorf("%s could not have it confirmed either", r.remote.Host)
+	now := r.c.opts.Now()
+	t := Tagged{m, Freshness{Confirmed: now.Add(-said.Age)}}
+	rec := tagRecord{Digest: m.Digest, Validated: t.Confirmed.UnixNano(), Old: said.Stale}
+	if said.Age > 0 {
+		rec.Asked = now.UnixNano()
+	}
+	if said.Stale {
+		t.Stale = r.notConfirmed()
 	}
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, m.Digest.String()}); err != nil {
 		return t // it could not be stored, and is served uncached
 	}
-	r.c.tags.Lock()
-	defer r.c.tags.Unlock()
+	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
 	if !r.record(tag, began) {
 		return t
 	}
@@ -170,7 +181,7 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 		err = r.c.opts.Refs.Put(ctx, ref, m.Digest)
 	}
 	if err == nil {
-		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), tagRecord{m.Digest, t.Confirmed.UnixNano()}))
+		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), rec))
 	}
 	if err != nil {
 		r.c.log.WithError(err).Warnf("tag %s of %s could not be stored", tag, r.key)
@@ -179,39 +190,36 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 }
 
 // now is the number of what happens next.
-func (c *Cache) now() uint64 {
-	c.tags.Lock()
-	defer c.tags.Unlock()
-	c.order++
-	return c.order
-}
+func (c *Cache) now() uint64 { return c.order.Add(1) }
 
 // record numbers what is about to be recorded of tag by a request that has begun at
 // began. It returns false where a later one was faster: requests from different sides are
 // not in order, and what was asked for first must not replace what was asked for last.
-// The caller holds c.tags.
+// The caller holds the tag's lock.
 func (r *Repository) record(tag string, began uint64) bool {
 	c, k := r.c, r.memoryKey(kindTag, tag)
 	if at, known := c.recorded.Get(k); known && at > began {
 		return false
 	}
-	c.order++
-	c.recorded.Add(k, c.order)
+	c.recorded.Add(k, c.now())
 	return true
 }
 
-// forget removes a tag that the remote, asked at began, no longer has. Its manifest
-// stays: it can still be asked for by digest.
-func (r *Repository) forget(ctx context.Context, tag string, began uint64) error {
-	r.c.tags.Lock()
-	defer r.c.tags.Unlock()
+// forget removes a tag that the remote, asked at began, does not have. Its manifest
+// stays: it can still be asked for by digest. It returns false where a later request has
+// heard something else.
+func (r *Repository) forget(ctx context.Context, tag string, began uint64) (bool, error) {
+	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
 	if !r.record(tag, began) {
-		return nil
+		return false, nil
+	}
+	if _, err := r.tagRecord(ctx, tag); absent(err) {
+		return true, nil
 	}
 	if err := r.c.opts.Index.Apply(ctx, Change{Key: key(kindTag, r.key, tag), Delete: true}); err != nil {
-		return err
+		return true, err
 	}
-	return r.c.opts.Refs.Remove(ctx, Ref{r.key, RefTag, tag})
+	return true, r.c.opts.Refs.Remove(ctx, Ref{r.key, RefTag, tag})
 }
 
 // TagList is a part of the list of a repository's tags.
@@ -233,11 +241,14 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 		return TagList{}, err
 	}
 	if knownErr != nil {
-		return r.upstreamTags(ctx, n, last) // the remote's reason says more
+		return r.upstreamTags(ctx, n, last, func() {}) // the remote's reason says more
 	}
 	why, due := r.away()
 	if due {
-		later(ctx, r, kindRepo, "list", func(ctx context.Context) (TagList, error) { return r.upstreamTags(ctx, 1, "") })
+		r.askLater(ctx)
+	}
+	if why == nil && r.isSlow(ctx, kindRepo, "") {
+		why = r.impatient()
 	}
 	if why != nil {
 		known.Stale = why
@@ -248,20 +259,32 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 	defer cancel()
 	timer := time.AfterFunc(stalePatience, cancel)
 	defer timer.Stop()
-	list, err := r.upstreamTags(patient, n, last)
+	list, err := r.upstreamTags(patient, n, last, func() { timer.Stop() })
 	switch {
 	case err == nil, definite(err), ctx.Err() != nil:
 		return list, err
 	case patient.Err() != nil:
 		err = r.impatient()
+		r.askLater(ctx) // since nobody has waited for what comes of this one
 	}
 	known.Stale = err
 	return known, nil
 }
 
-// upstreamTags collects pages, since a remote may give fewer than n at a time. It ends
-// with the client: a list can be long, and nobody else waits for it.
-func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (TagList, error) {
+// askRepo asks the remote whether there is the repository.
+func (r *Repository) askRepo(ctx context.Context) (struct{}, error) {
+	_, _, err := r.remote.Upstream.Tags(ctx, r.name, 1, "")
+	r.learn(r.memoryKey(kindRepo, ""), err, false)
+	return struct{}{}, err
+}
+
+// askLater has the remote asked for nobody who would wait: to find out whether it answers.
+func (r *Repository) askLater(ctx context.Context) { later(ctx, r, kindRepo, "", r.askRepo) }
+
+// upstreamTags collects pages, since a remote may give fewer than n at a time, and calls
+// begun when the first has come. It ends with the client: a list can be long, and nobody
+// else waits for it.
+func (r *Repository) upstreamTags(ctx context.Context, n int, last string, begun func()) (TagList, error) {
 	const maxPages = 100 // arbitrary, but bounded
 	select {
 	case r.remote.listing <- struct{}{}:
@@ -276,6 +299,7 @@ func (r *Repository) upstreamTags(ctx context.Context, n int, last string) (TagL
 		if err != nil {
 			return TagList{}, err
 		}
+		begun()
 		list.Tags = append(list.Tags, page...)
 		list.More = more && len(page) > 0
 		if !list.More || n >= 0 && len(list.Tags) >= n {

@@ -110,9 +110,11 @@ func (b *Breaker) probe(r *request, patient bool, now time.Time) (*outcome, erro
 			patient = patient && (!b.mute() || now.Sub(p.begun) < maxWait)
 		}
 	}
-	full := others >= maxProbes && same
-	switch mute := b.mute(); {
-	case mute && full && !patient:
+	mute := b.mute()
+	// Where no connection can be made, that is the same for all repositories.
+	full := others >= maxProbes && (same || b.state == Offline && !mute)
+	switch {
+	case full && !patient && b.state == Offline:
 		return nil, b.crowdedError(r.op)
 	case full, others > 0 && patient && !mute:
 		return b.next, nil
