@@ -78,8 +78,9 @@ type Cache struct {
 	memory *lru.Cache[string, remembered]
 	// flights coalesce requests for the same manifest or tag.
 	flights singleflight.Group
-	// unwatched are the keys of flights that nobody waits for.
-	unwatched sync.Map
+	// unwatched are the keys of flights that nobody waits for, with whether somebody has
+	// done so in vain.
+	unwatched sync.Map // of string to bool
 	// tags keeps those apart who record what a tag stands for. What happens is numbered
 	// in order, and recorded keeps under which number something was recorded of a tag.
 	tags     stripes

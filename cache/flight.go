@@ -62,7 +62,7 @@ func flight[T any](ctx context.Context, r *Repository, kind, name string, ask fu
 // waits for the same, or nobody does already.
 func later[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
 	c, k := r.c, flightKey(ctx, kind, r.key, name, forced(r))
-	if _, running := c.unwatched.LoadOrStore(k, struct{}{}); running {
+	if _, running := c.unwatched.LoadOrStore(k, false); running {
 		return
 	}
 	if !c.begin() {

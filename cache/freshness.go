@@ -198,7 +198,7 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		return got, err
 	case patient.Err() != nil:
 		err = r.impatient()
-		later(ctx, r, s.kind, s.name, question) // goes on, and nobody else waits for it
+		waitedInVain(ctx, r, s.kind, s.name, question) // it goes on, and nobody else waits for it
 	}
 	if f, err = r.stale(s, err); err != nil {
 		return none, err
@@ -209,8 +209,14 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 // isSlow tells whether an answer of the remote is under way that somebody has waited for
 // in vain.
 func (r *Repository) isSlow(ctx context.Context, kind, name string) bool {
-	_, slow := r.c.unwatched.Load(flightKey(ctx, kind, r.key, name, forced(r)))
-	return slow
+	slow, _ := r.c.unwatched.Load(flightKey(ctx, kind, r.key, name, forced(r)))
+	return slow == true
+}
+
+// waitedInVain is later, and makes it slow.
+func waitedInVain[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
+	later(ctx, r, kind, name, ask)
+	r.c.unwatched.CompareAndSwap(flightKey(ctx, kind, r.key, name, forced(r)), false, true)
 }
 
 // impatient is why a stored answer is given when the remote has been waited for.

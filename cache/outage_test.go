@@ -37,27 +37,30 @@ func TestNothingStaleMayBeGiven(t *testing.T) {
 
 // An outage is over for a tag when it is over for the remote.
 func TestOutageIsNotOfTheTag(t *testing.T) {
-	s := newSite(t)
-	s.addImage("a", "v1", "first")
-	r := s.Repository("a")
-	_, err := r.Tag(t.Context(), "v1")
-	must(t, err)
-	s.now = s.now.Add(tagTTL)
-	gone := status(cache.ErrUnavailable)
-	gone.NoConnection = true
-	s.up.Fail(gone)
-	s.up.SetAway(gone, true)
-	for range 5 {
-		if _, err := r.Tag(t.Context(), "v1"); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.addImage("a", "v1", "first")
+		r := s.Repository("a")
+		_, err := r.Tag(t.Context(), "v1")
+		must(t, err)
+		s.now = s.now.Add(tagTTL)
+		gone := status(cache.ErrUnavailable)
+		gone.NoConnection = true
+		s.up.Fail(gone)
+		s.up.SetAway(gone, true)
+		for range 5 {
+			if _, err := r.Tag(t.Context(), "v1"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			s.now = s.now.Add(time.Minute)
 		}
-		s.now = s.now.Add(time.Minute)
-	}
-	s.up.Fail(nil)
-	s.up.SetAway(nil, false)
-	if m, err := r.Tag(t.Context(), "v1"); err != nil || m.Stale != nil {
-		t.Errorf("%v, %v", m.Stale, err)
-	}
+		s.up.Fail(nil)
+		s.up.SetAway(nil, false)
+		if m, err := r.Tag(t.Context(), "v1"); err != nil || m.Stale != nil {
+			t.Errorf("%v, %v", m.Stale, err)
+		}
+	})
 }
 
 // A list of tags is waited for until its beginning, and not waited for twice in vain.

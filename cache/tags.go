@@ -265,7 +265,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 		return list, err
 	case patient.Err() != nil:
 		err = r.impatient()
-		r.askLater(ctx) // since nobody has waited for what comes of this one
+		waitedInVain(ctx, r, kindRepo, "", r.askRepo) // since nobody has heard what comes of this one
 	}
 	known.Stale = err
 	return known, nil

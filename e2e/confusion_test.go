@@ -237,7 +237,8 @@ func TestAttacker(t *testing.T) {
 			t.Parallel()
 			private, forged := app(t, "private"), app(t, "forged")
 			first, second := origin(t, lab.OriginOptions{}, private), origin(t, lab.OriginOptions{}, forged)
-			m := module(t, inFrontOf(called("first", true, first), called("second", true, second)))
+			m := module(t, inFrontOf(called("first", true, first), called("second", true, second)),
+				lab.Env{"REGISTRY_PROXY_NEGATIVETTL": "0"}) // what is mended is seen at once
 
 			tt.breaks(t, first)
 			urls := []string{
