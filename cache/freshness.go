@@ -295,6 +295,8 @@ func (r *Repository) absentAtRemote(key string) error {
 func (r *Repository) learn(key string, err error, stored bool) {
 	var lasts time.Duration
 	switch {
+	case r.remote.Upstream == nil: // nobody has said anything
+		return
 	case err == nil:
 		r.c.memory.Remove(key)
 		return

@@ -178,7 +178,7 @@ func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
 		}
 	}
 	for _, suffix := range []string{".sig", ".att", ".sbom"} {
-		t, err := job.r.Tag(ctx, referrersTag(job.m.Digest)+suffix)
+		t, err := job.r.Tag(ctx, ReferrersTag(job.m.Digest)+suffix)
 		if err != nil {
 			done = done && errors.Is(err, ErrNotFound)
 			continue

@@ -48,7 +48,7 @@ func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referre
 	}
 	question := func(ctx context.Context) (Referrers, error) { return r.fetchReferrers(ctx, dgst) }
 	if known || len(attached) > 0 {
-		s := stored{kind: kindReferrers, name: dgst.String(), tag: referrersTag(dgst), validated: said.Validated, due: said.Due}
+		s := stored{kind: kindReferrers, name: dgst.String(), tag: ReferrersTag(dgst), validated: said.Validated, due: said.Due}
 		give := func(f Freshness) (Referrers, error) {
 			if f.Stale == nil && r.remote.Upstream != nil {
 				return Referrers{said.Manifests, f}, nil
@@ -63,8 +63,9 @@ func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referre
 	return flight(ctx, r, kindReferrers, dgst.String(), question)
 }
 
-// referrersTag is the tag that lists what refers to dgst where there is no API.
-func referrersTag(dgst digest.Digest) string {
+// ReferrersTag is the tag that lists what refers to dgst where there is no API for that
+// (OCI distribution specification, "Referrers Tag Schema").
+func ReferrersTag(dgst digest.Digest) string {
 	const maxAlgorithm, maxEncoded = 32, 64
 	algorithm, encoded, _ := strings.Cut(dgst.String(), ":")
 	return algorithm[:min(len(algorithm), maxAlgorithm)] + "-" + encoded[:min(len(encoded), maxEncoded)]
@@ -96,7 +97,7 @@ func (r *Repository) attached(ctx context.Context, dgst digest.Digest) (list []v
 		}
 	}
 	// Somebody may have asked for the list by its tag.
-	if m, err := r.storedTag(ctx, referrersTag(dgst)); err == nil {
+	if m, err := r.storedTag(ctx, ReferrersTag(dgst)); err == nil {
 		if doc, err := parseManifest(m.Bytes); err == nil {
 			list = merge(list, slices.DeleteFunc(doc.Manifests, func(d v1.Descriptor) bool { return !askable(d) }))
 		}

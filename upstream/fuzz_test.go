@@ -211,7 +211,7 @@ func FuzzReferrers(f *testing.F) {
 			if desc.Size < 0 || desc.Digest.Validate() != nil || r.repeatsSecretIn(&desc) {
 				t.Errorf("%q has the descriptor %+v", content, desc)
 			}
-			if tag := referrersTag(desc.Digest); !reference.TagRegexp.MatchString(tag) {
+			if tag := cache.ReferrersTag(desc.Digest); !reference.TagRegexp.MatchString(tag) {
 				t.Errorf("%s has the tag %s", desc.Digest, tag)
 			}
 		}

@@ -151,7 +151,7 @@ func (r *Remote) addPage(op string, rep *reply, all *referrers) (next string, er
 // taggedReferrers asks for the tag of the referrers tag schema, and reports whether
 // there is one.
 func (r *Remote) taggedReferrers(ctx context.Context, op, repo string, dgst digest.Digest) (list []v1.Descriptor, found bool, err error) {
-	rep, err := r.askManifest(ctx, op, repo, referrersTag(dgst))
+	rep, err := r.askManifest(ctx, op, repo, cache.ReferrersTag(dgst))
 	if err != nil {
 		return nil, false, err
 	}
@@ -181,13 +181,6 @@ func (r *Remote) readTagged(op string, rep *reply) (list []v1.Descriptor, found 
 		return nil, false, r.invalid(op, rep.StatusCode, "the answer has not the digest %s that the remote says", desc.Digest)
 	}
 	return all.list, true, nil
-}
-
-// referrersTag is the tag of the index that lists what refers to dgst, by the referrers
-// tag schema of the OCI distribution specification.
-func referrersTag(dgst digest.Digest) string {
-	alg, encoded := dgst.Algorithm().String(), dgst.Encoded()
-	return alg[:min(len(alg), 32)] + "-" + encoded[:min(len(encoded), 64)]
 }
 
 // referrers is a list that is being put together.
