@@ -61,8 +61,7 @@ func controlHandler(b bindings, s offlineSwitch, statuses func() []breaker.Statu
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(all) // the client may be gone
+		writeJSON(w, all)
 	})
 	mux.HandleFunc("DELETE /bindings", func(w http.ResponseWriter, r *http.Request) {
 		switch was, err := b.Unbind(r.Context(), r.URL.Query().Get("name")); {

@@ -153,8 +153,7 @@ func handleOffline(mux *http.ServeMux, s offlineSwitch) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(status) // the client may be gone
+		writeJSON(w, status)
 	}
 	mux.HandleFunc("GET /offline", func(w http.ResponseWriter, r *http.Request) {
 		status, err := s.Offline(r.Context())
