@@ -51,9 +51,9 @@ func (c *Cache) begin() bool {
 // turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
 	do := func(ctx context.Context) (T, error) { return asks(ctx, r, ask) }
-	got, shared, err := fly(ctx, r.c, flightKey(ctx, kind, r.key, name, forced(r)), do)
+	got, shared, err := fly(ctx, r.c, r.flightKey(ctx, kind, name), do)
 	if shared && errors.Is(err, ErrLoop) {
-		got, _, err = fly(ctx, r.c, flightKey(ctx, kind, r.key, name, forced(r), via.Value(via.From(ctx))), do)
+		got, _, err = fly(ctx, r.c, r.flightKey(ctx, kind, name, via.Value(via.From(ctx))), do)
 	}
 	return got, err
 }
@@ -61,7 +61,7 @@ func flight[T any](ctx context.Context, r *Repository, kind, name string, ask fu
 // later is flight for a result that nobody waits for. Nothing happens where somebody
 // waits for the same, or nobody does already.
 func later[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
-	c, k := r.c, flightKey(ctx, kind, r.key, name, forced(r))
+	c, k := r.c, r.flightKey(ctx, kind, name)
 	if _, running := c.unwatched.LoadOrStore(k, false); running {
 		return
 	}
@@ -77,13 +77,14 @@ func later[T any](ctx context.Context, r *Repository, kind, name string, ask fun
 	}()
 }
 
-// forced is a part of the key of a flight: who wants to know what the remote says now
-// does not share the request of who has not asked for that.
-func forced(r *Repository) string {
+// flightKey is the key of what those share who want the same of r. Who wants to know what
+// the remote says now does not share the request of who has not asked for that.
+func (r *Repository) flightKey(ctx context.Context, kind, name string, more ...string) string {
+	fresh := ""
 	if r.force {
-		return "fresh"
+		fresh = "fresh"
 	}
-	return ""
+	return flightKey(ctx, kind, append([]string{r.key, name, fresh}, more...)...)
 }
 
 // flightKey is the key of what those share whose requests have passed as many

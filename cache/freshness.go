@@ -209,14 +209,14 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 // isSlow tells whether an answer of the remote is under way that somebody has waited for
 // in vain.
 func (r *Repository) isSlow(ctx context.Context, kind, name string) bool {
-	slow, _ := r.c.unwatched.Load(flightKey(ctx, kind, r.key, name, forced(r)))
+	slow, _ := r.c.unwatched.Load(r.flightKey(ctx, kind, name))
 	return slow == true
 }
 
 // waitedInVain is later, and makes it slow.
 func waitedInVain[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) {
 	later(ctx, r, kind, name, ask)
-	r.c.unwatched.CompareAndSwap(flightKey(ctx, kind, r.key, name, forced(r)), false, true)
+	r.c.unwatched.CompareAndSwap(r.flightKey(ctx, kind, name), false, true)
 }
 
 // impatient is why a stored answer is given when the remote has been waited for.

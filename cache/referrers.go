@@ -39,21 +39,25 @@ func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referre
 	if err != nil && !absent(err) {
 		return Referrers{}, err
 	}
-	attached, err := r.attached(ctx, dgst)
-	if err != nil {
-		return Referrers{}, err
-	}
 	if r.absentAtRemote(r.memoryKey(kindReferrers, dgst.String())) != nil {
 		return Referrers{}, nil
 	}
+	if !known {
+		attached, err := r.attached(ctx, dgst)
+		if err != nil {
+			return Referrers{}, err
+		}
+		known = len(attached) > 0
+	}
 	question := func(ctx context.Context) (Referrers, error) { return r.fetchReferrers(ctx, dgst) }
-	if known || len(attached) > 0 {
+	if known {
 		s := stored{kind: kindReferrers, name: dgst.String(), tag: ReferrersTag(dgst), validated: said.Validated, due: said.Due}
 		give := func(f Freshness) (Referrers, error) {
 			if f.Stale == nil && r.remote.Upstream != nil {
 				return Referrers{said.Manifests, f}, nil
 			}
-			return Referrers{merge(said.Manifests, attached), f}, nil
+			attached, err := r.attached(ctx, dgst)
+			return Referrers{merge(said.Manifests, attached), f}, err
 		}
 		return current(ctx, r, s, give, question)
 	}
@@ -112,7 +116,7 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 		// Registries that have no referrers say so in another way.
 		err = &UpstreamError{
 			Kind: ErrInvalid, Remote: r.remote.Host, Op: fmt.Sprintf("listing referrers of %s in %s", dgst, r.name),
-			Err: fmt.Errorf("whether there are any is not known: %w", errors.New(err.Error())),
+			Err: fmt.Errorf("whether there are any is not known: %v", err),
 		}
 	}
 	if err != nil {
