@@ -138,6 +138,36 @@ type Partial interface {
 	Suspend() (kept int64, err error)
 }
 
+// Usage tells what content takes of the storage. Sizes of content are those of its
+// bytes; what it takes is more: whole blocks, directories, links.
+type Usage interface {
+	// Occupies returns how many bytes of storage content of size bytes takes, with its
+	// place and its links.
+	Occupies(size int64) int64
+
+	// Beside returns how many bytes of storage is taken by what is neither content nor
+	// a partial: the index, and what was put into quarantine.
+	Beside(ctx context.Context) (int64, error)
+}
+
+// Quarantine keeps damaged content for who wants to know what has happened to it.
+type Quarantine interface {
+	// Quarantine takes the content of dgst out of its place, so that it is not stored
+	// any more, and keeps it aside for a while, if there is room. Content that is not
+	// stored is no error. Blobs that are open stay readable.
+	Quarantine(ctx context.Context, dgst digest.Digest) error
+}
+
+// Document is a small file that is kept durably, for what the operator has decided.
+type Document interface {
+	// Read returns what was last written. Where nothing ever was, the error is
+	// [io/fs.ErrNotExist].
+	Read(ctx context.Context) ([]byte, error)
+	// Write replaces the content as a whole. When it returns nil, it survives a loss
+	// of power.
+	Write(ctx context.Context, content []byte) error
+}
+
 // RefKind says what a [Ref] names.
 type RefKind uint8
 
