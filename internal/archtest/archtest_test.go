@@ -22,7 +22,7 @@ var architecture = Rules{
 			"server speaks HTTP for a cache; which store, remote and configuration are behind it is for main to choose",
 		},
 		"cache": {
-			[]string{"cache/tagpolicy", "internal/..."},
+			[]string{"cache/tagpolicy", "gc", "internal/..."},
 			"cache declares the interfaces that it consumes, so that it does not know who implements them",
 		},
 		"cache/tagpolicy": {
@@ -96,6 +96,10 @@ var architecture = Rules{
 		"deploy": {
 			nil,
 			"samples and their test",
+		},
+		"gc": {
+			nil,
+			"gc plans over a graph that it is given; what is stored, and removing it, is for its callers",
 		},
 		"internal/...": {
 			[]string{"internal/..."},

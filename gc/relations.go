@@ -1,0 +1,167 @@
+package gc
+
+import "slices"
+
+// prepare works out what follows from the relations, where they have changed.
+func (g *Graph) prepare() {
+	g.seal()
+	if g.prepared {
+		return
+	}
+	g.prepared = true
+	for i := range uint32(g.nodes.len()) {
+		g.nodes.at(i).refs = 0
+		g.flags[i] &^= hasFollowers | hasParents | planned
+	}
+	g.followers, g.parents = g.followers[:0], g.parents[:0]
+	for i := range uint32(g.records.len()) {
+		r := g.records.at(i)
+		r.children = 0
+		if r.subject != 0 {
+			s := r.subject - 1
+			g.flags[s] |= hasFollowers
+			g.followers = append(g.followers, uint64(s)<<32|uint64(r.node))
+		}
+		for j := r.first; j < r.end; j++ {
+			p := *g.parts.at(j)
+			part := g.nodes.at(p)
+			part.refs++
+			if part.record == 0 {
+				continue
+			}
+			g.flags[p] |= hasParents
+			g.parents = append(g.parents, uint64(p)<<32|uint64(r.node))
+			if !g.attached(p) {
+				r.children++
+			}
+		}
+	}
+	slices.Sort(g.followers)
+	slices.Sort(g.parents)
+	g.inherit()
+}
+
+// maxNesting is how many indexes deep an image may be to inherit from all of
+// them. There is no use for more than two, and no limit in the specification.
+const maxNesting = 16
+
+// inherit gives what is known of the use of an index to the images it names.
+// Who pulls by tag asks for the index, and by its digest for the one image of a
+// platform; an image that was not asked for by digest for long, while its index
+// was, is there for a client that has most of it, or for another platform.
+func (g *Graph) inherit() {
+	changed := true
+	for depth := 0; changed && depth < maxNesting; depth++ {
+		changed = false
+		for _, pair := range g.parents {
+			p, i := uint32(pair>>32), uint32(pair)
+			child, index := g.nodes.at(p), g.nodes.at(i)
+			f := g.flags[p] | g.flags[i]&(hasExpired|isFresh)
+			score, last := max(child.score, index.score-1), max(child.last, index.last)
+			if f != g.flags[p] || score != child.score || last != child.last {
+				g.flags[p], child.score, child.last = f, score, last
+				changed = true
+			}
+		}
+	}
+}
+
+// attached tells whether node n is attached to one that is stored.
+func (g *Graph) attached(n uint32) bool {
+	r := g.nodes.at(n).record
+	return r != 0 && g.records.at(r-1).subject != 0
+}
+
+// manifest returns the record of node n, or an empty one.
+func (g *Graph) manifest(n uint32) record {
+	if r := g.nodes.at(n).record; r != 0 {
+		return *g.records.at(r - 1)
+	}
+	return record{node: n}
+}
+
+// eachFollower calls f for all that is attached to node n.
+func (g *Graph) eachFollower(n uint32, f func(uint32)) {
+	if g.flags[n]&hasFollowers != 0 {
+		eachSecond(g.followers, n, f)
+	}
+}
+
+// eachParent calls f for all manifests that name the manifest n.
+func (g *Graph) eachParent(n uint32, f func(uint32)) {
+	if g.flags[n]&hasParents != 0 {
+		eachSecond(g.parents, n, f)
+	}
+}
+
+// eachSecond calls f for the second of each pair whose first is n.
+func eachSecond(pairs []uint64, n uint32, f func(uint32)) {
+	i, _ := slices.BinarySearch(pairs, uint64(n)<<32)
+	for ; i < len(pairs) && uint32(pairs[i]>>32) == n; i++ {
+		f(uint32(pairs[i]))
+	}
+}
+
+// eachPart calls f for all stored parts of node n.
+func (g *Graph) eachPart(n uint32, f func(uint32)) {
+	r := g.manifest(n)
+	for i := r.first; i < r.end; i++ {
+		f(*g.parts.at(i))
+	}
+}
+
+// Sizes returns how large id is with all that is stored below it and attached
+// to any of that, each content counted once; how much of this is unique: used
+// by nothing else, so that it would go with id; and how many parts are missing
+// of the manifests among it, counted for each manifest that names them. Absent
+// images of an index are not missing.
+func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
+	n, ok := g.find(id)
+	if !ok {
+		return 0, 0, 0
+	}
+	g.prepare()
+	// How often something of the closure names or holds each node of it.
+	inside := map[uint32]uint32{n: 0}
+	closure := []uint32{n}
+	for i := 0; i < len(closure); i++ {
+		next := func(m uint32) {
+			if _, ok := inside[m]; !ok {
+				closure = append(closure, m)
+			}
+			inside[m]++
+		}
+		missing += int(g.manifest(closure[i]).missing)
+		g.eachPart(closure[i], next)
+		g.eachFollower(closure[i], next)
+	}
+	var shared []uint32
+	for _, m := range closure {
+		size += g.nodes.at(m).size
+		holders := g.nodes.at(m).refs
+		if g.attached(m) {
+			holders++
+		}
+		if m != n && inside[m] < holders {
+			shared = append(shared, m)
+		}
+	}
+	// What is below something that others use is used by them too.
+	unique = size
+	left := func(m uint32) {
+		if _, ok := inside[m]; ok && m != n {
+			shared = append(shared, m)
+		}
+	}
+	for i := 0; i < len(shared); i++ {
+		m := shared[i]
+		if _, ok := inside[m]; !ok {
+			continue // counted before
+		}
+		delete(inside, m)
+		unique -= g.nodes.at(m).size
+		g.eachPart(m, left)
+		g.eachFollower(m, left)
+	}
+	return size, unique, missing
+}
