@@ -52,6 +52,7 @@ type record struct {
 	subject     uint32 // node plus 1 that it is attached to, or 0
 	children    uint32 // stored manifests it names that are not attached to anything
 	hasContents bool   // Manifest or Index was called for it
+	index       bool   // it was Index
 }
 
 type flag uint16
@@ -111,7 +112,7 @@ func (g *Graph) contents(id ID, parts []ID, count bool) {
 		return
 	}
 	g.prepared = false
-	r.hasContents = true
+	r.hasContents, r.index = true, !count
 	r.first = uint32(g.parts.len())
 	// A layer may be there twice.
 	g.scratch = append(g.scratch[:0], parts...)

@@ -121,9 +121,21 @@ func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
 		return 0, 0, 0
 	}
 	g.prepare()
-	// How often something of the closure names or holds each node of it.
-	inside := map[uint32]uint32{n: 0}
-	closure := []uint32{n}
+	closure, inside := g.closure(n)
+	for _, m := range closure {
+		size += g.nodes.at(m).size
+		missing += int(g.manifest(m).missing)
+	}
+	unique = size
+	g.dropShared(n, closure, inside, func(m uint32) { unique -= g.nodes.at(m).size })
+	return size, unique, missing
+}
+
+// closure returns node n with all that is stored below it and attached to any of that,
+// and how often something of it names or holds each node of it.
+func (g *Graph) closure(n uint32) (closure []uint32, inside map[uint32]uint32) {
+	inside = map[uint32]uint32{n: 0}
+	closure = []uint32{n}
 	for i := 0; i < len(closure); i++ {
 		next := func(m uint32) {
 			if _, ok := inside[m]; !ok {
@@ -131,13 +143,17 @@ func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
 			}
 			inside[m]++
 		}
-		missing += int(g.manifest(closure[i]).missing)
 		g.eachPart(closure[i], next)
 		g.eachFollower(closure[i], next)
 	}
+	return closure, inside
+}
+
+// dropShared takes out of a closure of n what something outside of it uses, and what is
+// below that, and calls drop for each.
+func (g *Graph) dropShared(n uint32, closure []uint32, inside map[uint32]uint32, drop func(uint32)) {
 	var shared []uint32
 	for _, m := range closure {
-		size += g.nodes.at(m).size
 		holders := g.nodes.at(m).refs
 		if g.attached(m) {
 			holders++
@@ -147,7 +163,6 @@ func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
 		}
 	}
 	// What is below something that others use is used by them too.
-	unique = size
 	left := func(m uint32) {
 		if _, ok := inside[m]; ok && m != n {
 			shared = append(shared, m)
@@ -159,9 +174,8 @@ func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
 			continue // counted before
 		}
 		delete(inside, m)
-		unique -= g.nodes.at(m).size
+		drop(m)
 		g.eachPart(m, left)
 		g.eachFollower(m, left)
 	}
-	return size, unique, missing
 }

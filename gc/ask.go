@@ -1,0 +1,48 @@
+package gc
+
+import "slices"
+
+// LastUse returns when id was last used, in Unix seconds: itself, or an index that
+// names it; 0 where that is not known.
+func (g *Graph) LastUse(id ID) int64 {
+	n, ok := g.find(id)
+	if !ok {
+		return 0
+	}
+	g.prepare()
+	return int64(g.nodes.at(n).last)
+}
+
+// Whole tells whether id is a stored manifest of which no part is missing, or an
+// index of which an image is stored, and all that are stored are whole.
+func (g *Graph) Whole(id ID) bool {
+	n, ok := g.find(id)
+	if !ok || !g.manifest(n).hasContents {
+		return false
+	}
+	g.prepare()
+	if r := g.manifest(n); r.index && r.children == 0 {
+		return false
+	}
+	closure, _ := g.closure(n)
+	return !slices.ContainsFunc(closure, func(m uint32) bool { return g.manifest(m).missing > 0 })
+}
+
+// Alone returns what would be used by nothing any more without id, id first, and each
+// manifest before what it consists of.
+func (g *Graph) Alone(id ID) []ID {
+	n, ok := g.find(id)
+	if !ok {
+		return nil
+	}
+	g.prepare()
+	closure, inside := g.closure(n)
+	g.dropShared(n, closure, inside, func(uint32) {})
+	var alone []ID
+	for _, m := range closure {
+		if _, ok := inside[m]; ok {
+			alone = append(alone, g.nodes.at(m).id)
+		}
+	}
+	return alone
+}
