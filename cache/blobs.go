@@ -152,6 +152,22 @@ func (f *fill) mayWaitFor(ctx context.Context) bool {
 // CachedBlob opens the blob dgst if it is stored and the remote has served it in
 // this repository. Otherwise the error satisfies errors.Is(err, fs.ErrNotExist).
 func (r *Repository) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	return r.reading(dgst, func() (*Reader, error) { return r.cachedBlob(ctx, dgst) })
+}
+
+// reading opens a reader of a blob, which is not evicted until that is closed.
+func (r *Repository) reading(dgst digest.Digest, open func() (*Reader, error)) (*Reader, error) {
+	end := r.c.pulls.begin(r.key, dgst, r.c.opts.Now)
+	b, err := open()
+	if err != nil {
+		end()
+		return nil, err
+	}
+	b.done = end
+	return b, nil
+}
+
+func (r *Repository) cachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
 	b, verified, err := r.openStored(ctx, dgst)
 	if err != nil {
 		return nil, err
@@ -256,31 +272,38 @@ func (c *Cache) remove(ctx context.Context, dgst digest.Digest) error {
 	if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
 		return err
 	}
+	if err := c.space.await(ctx); err != nil { // it may have been counted, or not
+		return err
+	}
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
 	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
 	return c.opts.Index.Apply(ctx, Change{Key: key(kindBlob, dgst.String()), Delete: true})
 }
 
-// counted is the size of dgst in the account of what is stored, 0 where it is
+// counted is what is counted for dgst in the account of what is stored, 0 where it is
 // not there. The caller holds c.accounts.
 func (c *Cache) counted(ctx context.Context, dgst digest.Digest) int64 {
 	var rec blobRecord
 	if err := c.record(ctx, key(kindBlob, dgst.String()), &rec); err != nil {
 		return 0
 	}
-	return rec.Size
+	return c.space.occupied(rec.Size)
 }
 
 // OpenBlob opens the blob dgst: from the store, from the download that is under
 // way, or from one that it starts. The reader's operations end with ctx.
 func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
+	return r.reading(dgst, func() (*Reader, error) { return r.openBlob(ctx, dgst) })
+}
+
+func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
 	// Each round that ends without an answer has changed something: content was
 	// removed, or a fill of somebody else has ended. Where that does not help, as
 	// on a file system that has become read-only, the blob passes through.
 	const rounds = 3
 	for range rounds {
-		b, err := r.CachedBlob(ctx, dgst)
+		b, err := r.cachedBlob(ctx, dgst)
 		if err == nil || !absent(err) {
 			return b, err
 		}
@@ -339,7 +362,7 @@ func (f *fill) failedForOthers(ctx context.Context, r *Repository, err error) bo
 // adopt opens a blob that is stored. Unless a fill has just linked it into this
 // repository, the remote has to confirm that it serves it there, too.
 func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	if b, err := r.CachedBlob(ctx, dgst); err == nil || !absent(err) {
+	if b, err := r.cachedBlob(ctx, dgst); err == nil || !absent(err) {
 		return b, err
 	}
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
@@ -349,7 +372,7 @@ func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, er
 	if err := r.vouchInTurn(ctx, dgst); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	if linked, err := r.CachedBlob(ctx, dgst); err == nil {
+	if linked, err := r.cachedBlob(ctx, dgst); err == nil {
 		return linked, b.Close()
 	}
 	return r.check(ctx, dgst, b) // the link could not be written
@@ -428,6 +451,14 @@ func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
 // link makes dgst, which is stored, part of the repository: durably first, so
 // that the index can say so. Unless it is verified, it will be when it is read.
 func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64, verified bool) error {
+	defer r.c.contents.lock(dgst.String())() // so that it is not removed meanwhile
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	if err := b.Close(); err != nil {
+		return err
+	}
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefLayer, dgst.String()}, dgst); err != nil {
 		return err
 	}

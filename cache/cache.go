@@ -33,8 +33,20 @@ type Options struct {
 	// about again; default 30 days, negative is for ever.
 	BindingTTL time.Duration
 
-	// MaxSize is how many bytes of content are kept, drafts included; 0 is no
-	// limit.
+	// Usage tells what content takes of the storage; by default its size.
+	Usage Usage
+
+	// Pinned keeps which images are pinned; by default that ends with the process.
+	Pinned Document
+
+	// Pins are patterns for images that are kept, see [Pin].
+	Pins []string
+
+	// IndexDamaged tells that entries of the index may have been lost: it is rebuilt.
+	IndexDamaged bool
+
+	// MaxSize is how many bytes of storage are taken, drafts and the index included; 0
+	// is no limit.
 	MaxSize int64
 
 	// MinFree tells how many bytes of a storage of total bytes to leave free;
@@ -99,6 +111,19 @@ type Cache struct {
 	// accounts keeps the entries of stored blobs in step with space.
 	accounts sync.Mutex
 
+	// contents keep who removes content from who links it, and repos who tidies the
+	// entries of a repository up from who adds some. Of several of these locks, contents
+	// is taken first, then tags, repos, lists, accounts.
+	contents, repos stripes
+	pulls           pulls
+	uses            uses
+	pins            *pins
+	collector       *collector
+	// indexed is closed when the index covers all that is stored, which it has since
+	// then, in Unix seconds.
+	indexed chan struct{}
+	since   int64
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
@@ -149,6 +174,8 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		memory:    memory,
 		fills:     make(map[digest.Digest]*fill),
 		left:      make(map[digest.Digest]*leftover),
+		collector: newCollector(),
+		indexed:   make(chan struct{}),
 	}
 	for _, r := range opts.Remotes {
 		if c.remote(r.Host) != nil {
@@ -160,16 +187,25 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		buf := make([]byte, streamBuffer)
 		return &buf
 	}
-	used, err := c.prepareIndex(ctx)
-	if err != nil {
+	c.space = &space{
+		blobs: opts.Blobs, usage: opts.Usage, max: opts.MaxSize, minFree: opts.MinFree, now: opts.Now,
+		tight: func() { poke(c.collector.kick) }, known: make(chan struct{}),
+	}
+	if c.pins, err = loadPins(ctx, opts.Pinned, opts.Pins); err != nil {
 		return nil, err
 	}
-	c.space = &space{blobs: opts.Blobs, max: opts.MaxSize, minFree: opts.MinFree, used: used}
+	if c.pins.broken != nil {
+		c.log.Error(c.pins.broken)
+	}
 	if err := c.findLeft(ctx); err != nil {
 		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := c.openIndex(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	c.wg.Go(c.watchLeft)
+	c.wg.Go(c.keepRoom)
 	asked := slices.DeleteFunc(slices.Clone(c.remotes), func(r *remote) bool { return r.Upstream == nil })
 	if opts.Resume {
 		for _, r := range asked {
@@ -234,7 +270,19 @@ func (c *Cache) Close() error {
 	if again {
 		return nil
 	}
-	return c.opts.Index.Apply(context.Background(), put(key(kindMeta, metaClean), struct{}{}))
+	return c.closeIndex(context.Background())
+}
+
+// closeIndex notes in the index what is known only here.
+func (c *Cache) closeIndex(ctx context.Context) error {
+	select {
+	case <-c.indexed:
+	default:
+		return nil // the next start goes on
+	}
+	c.tryFlushUses(ctx)
+	used := c.space.committed()
+	return c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
 }
 
 // absent tells whether err says that something is not stored.

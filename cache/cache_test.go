@@ -66,6 +66,7 @@ func (s *site) open(t *testing.T) {
 	}
 	s.Cache = c
 	t.Cleanup(func() { s.close(t, c) })
+	must(t, c.Ready(t.Context()))
 }
 
 // close closes c, after which no draft may be left.

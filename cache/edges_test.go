@@ -186,11 +186,13 @@ func TestAccountOfSpace(t *testing.T) {
 			s.loseIndex()
 			must(t, s.index.Apply(t.Context(), cache.Change{Key: []byte("z\x00complete"), Value: []byte("{}")}))
 			s.reopen(t, func(o *cache.Options) { o.Index = s.index })
+			read := s.openBlob(t, "a", first)
 			b := s.openBlob(t, "a", second)
 			if !b.Passing() {
 				t.Error("2001 bytes are kept, the limit is 1500")
 			}
 			readAll(t, b)
+			must(t, read.Close())
 		})
 	})
 	t.Run("file lost", func(t *testing.T) {
@@ -382,12 +384,14 @@ func TestDamageIsAccountedOnce(t *testing.T) {
 			}
 			must(t, b.Close())
 		}
-		// 100,001 of 250,000 bytes are used.
+		// 100,001 of 250,000 bytes are used, and cannot be removed.
+		read := s.openBlob(t, "a", kept)
 		b := s.openBlob(t, "a", s.up.AddBlob("a", randomBytes(150_000)))
 		if !b.Passing() {
 			t.Error("the space of the damaged blob was given back twice")
 		}
 		readAll(t, b)
+		must(t, read.Close())
 	})
 }
 

@@ -77,20 +77,25 @@ func (s onDisk) pull(ctx context.Context, dgst digest.Digest) ([]byte, error) {
 	return io.ReadAll(b)
 }
 
-// wantRoom pulls a blob of repository a, which is to be stored.
-func (s onDisk) wantRoom(t *testing.T, failed string, dgst digest.Digest, content []byte) {
+// wantRoom pulls a blob of repository a, which is to be stored. Until done is called, it
+// is in use and not removed.
+func (s onDisk) wantRoom(t *testing.T, failed string, dgst digest.Digest, content []byte) (done func()) {
 	t.Helper()
-	got, err := s.pull(t.Context(), dgst)
-	if err != nil || !bytes.Equal(got, content) {
+	b, err := s.repository().OpenBlob(t.Context(), dgst)
+	if err != nil {
+		t.Errorf("%s fails: the next pull: %v", failed, err)
+		return func() {}
+	}
+	if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("%s fails: the next pull: %d bytes of %d, or other ones, %v", failed, len(got), len(content), err)
 	}
 	synctest.Wait()
-	b, err := s.repository().CachedBlob(t.Context(), dgst)
+	stored, err := s.repository().CachedBlob(t.Context(), dgst)
 	if err != nil {
 		t.Errorf("%s fails: the next pull has stored nothing: %v", failed, err)
-		return
+		stored = b
 	}
-	must(t, b.Close())
+	return func() { _, _ = stored.Close(), b.Close() } // they were only read
 }
 
 // wantNoRoom pulls a blob for which there is none.
@@ -178,8 +183,8 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 		synctest.Wait()
 		if faulty.Injected() && mode != durabletest.Dead {
 			// Both fit exactly: room that was lost to the failure would be missing.
-			s.wantRoom(t, what(), dgst, content)
-			s.wantRoom(t, what(), otherDgst, other)
+			defer s.wantRoom(t, what(), dgst, content)()
+			defer s.wantRoom(t, what(), otherDgst, other)()
 			s.wantNoRoom(t, what(), tooMuch)
 		}
 	}
@@ -198,7 +203,7 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 		dgst    digest.Digest
 		content []byte
 	}{{dgst, content}, {otherDgst, other}} {
-		s.wantRoom(t, what()+", and after a restart", blob.dgst, blob.content)
+		defer s.wantRoom(t, what()+", and after a restart", blob.dgst, blob.content)()
 	}
 	s.wantNoRoom(t, what()+", and after a restart", tooMuch)
 	if again := up.Sent() - before; again > faultyLimit+100 {

@@ -105,7 +105,11 @@ func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f 
 		vouched:  map[string]*Repository{r.key: r},
 	}
 	c.fills[dgst] = f
-	c.wg.Go(f.run)
+	done := c.pulls.begin(r.key, dgst, c.opts.Now)
+	c.wg.Go(func() {
+		defer done()
+		f.run()
+	})
 	return f, true, nil
 }
 
@@ -231,7 +235,8 @@ func (c *Cache) commit(ctx context.Context, d Draft, res *reservation, dgst dige
 	}
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
-	res.commit(c.counted(ctx, dgst)) // it is fetched again where its file was lost
+	res.commit(size, c.counted(ctx, dgst)) // it is fetched again where its file was lost
+	c.uses.fill(size)
 	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 	return err
 }

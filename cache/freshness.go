@@ -129,6 +129,20 @@ func (s stored) freshness() (f Freshness) {
 	return f
 }
 
+// freshUntil tells until when a tag is answered without asking the remote, zero where
+// that is for ever or over, and whether it is over.
+func (r *Repository) freshUntil(tag string, rec tagRecord) (until time.Time, stale bool) {
+	s := r.asStored(tag, rec)
+	ttl, immutable := r.policy(s)
+	switch {
+	case immutable || r.remote.Upstream == nil:
+		return time.Time{}, false
+	case !r.within(s, ttl):
+		return time.Time{}, true
+	}
+	return time.Unix(0, cmp.Or(s.asked, s.validated)).Add(ttl).UTC(), false
+}
+
 // within tells whether the remote was asked about s no longer than d ago. A time from the
 // future is none: gateways without a battery-backed clock wake up in the past.
 func (r *Repository) within(s stored, d time.Duration) bool {

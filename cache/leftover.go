@@ -78,12 +78,15 @@ func (c *Cache) dropOldest(ctx context.Context) bool {
 	return oldest != nil && c.dropLeft(ctx, func(l *leftover) bool { return l == oldest }) > 0
 }
 
-// leftSize is how many bytes all unfinished downloads have that nobody works on.
-func (c *Cache) leftSize() (n int64) {
+// leftSize is how many bytes all unfinished downloads have that nobody works on, nor has
+// since before, unless that is zero.
+func (c *Cache) leftSize(before time.Time) (n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, l := range c.left {
-		n += l.res.size
+		if before.IsZero() || l.used.Before(before) {
+			n += l.res.size
+		}
 	}
 	return n
 }
@@ -125,19 +128,43 @@ func (c *Cache) watchLeft() {
 }
 
 // fit makes a reservation at least n bytes large, making one where there is none.
-// Where there is no room, unfinished downloads that nobody works on make some, if
-// they can make enough.
+// Where there is no room, some is made, if enough can be: by what was left of downloads
+// that nobody has gone on with for long, then by content that is worth least, then by
+// other downloads that nobody works on.
 func (c *Cache) fit(ctx context.Context, res **reservation, n int64) error {
 	if *res == nil {
 		*res = &reservation{s: c.space}
 	}
-	for {
-		err := (*res).grow(ctx, max(n-(*res).size, 0))
-		if full, ok := errors.AsType[*noSpace](err); !ok || full.needed > full.left+c.leftSize() || !c.dropOldest(ctx) {
+	if n <= (*res).size {
+		return nil
+	}
+	if err := c.space.await(ctx); err != nil {
+		return err
+	}
+	// What was made may be taken by others.
+	const rounds = 16
+	var err error
+	for range rounds {
+		err = (*res).grow(ctx, n-(*res).size)
+		full, ok := errors.AsType[*noSpace](err)
+		if !ok {
+			return err
+		}
+		need := full.needed - full.left
+		switch abandoned := c.opts.Now().Add(-abandonedAfter); {
+		case need <= c.leftSize(abandoned) && c.dropOldest(ctx):
+		case c.makeRoom(ctx, need):
+		case need <= c.leftSize(time.Time{}) && c.dropOldest(ctx):
+		default:
 			return err
 		}
 	}
+	return err
 }
+
+// abandonedAfter is how long nobody has gone on with a download that goes before content
+// does.
+const abandonedAfter = 24 * time.Hour
 
 // blindStep is how much a reservation grows by at least where the remote does not
 // say how long the blob is.

@@ -31,6 +31,15 @@ const (
 // served it in this repository, and the error of [Repository.CachedTag]
 // otherwise. It never contacts the remote.
 func (r *Repository) CachedManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	m, err := r.cachedManifest(ctx, dgst)
+	if err == nil {
+		r.use(dgst)
+	}
+	return m, err
+}
+
+// cachedManifest is CachedManifest for ourselves.
+func (r *Repository) cachedManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
 	if m, ok := r.c.manifests.Get(manifestKey{r.key, dgst}); ok {
 		return m, nil
 	}
@@ -39,7 +48,15 @@ func (r *Repository) CachedManifest(ctx context.Context, dgst digest.Digest) (Ma
 
 // Manifest returns the manifest dgst, from the remote where it is not stored.
 func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
-	m, err := r.CachedManifest(ctx, dgst)
+	m, err := r.manifest(ctx, dgst)
+	if err == nil {
+		r.use(dgst)
+	}
+	return m, err
+}
+
+func (r *Repository) manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
+	m, err := r.cachedManifest(ctx, dgst)
 	if err == nil || !absent(err) {
 		return m, err
 	}
@@ -49,7 +66,7 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	}
 	return flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
 		// The flight that we have just missed may have stored it.
-		if m, err := r.CachedManifest(ctx, dgst); err == nil || !absent(err) {
+		if m, err := r.cachedManifest(ctx, dgst); err == nil || !absent(err) {
 			return m, err
 		}
 		m, _, err := r.fetchManifest(ctx, dgst.String())
@@ -81,7 +98,7 @@ func (r *Repository) loadManifest(ctx context.Context, dgst digest.Digest) (Mani
 			return Manifest{}, fmt.Errorf("stored manifest %s: %w", dgst, err)
 		}
 		m.MediaType = doc.mediaType()
-		if err := r.applyInParts(ctx, r.manifestChanges(ctx, m, doc)); err != nil {
+		if err := r.indexChanges(ctx, m, doc); err != nil {
 			r.c.log.WithError(err).Warnf("manifest %s of %s could not be indexed", dgst, r.key)
 		}
 	}
@@ -184,21 +201,47 @@ func checkManifest(m *Manifest, ref string) (*manifestDoc, error) {
 
 // storeManifest makes m and its link durable, and indexes what it names.
 func (r *Repository) storeManifest(ctx context.Context, m Manifest, doc *manifestDoc) error {
-	if err := r.c.storeBytes(ctx, m.Digest, m.Bytes); err != nil {
+	// It may be removed between the two, since room is made for others.
+	const rounds = 3
+	for range rounds {
+		if err := r.c.storeBytes(ctx, m.Digest, m.Bytes); err != nil {
+			return err
+		}
+		if err := r.linkManifest(ctx, m, doc); !absent(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: it is removed again and again", ErrNoSpace)
+}
+
+// linkManifest makes m, whose bytes are stored, part of the repository.
+func (r *Repository) linkManifest(ctx context.Context, m Manifest, doc *manifestDoc) error {
+	defer r.c.contents.lock(m.Digest.String())() // so that it is not removed meanwhile
+	b, err := r.c.opts.Blobs.Open(ctx, m.Digest)
+	if err != nil {
+		return err
+	}
+	if err := b.Close(); err != nil {
 		return err
 	}
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefManifest, m.Digest.String()}, m.Digest); err != nil {
 		return err
 	}
-	return r.applyInParts(ctx, r.manifestChanges(ctx, m, doc))
+	return r.indexChanges(ctx, m, doc)
+}
+
+// indexChanges makes the entries of m.
+func (r *Repository) indexChanges(ctx context.Context, m Manifest, doc *manifestDoc) error {
+	defer r.c.repos.lock(r.key)() // so that nothing is tidied up that m has brought
+	return r.c.applyInParts(ctx, r.manifestChanges(ctx, m, doc))
 }
 
 // applyInParts applies changes of which the last makes the others count. A
 // manifest may name thousands of blobs.
-func (r *Repository) applyInParts(ctx context.Context, changes []Change) error {
-	b := batch{index: r.c.opts.Index}
-	for _, c := range changes {
-		if err := b.add(ctx, c); err != nil {
+func (c *Cache) applyInParts(ctx context.Context, changes []Change) error {
+	b := batch{index: c.opts.Index}
+	for _, change := range changes {
+		if err := b.add(ctx, change); err != nil {
 			return err
 		}
 	}
@@ -212,7 +255,10 @@ func (r *Repository) manifestChanges(ctx context.Context, m Manifest, doc *manif
 		changes = append(changes, put(key(kindNamed, r.key, d.Digest.String()), contentRecord{Size: d.Size}))
 	}
 	changes = append(changes, r.refers(ctx, m, doc)...)
+	parts, ids := partsOf(doc)
+	r.c.pulls.named(ids)
 	return append(changes,
+		put(key(kindParts, m.Digest.String()), parts),
 		put(key(kindRepo, r.key), struct{}{}),
 		put(key(kindManifest, r.key, m.Digest.String()), contentRecord{MediaType: m.MediaType, Size: m.Size}))
 }

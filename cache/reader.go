@@ -20,6 +20,7 @@ type Reader struct {
 	fill    *fill       // nil unless the blob is being downloaded
 	repo    *Repository // in which it is
 	passing bool        // cannot seek
+	done    func()      // tells that nobody reads any more, if anybody wants to know
 }
 
 var _ io.ReadSeekCloser = (*Reader)(nil)
@@ -170,7 +171,12 @@ func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 }
 
 // Close ends reading. It does not disturb a download.
-func (b *Reader) Close() error { return b.src.Close() }
+func (b *Reader) Close() error {
+	if b.done != nil {
+		b.done()
+	}
+	return b.src.Close()
+}
 
 // passing is a stream that verifies itself as the source of a Reader.
 type passing struct {

@@ -2,38 +2,76 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"registry-module/gc"
 )
 
-// prepareIndex makes sure that the index covers what is stored, and returns how
-// many bytes that is.
-func (c *Cache) prepareIndex(ctx context.Context) (used int64, err error) {
-	complete, err := c.has(ctx, key(kindMeta, metaComplete))
-	if err != nil {
-		return 0, err
+// openIndex finds out whether the index covers what is stored, and how many bytes that
+// takes, where it was closed as it should be. Otherwise that is found out from what is
+// stored, while requests are answered: see [Cache.settle].
+func (c *Cache) openIndex(ctx context.Context) error {
+	var complete completeRecord
+	err := c.record(ctx, key(kindMeta, metaComplete), &complete)
+	if err != nil && !absent(err) {
+		return err
 	}
-	clean, err := c.has(ctx, key(kindMeta, metaClean))
-	if err != nil {
-		return 0, err
+	covers := err == nil && !c.opts.IndexDamaged
+	var clean cleanRecord
+	if err = c.record(ctx, key(kindMeta, metaClean), &clean); err != nil && !absent(err) {
+		return err
 	}
-	if !complete {
-		if err := c.rebuildIndex(ctx); err != nil {
-			return 0, err
+	c.since = complete.Since
+	if err := c.opts.Index.Apply(ctx, Change{Key: key(kindMeta, metaClean), Delete: true}); err != nil {
+		return err
+	}
+	if covers && clean.Used != nil {
+		c.space.counted(*clean.Used)
+		close(c.indexed)
+		return nil
+	}
+	c.wg.Go(func() { c.settle(covers) })
+	return nil
+}
+
+// settle counts what is stored, and rebuilds the index unless it covers that.
+func (c *Cache) settle(covers bool) {
+	used, err := c.countStored(c.ctx)
+	if err == nil {
+		c.space.counted(used)
+		if !covers {
+			err = c.rebuildIndex(c.ctx)
 		}
 	}
-	if complete && clean {
-		used, err = c.countIndexed(ctx)
-	} else {
-		used, err = c.countStored(ctx)
+	switch {
+	case err == nil:
+		close(c.indexed)
+	case c.ctx.Err() == nil:
+		c.log.WithError(err).Error("what is stored cannot be counted: nothing more is stored until the next start")
 	}
-	if err != nil {
-		return 0, err
+}
+
+// Ready waits until it is known what is stored, which takes time where the program was not
+// stopped as it should be, or the index is lost. Requests are answered meanwhile; lists and
+// what makes room wait.
+func (c *Cache) Ready(ctx context.Context) error {
+	select {
+	case <-c.indexed:
+		return nil
+	default:
 	}
-	return used, c.opts.Index.Apply(ctx, Change{Key: key(kindMeta, metaClean), Delete: true})
+	select {
+	case <-c.indexed:
+		return nil
+	case <-c.ctx.Done():
+		return ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the index is still being rebuilt", ctx.Err())
+	}
 }
 
 func (c *Cache) has(ctx context.Context, k []byte) (bool, error) {
@@ -44,34 +82,12 @@ func (c *Cache) has(ctx context.Context, k []byte) (bool, error) {
 	return err == nil, err
 }
 
-// countIndexed adds up the blobs that the index knows.
-func (c *Cache) countIndexed(ctx context.Context) (used int64, err error) {
-	for e, err := range c.opts.Index.Scan(ctx, append(key(kindBlob), 0), nil) {
-		if err != nil {
-			return 0, err
-		}
-		var rec blobRecord
-		if err := json.Unmarshal(e.Value, &rec); err != nil {
-			return 0, fmt.Errorf("entry %q of the index: %w", e.Key, err)
-		}
-		used += rec.Size
-	}
-	return used, nil
-}
-
-// countStored adds up the blobs that are stored, and makes the index agree: a
+// countStored adds up what the blobs take that are stored, and makes the index agree: a
 // crash loses its newest entries, and a blob may have been stored or removed
 // without one.
 func (c *Cache) countStored(ctx context.Context) (used int64, err error) {
 	changes := batch{index: c.opts.Index}
-	for name, err := range c.names(ctx, "", kindBlob) {
-		if err == nil {
-			err = changes.add(ctx, Change{Key: key(kindBlob, name), Delete: true})
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
+	var there []gc.ID
 	for b, err := range c.opts.Blobs.All(ctx) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
@@ -80,10 +96,26 @@ func (c *Cache) countStored(ctx context.Context) (used int64, err error) {
 			c.log.WithError(err).Warn("counting what is stored: a blob is left out")
 			continue
 		}
-		if err := changes.add(ctx, put(key(kindBlob, b.Digest.String()), blobRecord{b.Size})); err != nil {
+		var known blobRecord
+		k := key(kindBlob, b.Digest.String())
+		if err := c.record(ctx, k, &known); err != nil || known.Size != b.Size {
+			if err := changes.add(ctx, put(k, blobRecord{b.Size})); err != nil {
+				return 0, err
+			}
+		}
+		there = append(there, idOf(b.Digest.String()))
+		used += c.space.occupied(b.Size)
+	}
+	slices.Sort(there)
+	for name, err := range c.names(ctx, "", kindBlob) {
+		if err != nil {
 			return 0, err
 		}
-		used += b.Size
+		if _, ok := slices.BinarySearch(there, idOf(name)); !ok {
+			if err := changes.add(ctx, Change{Key: key(kindBlob, name), Delete: true}); err != nil {
+				return 0, err
+			}
+		}
 	}
 	return used, changes.flush(ctx)
 }
@@ -112,7 +144,7 @@ func (b *batch) flush(ctx context.Context) error {
 	return b.index.Apply(ctx, changes...)
 }
 
-// rebuildIndex fills an empty index from the references and blobs that are
+// rebuildIndex makes the entries of the references and blobs that are
 // stored, by this program or by the stock registry. What is damaged is left out:
 // it counts as not stored and will be fetched again.
 func (c *Cache) rebuildIndex(ctx context.Context) error {
@@ -133,32 +165,53 @@ func (c *Cache) rebuildIndex(ctx context.Context) error {
 	if found > 0 {
 		c.log.Infof("rebuilt the index of %d references in %v", found, time.Since(start).Round(time.Millisecond))
 	}
-	return c.opts.Index.Apply(ctx, put(key(kindMeta, metaComplete), struct{}{}))
+	c.since = c.opts.Now().Unix()
+	return c.opts.Index.Apply(ctx, put(key(kindMeta, metaComplete), completeRecord{c.since}))
 }
 
-// indexRef makes the entries of one reference.
+// indexRef makes the entries of one reference that are missing. Others may be about to
+// make them, too.
 func (c *Cache) indexRef(ctx context.Context, ref RefEntry) error {
 	r := &Repository{c: c, key: ref.Repo}
 	switch ref.Kind {
 	case RefTag:
-		// Never confirmed, so that the remote is asked when it is next used.
-		return c.opts.Index.Apply(ctx,
-			put(key(kindTag, ref.Repo, ref.Name), tagRecord{Digest: ref.Digest}),
-			put(key(kindRepo, ref.Repo), struct{}{}))
+		return r.indexTag(ctx, ref.Name)
 	case RefManifest:
 		return r.indexManifest(ctx, ref.Digest)
 	case RefLayer:
-		b, err := c.opts.Blobs.Open(ctx, ref.Digest)
-		if err != nil {
-			return err
-		}
-		changes := r.linkChanges(ref.Digest, b.Size(), false)
-		if err := b.Close(); err != nil {
-			return err
-		}
-		return c.opts.Index.Apply(ctx, changes...)
+		return r.indexLayer(ctx, ref.Digest)
 	}
 	return fmt.Errorf("unknown kind of reference %d", ref.Kind)
+}
+
+func (r *Repository) indexTag(ctx context.Context, tag string) error {
+	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
+	dgst, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefTag, tag})
+	if err != nil {
+		return err
+	}
+	k := key(kindTag, r.key, tag)
+	var rec tagRecord
+	if err := r.c.record(ctx, k, &rec); err == nil && rec.Digest == dgst {
+		return nil
+	}
+	// Never confirmed, so that the remote is asked when it is next used.
+	return r.c.opts.Index.Apply(ctx, put(k, tagRecord{Digest: dgst}), put(key(kindRepo, r.key), struct{}{}))
+}
+
+func (r *Repository) indexLayer(ctx context.Context, dgst digest.Digest) error {
+	if known, err := r.c.has(ctx, key(kindLayer, r.key, dgst.String())); err != nil || known {
+		return err
+	}
+	b, err := r.c.opts.Blobs.Open(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	changes := r.linkChanges(dgst, b.Size(), false)
+	if err := b.Close(); err != nil {
+		return err
+	}
+	return r.c.opts.Index.Apply(ctx, changes...)
 }
 
 func (r *Repository) indexManifest(ctx context.Context, dgst digest.Digest) error {
@@ -171,5 +224,9 @@ func (r *Repository) indexManifest(ctx context.Context, dgst digest.Digest) erro
 		return err
 	}
 	m := Manifest{Descriptor: Descriptor{MediaType: doc.mediaType(), Digest: dgst, Size: int64(len(content))}}
-	return r.applyInParts(ctx, r.manifestChanges(ctx, m, doc))
+	var known contentRecord
+	if err := r.c.record(ctx, key(kindManifest, r.key, dgst.String()), &known); err == nil && known.MediaType != "" {
+		m.MediaType = known.MediaType // the remote's own
+	}
+	return r.indexChanges(ctx, m, doc)
 }

@@ -26,17 +26,32 @@ const (
 	kindRepo          = "r" // repository
 	kindTag           = "t" // repository, tag
 	kindBound         = "o" // name: the remote where it was found
+	kindParts         = "p" // digest: what a manifest consists of
+	kindUse           = "u" // digest: how a manifest was used
 	kindMeta          = "z" // facts about the index
 )
 
 // The entries of kindMeta.
 const (
-	// metaComplete tells that the index covers all references.
-	metaComplete = "complete, with referrers"
+	// metaComplete tells that the index covers all references, and since when.
+	metaComplete = "complete, with parts"
 	// metaClean tells that the index was closed as it should be, so that its
 	// account of the stored blobs can be trusted.
 	metaClean = "clean"
+	// metaTurns tells how much remotes have brought.
+	metaTurns = "turns"
 )
+
+// cleanRecord tells what was known when the index was closed.
+type cleanRecord struct {
+	// Used is how many bytes the stored blobs take.
+	Used *int64 `json:"s,omitempty"`
+}
+
+// completeRecord tells since when the index covers all references, in Unix seconds.
+type completeRecord struct {
+	Since int64 `json:"t,omitempty"`
+}
 
 type blobRecord struct {
 	Size int64 `json:"s"`

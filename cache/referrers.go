@@ -88,6 +88,9 @@ func merge(list, more []v1.Descriptor) []v1.Descriptor {
 
 // attached lists what is stored that refers to dgst.
 func (r *Repository) attached(ctx context.Context, dgst digest.Digest) (list []v1.Descriptor, err error) {
+	if err := r.c.Ready(ctx); err != nil {
+		return nil, err
+	}
 	for e, err := range r.c.opts.Index.Scan(ctx, append(key(kindSubject, r.key, dgst.String()), 0), nil) {
 		if err != nil {
 			return nil, err
@@ -170,13 +173,13 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 	for i := rec.Parts; i < before.Parts; i++ {
 		changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Delete: true})
 	}
-	return r.applyInParts(ctx, append(changes, head))
+	return r.c.applyInParts(ctx, append(changes, head))
 }
 
 // isKnown tells whether dgst is a manifest that is stored here, or that refers to
 // something here.
 func (r *Repository) isKnown(ctx context.Context, dgst digest.Digest) bool {
-	if _, err := r.CachedManifest(ctx, dgst); err == nil {
+	if _, err := r.cachedManifest(ctx, dgst); err == nil {
 		return true
 	}
 	listed, err := r.c.has(ctx, key(kindListed, r.key, dgst.String()))

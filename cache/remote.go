@@ -42,6 +42,10 @@ type Remote struct {
 	// does not exist; default 30 s, negative is not at all.
 	NegativeTTL time.Duration
 
+	// TTL is how long content is kept that nobody asks for, unless the remote is away; 0
+	// is for ever.
+	TTL time.Duration
+
 	// DeniedIsAbsent tells that the remote denies what does not exist: a [Name]
 	// that it denies may be looked for elsewhere.
 	DeniedIsAbsent bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // space keeps the account of what may be written. Bytes are reserved before the
@@ -11,13 +12,21 @@ import (
 // together exceed what one of them has seen free.
 type space struct {
 	blobs   Blobs
+	usage   Usage // nil: content takes its size, and nothing is beside it
 	max     int64
 	minFree func(total int64) int64
+	now     func() time.Time
+	// tight is called when there is not much room left.
+	tight func()
+	// known is closed when it is known how much is stored.
+	known chan struct{}
 
 	mu       sync.Mutex
-	used     int64 // committed bytes
+	used     int64 // taken by what is committed
 	reserved int64 // reserved and not committed
 	written  int64 // of the reserved ones, those that are already on disk
+	beside   int64 // taken by what is neither
+	looked   time.Time
 }
 
 // reservation is a claim on space. It ends with commit or release, of which the
@@ -25,16 +34,142 @@ type space struct {
 type reservation struct {
 	s             *space
 	size, written int64
+	extra         int64 // beside size, for what content takes more than its size
 	done          bool
 }
 
+// occupied is how much of the storage content of size bytes takes.
+func (s *space) occupied(size int64) int64 {
+	if s.usage == nil {
+		return size
+	}
+	return s.usage.Occupies(size)
+}
+
+// extra is by how much content can take more than its size.
+func (s *space) extra() int64 { return s.occupied(1) }
+
 // adopt claims n bytes that are on disk already.
 func (s *space) adopt(n int64) *reservation {
+	r := &reservation{s: s, size: n, written: n}
+	if s.usage != nil {
+		r.extra = s.extra()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reserved += n
+	s.reserved += n + r.extra
 	s.written += n
-	return &reservation{s: s, size: n, written: n}
+	return r
+}
+
+// account tells how much is taken.
+type account struct {
+	// taken is what all that is ours takes or may come to take; left is how much may be
+	// reserved, of which kind of limit, and reserve is what is always left free.
+	used, reserved, taken int64
+	left                  int64
+	of                    string
+	free                  int64 // of the storage beside the reserve and what is reserved
+}
+
+// look returns the account. The caller holds s.mu.
+func (s *space) look(ctx context.Context) (a account, err error) {
+	free, total, err := s.blobs.Free(ctx)
+	if err != nil {
+		return a, err
+	}
+	// The index grows and shrinks while it is written; so often is enough.
+	const besideEvery = time.Second
+	if now := s.now(); s.usage != nil && (s.looked.IsZero() || now.Sub(s.looked) >= besideEvery || now.Before(s.looked)) {
+		if s.beside, err = s.usage.Beside(ctx); err != nil {
+			return a, err
+		}
+		s.looked = now
+	}
+	a.used, a.reserved = s.used, s.reserved
+	a.taken = s.used + s.reserved + s.beside
+	// What is reserved and not written is still counted as free by the
+	// storage.
+	a.free = free - (s.reserved - s.written) - s.minFree(total)
+	a.left, a.of = a.free, "free beside the reserve"
+	if left := s.max - a.taken; s.max > 0 && left < a.left {
+		a.left, a.of = left, fmt.Sprintf("left of the limit of %d", s.max)
+	}
+	return a, nil
+}
+
+// over returns how many bytes are to be freed so that there is room ahead of need, 0 where
+// there is enough of it.
+func (s *space) over(ctx context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, err := s.look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return s.overBy(a), nil
+}
+
+func (s *space) overBy(a account) int64 {
+	// All that could be ours.
+	all := max(a.taken+a.left, a.taken/2)
+	if a.left >= all/100*(100-highWatermark) {
+		return 0
+	}
+	return all/100*(100-lowWatermark) - a.left
+}
+
+// state returns how much is taken, and of how much; 0 where there is no limit.
+func (s *space) state(ctx context.Context) (taken, limit int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, err := s.look(ctx)
+	return a.taken, s.max, err
+}
+
+// capacity is how much content there can be in all, at least 1.
+func (s *space) capacity(ctx context.Context) int64 {
+	if s.max > 0 {
+		return s.max
+	}
+	_, total, err := s.blobs.Free(ctx)
+	if err != nil {
+		return 1 << 40 // nothing depends on it that matters
+	}
+	return max(total, 1)
+}
+
+// errCounting is why nothing is stored while it is not known how much is stored.
+var errCounting = fmt.Errorf("%w: what is stored is still being counted", ErrNoSpace)
+
+// countPatience is how long a download waits for that.
+const countPatience = 10 * time.Second
+
+// await waits until it is known how much is stored.
+func (s *space) await(ctx context.Context) error {
+	select {
+	case <-s.known:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(countPatience)
+	defer timer.Stop()
+	select {
+	case <-s.known:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return errCounting
+	}
+}
+
+// counted tells how many bytes are taken by what was stored before.
+func (s *space) counted(used int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used += used
+	close(s.known)
 }
 
 // grow claims n bytes more.
@@ -45,20 +180,25 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, total, err := s.blobs.Free(ctx)
+	a, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
-	if left := s.max - s.used - s.reserved; s.max > 0 && n > left {
-		return &noSpace{n, left, fmt.Sprintf("left of the limit of %d", s.max)}
+	extra := int64(0)
+	if r.extra == 0 && s.usage != nil {
+		extra = s.extra()
 	}
-	// What is reserved and not written is still counted as free by the
-	// storage.
-	if left := free - (s.reserved - s.written) - s.minFree(total); n > left {
-		return &noSpace{n, left, "free beside the reserve"}
+	if n+extra > a.left {
+		return &noSpace{n + extra, a.left, a.of}
 	}
-	s.reserved += n
+	s.reserved += n + extra
 	r.size += n
+	r.extra += extra
+	a.taken += n + extra
+	a.left -= n + extra
+	if s.overBy(a) > 0 {
+		s.tight()
+	}
 	return nil
 }
 
@@ -93,9 +233,9 @@ func (r *reservation) hold(n int64) {
 	r.size, r.written = n, n
 }
 
-// commit turns what was written into used space. Replaced is the size of what
+// commit turns the claim into used space, for content of size bytes. Replaced is how much
 // was counted for the same content before.
-func (r *reservation) commit(replaced int64) { r.end(r.written - replaced) }
+func (r *reservation) commit(size, replaced int64) { r.end(r.s.occupied(size) - replaced) }
 
 // release gives the claim up.
 func (r *reservation) release() { r.end(0) }
@@ -108,8 +248,15 @@ func (r *reservation) end(used int64) {
 	}
 	r.done = true
 	r.s.used += used
-	r.s.reserved -= r.size
+	r.s.reserved -= r.size + r.extra
 	r.s.written -= r.written
+}
+
+// committed is how much is taken by what is stored.
+func (s *space) committed() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // free tells that n used bytes were removed.

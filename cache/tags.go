@@ -19,6 +19,14 @@ type Tagged struct {
 // is asked in the background, or is away. The error of what is not at hand satisfies
 // errors.Is(err, fs.ErrNotExist).
 func (r *Repository) CachedTag(ctx context.Context, tag string) (Tagged, error) {
+	t, err := r.cachedTag(ctx, tag)
+	if err == nil {
+		r.use(t.Digest)
+	}
+	return t, err
+}
+
+func (r *Repository) cachedTag(ctx context.Context, tag string) (Tagged, error) {
 	var rec tagRecord
 	if err := r.c.record(ctx, key(kindTag, r.key, tag), &rec); err != nil {
 		return Tagged{}, err
@@ -41,7 +49,7 @@ var errStale error = absentError("the tag's lifetime is over")
 
 // judgeTag returns what is stored for a tag, and what is to be done with it.
 func (r *Repository) judgeTag(ctx context.Context, tag string, rec tagRecord) (Tagged, next, error) {
-	m, err := r.CachedManifest(ctx, rec.Digest)
+	m, err := r.cachedManifest(ctx, rec.Digest)
 	if err != nil {
 		return Tagged{}, ask, err
 	}
@@ -62,11 +70,19 @@ func (r *Repository) memoryKey(kind, name string) string {
 // confirmed by the remote first, or answered as it is where the remote does not
 // answer in time.
 func (r *Repository) Tag(ctx context.Context, tag string) (Tagged, error) {
+	t, err := r.tag(ctx, tag)
+	if err == nil {
+		r.use(t.Digest)
+	}
+	return t, err
+}
+
+func (r *Repository) tag(ctx context.Context, tag string) (Tagged, error) {
 	question := func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) }
 	rec, err := r.tagRecord(ctx, tag)
 	var m Manifest
 	if err == nil {
-		m, err = r.CachedManifest(ctx, rec.Digest)
+		m, err = r.cachedManifest(ctx, rec.Digest)
 	}
 	switch {
 	case err == nil:
@@ -125,7 +141,7 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Tagged, error) {
 		case err != nil:
 			return Tagged{}, err
 		case d.Digest != "": // unmoved, or moved to what is known
-			if m, err := r.CachedManifest(ctx, d.Digest); err == nil {
+			if m, err := r.cachedManifest(ctx, d.Digest); err == nil {
 				return r.confirm(ctx, tag, m, began, d), nil
 			}
 		}
@@ -153,7 +169,7 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 	if err != nil {
 		return Manifest{}, err
 	}
-	return r.CachedManifest(ctx, rec.Digest)
+	return r.cachedManifest(ctx, rec.Digest)
 }
 
 // confirm records that the remote, asked at began, has said that tag points to m.
@@ -177,6 +193,9 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 	}
 	ref := Ref{r.key, RefTag, tag}
 	stored, err := r.c.opts.Refs.Get(ctx, ref)
+	if err == nil && stored != m.Digest {
+		r.keepIfPinned(ctx, tag, stored)
+	}
 	if err != nil || stored != m.Digest { // unchanged tags cost no write
 		err = r.c.opts.Refs.Put(ctx, ref, m.Digest)
 	}
@@ -213,8 +232,12 @@ func (r *Repository) forget(ctx context.Context, tag string, began uint64) (bool
 	if !r.record(tag, began) {
 		return false, nil
 	}
-	if _, err := r.tagRecord(ctx, tag); absent(err) {
+	rec, err := r.tagRecord(ctx, tag)
+	if absent(err) {
 		return true, nil
+	}
+	if err == nil {
+		r.keepIfPinned(ctx, tag, rec.Digest)
 	}
 	if err := r.c.opts.Index.Apply(ctx, Change{Key: key(kindTag, r.key, tag), Delete: true}); err != nil {
 		return true, err
@@ -311,6 +334,9 @@ func (r *Repository) upstreamTags(ctx context.Context, n int, last string, begun
 }
 
 func (r *Repository) storedTags(ctx context.Context, n int, last string) (list TagList, err error) {
+	if err := r.c.Ready(ctx); err != nil {
+		return TagList{}, err
+	}
 	for tag, err := range r.c.names(ctx, last, kindTag, r.key) {
 		if err != nil {
 			return TagList{}, err
@@ -337,6 +363,10 @@ func (r *Repository) storedTags(ctx context.Context, n int, last string) (list T
 // error ends the iteration.
 func (c *Cache) Places(ctx context.Context) iter.Seq2[Place, error] {
 	return func(yield func(Place, error) bool) {
+		if err := c.Ready(ctx); err != nil {
+			yield(Place{}, err)
+			return
+		}
 		for key, err := range c.names(ctx, "", kindRepo) {
 			if err != nil {
 				yield(Place{}, err)

@@ -1,0 +1,219 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/gc"
+)
+
+// RemoveImage removes an image: ref is a tag, or a digest with all tags that stand for it,
+// or empty for all of the repository. With it goes what it consists of, unless something
+// else uses that. The next request for it asks the remote. Running pulls do not keep it,
+// pins do ([ErrPinned]).
+//
+// A manifest that another tag stands for stays, and with it what it consists of.
+func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Removed, err error) {
+	select {
+	case c.collector.turn <- struct{}{}:
+		defer func() { <-c.collector.turn }()
+	case <-ctx.Done():
+		return sum, ctx.Err()
+	}
+	names, err := c.toRemove(ctx, repository, ref)
+	if err != nil {
+		return sum, err
+	}
+	s, err := c.survey(ctx, pullPause)
+	if err != nil {
+		return sum, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	tidy := map[string]bool{repository: true}
+	for _, n := range names {
+		if n.tag != "" {
+			if err := c.dropTag(ctx, Ref{repository, RefTag, n.tag}, n.dgst); err != nil {
+				return sum, err
+			}
+			sum.Tags++
+		}
+	}
+	for _, dgst := range slices.Compact(digestsOf(names)) {
+		if err := c.removeManifest(ctx, s, repository, dgst, tidy, &sum); err != nil {
+			return sum, err
+		}
+	}
+	c.collector.runs.Add(1)
+	slices.Sort(sum.Remaining)
+	sum.Remaining = slices.Compact(sum.Remaining)
+	return sum, c.tidy(ctx, tidy)
+}
+
+func digestsOf(names []imageName) (all []digest.Digest) {
+	for _, n := range names {
+		all = append(all, n.dgst)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// toRemove returns the names that are meant, if none is pinned.
+func (c *Cache) toRemove(ctx context.Context, repository, ref string) (names []imageName, err error) {
+	var meant imageName
+	if ref != "" {
+		if meant, err = c.nameOf(ctx, repository, ref); err != nil {
+			return nil, err
+		}
+	} else if err := c.Ready(ctx); err != nil {
+		return nil, err
+	}
+	pins := c.pins.all()
+	for n, err := range c.namesIn(ctx, repository) {
+		if err != nil {
+			return nil, err
+		}
+		if ref != "" && (n.dgst != meant.dgst || meant.tag != "" && n.tag != meant.tag) {
+			continue
+		}
+		if pinned := of(pins, n.repo, n.tag, n.dgst); len(pinned) > 0 {
+			return nil, fmt.Errorf("%s: %w, by %s (%s)", n, ErrPinned, pinned[0].Pattern, pinned[0].Reason)
+		}
+		names = append(names, n)
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("nothing of %s is stored: %w", repository, ErrNotFound)
+	}
+	return names, nil
+}
+
+// String is the name as people write it.
+func (n imageName) String() string {
+	if n.tag != "" {
+		return n.repo + ":" + n.tag
+	}
+	return n.repo + "@" + n.dgst.String()
+}
+
+// removeManifest removes a manifest from a repository, and what it consists of from the
+// store, unless that has another name.
+func (c *Cache) removeManifest(ctx context.Context, s *survey, repository string, dgst digest.Digest, tidy map[string]bool, sum *Removed) error {
+	if err := c.dropPins(ctx, repository, dgst); err != nil {
+		return err
+	}
+	all := make(places)
+	alone := s.Alone(idOf(dgst.String()))
+	for _, id := range alone {
+		all[id] = new(place)
+	}
+	if err := c.find(ctx, all); err != nil {
+		return err
+	}
+	top := all[idOf(dgst.String())]
+	if top == nil || top.dgst == "" {
+		return nil // it went with another one
+	}
+	for _, tag := range top.tags {
+		sum.Remaining = append(sum.Remaining, tag.Repo+":"+tag.Name)
+	}
+	if len(top.tags) > 0 {
+		return nil
+	}
+	elsewhere := slices.DeleteFunc(slices.Clone(top.manifest), func(repo string) bool { return repo == repository })
+	if len(elsewhere) > 0 {
+		for _, repo := range elsewhere {
+			sum.Remaining = append(sum.Remaining, repo+"@"+dgst.String())
+		}
+		sum.Manifests++
+		return c.dropManifest(ctx, repository, dgst)
+	}
+	for _, id := range alone {
+		p := all[id]
+		if p.dgst == "" || id != alone[0] && len(p.tags) > 0 {
+			continue // it has a name of its own
+		}
+		for _, repo := range append(p.manifest, p.layer...) {
+			tidy[repo] = true
+		}
+		if err := c.removeContent(ctx, p, sum); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropPins lets go of what was held for tags, if it is dgst: the operator does not want it.
+func (c *Cache) dropPins(ctx context.Context, repository string, dgst digest.Digest) error {
+	var tags []string
+	for name, held := range c.pins.held() {
+		if held == dgst && strings.HasPrefix(name, repository+":") {
+			tags = append(tags, name)
+		}
+	}
+	if len(tags) == 0 {
+		return nil
+	}
+	return c.pins.letGo(ctx, tags...)
+}
+
+// removeContent is evictContent for what has to go.
+func (c *Cache) removeContent(ctx context.Context, p *place, sum *Removed) error {
+	defer c.contents.lock(p.dgst.String())()
+	return c.takeOut(ctx, p, sum)
+}
+
+// Collect removes what has expired, what nothing uses, and what is worth least, as far as
+// there is need.
+func (c *Cache) Collect(ctx context.Context, o CollectOptions) (Collection, error) {
+	over, err := c.space.over(ctx)
+	if err != nil {
+		return Collection{}, err
+	}
+	if !o.DryRun {
+		c.expireLeft(ctx)
+	}
+	got, err := c.collect(ctx, collectOptions{free: max(over, o.Free), unused: true, dryRun: o.DryRun})
+	if err != nil {
+		return Collection{}, err
+	}
+	sum := Collection{Freed: got.removed.Bytes, Kept: got.plan.Kept, Busy: got.plan.Busy}
+	if o.DryRun {
+		sum.Freed = got.plan.Freed
+	}
+	if sum.Used, sum.Limit, err = c.space.state(ctx); err != nil {
+		return Collection{}, err
+	}
+	if o.DryRun {
+		sum.Used -= sum.Freed
+	}
+	for _, v := range got.plan.Victims {
+		sum.Victims = append(sum.Victims, describe(v, got.places))
+	}
+	return sum, nil
+}
+
+// describe tells what a victim is.
+func describe(v gc.Victim, at places) Victim {
+	d := Victim{Why: v.Why.String(), Blobs: len(v.Content), Bytes: v.Size, Used: timeOf(v.Use.Last)}
+	p := at[v.ID]
+	if p == nil {
+		return d
+	}
+	d.Digest = p.dgst
+	for _, id := range v.Content {
+		if other := at[id]; other != nil {
+			for _, tag := range other.tags {
+				d.Images = append(d.Images, tag.Repo+":"+tag.Name)
+			}
+		}
+	}
+	if len(d.Images) == 0 {
+		for _, repo := range p.manifest {
+			d.Images = append(d.Images, repo+"@"+p.dgst.String())
+		}
+	}
+	return d
+}

@@ -1,0 +1,237 @@
+package cache
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/gc"
+)
+
+// survey is what is stored, how it hangs together, and how it was used. Its size is some
+// 50 bytes for each blob: digests are looked up again for what comes of it.
+type survey struct {
+	gc.Graph
+	uses map[gc.ID]gc.Use
+	// pins are all pins.
+	pins []Pin
+}
+
+// survey looks at all that the index knows. Pause is how long a pull may ask for nothing
+// and still count as running.
+func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error) {
+	if err := c.Ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.flushUses(ctx); err != nil {
+		return nil, err
+	}
+	s := &survey{pins: c.pins.all()}
+	var err error
+	if s.uses, err = c.allUses(ctx); err != nil {
+		return nil, err
+	}
+	for _, scan := range []func(context.Context, *survey) error{c.surveyBlobs, c.surveyParts, c.surveyNames} {
+		if err := scan(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	for _, dgst := range c.pulls.running(c.opts.Now(), pause) {
+		s.Busy(idOf(dgst.String()))
+	}
+	return s, c.surveyHeld(ctx, s)
+}
+
+// surveyBlobs adds all that is stored.
+func (c *Cache) surveyBlobs(ctx context.Context, s *survey) error {
+	return c.each(ctx, 1, func(parts []string, value []byte) error {
+		rec, err := decode[blobRecord]("blob "+parts[0], value)
+		if err != nil {
+			return err
+		}
+		id := idOf(parts[0])
+		s.Add(id, c.space.occupied(rec.Size), s.uses[id])
+		return nil
+	}, kindBlob)
+}
+
+// surveyParts adds what manifests consist of, and what they refer to.
+func (c *Cache) surveyParts(ctx context.Context, s *survey) error {
+	err := c.each(ctx, 1, func(parts []string, value []byte) error {
+		rec, err := decode[partsRecord]("manifest "+parts[0], value)
+		if err != nil {
+			return err
+		}
+		if rec.Index {
+			s.Index(idOf(parts[0]), rec.ids())
+		} else {
+			s.Manifest(idOf(parts[0]), rec.ids())
+		}
+		return nil
+	}, kindParts)
+	if err != nil {
+		return err
+	}
+	return c.each(ctx, 3, func(parts []string, _ []byte) error {
+		s.Attach(idOf(parts[2]), idOf(parts[1]))
+		return nil
+	}, kindSubject)
+}
+
+// surveyNames adds under which names manifests are stored: which of them have expired, and
+// which are pinned.
+func (c *Cache) surveyNames(ctx context.Context, s *survey) error {
+	now := c.opts.Now()
+	var owner string // of the repository that was last looked at
+	var ttl time.Duration
+	for n, err := range c.allNames(ctx) {
+		if err != nil {
+			return err
+		}
+		id := idOf(n.dgst.String())
+		if len(of(s.pins, n.repo, n.tag, n.dgst)) > 0 {
+			s.Keep(id)
+		}
+		if n.tag != "" {
+			if subject, ok := attachedTo(n.tag); ok {
+				s.Attach(id, subject)
+			}
+			continue
+		}
+		if n.repo != owner {
+			owner, ttl = n.repo, c.ttl(n.repo)
+		}
+		// Of what was used before the index was rebuilt nobody knows when.
+		last := timeOf(max(s.uses[id].Last, c.since))
+		s.Expired(id, ttl > 0 && now.Sub(last) > ttl)
+	}
+	return nil
+}
+
+// ttl is how long is kept of a repository what nobody asks for, 0 for ever: while its
+// remote is away, what is removed cannot be had again.
+func (c *Cache) ttl(repo string) time.Duration {
+	r := c.owner(repo)
+	if r == nil {
+		return 0
+	}
+	if why, _ := r.away(); why != nil || r.remote.Upstream == nil {
+		return 0
+	}
+	return r.remote.TTL
+}
+
+// attachedTo returns what a tag of cosign's is about: sha256-<hex>.sig and the like.
+func attachedTo(tag string) (subject gc.ID, ok bool) {
+	name, suffix, ok := strings.Cut(tag, ".")
+	if !ok || !slices.Contains([]string{"sig", "att", "sbom"}, suffix) {
+		return 0, false
+	}
+	dgst := digest.Digest(strings.Replace(name, "-", ":", 1))
+	return idOf(dgst.String()), dgst.Validate() == nil
+}
+
+// surveyHeld keeps what pinned tags have stood for, where what they stand for now is not
+// complete, and lets go of it where it is.
+func (c *Cache) surveyHeld(ctx context.Context, s *survey) error {
+	var done []string
+	for name, old := range c.pins.held() {
+		i := strings.LastIndexByte(name, ':')
+		repo, tag := name[:max(i, 0)], name[i+1:]
+		var rec tagRecord
+		err := c.record(ctx, key(kindTag, repo, tag), &rec)
+		if err == nil && (rec.Digest == old || c.replaces(ctx, s, rec.Digest, old)) {
+			done = append(done, name)
+			continue
+		}
+		s.Keep(idOf(old.String()))
+	}
+	if len(done) == 0 {
+		return nil
+	}
+	return c.pins.letGo(ctx, done...)
+}
+
+// replaces tells whether all is stored of an image that was of another one: what its
+// manifest names, or of an index the same platforms.
+func (c *Cache) replaces(ctx context.Context, s *survey, dgst, old digest.Digest) bool {
+	if !s.complete(dgst) {
+		return false
+	}
+	is, err := c.platforms(ctx, s, dgst)
+	if err != nil {
+		return false
+	}
+	was, err := c.platforms(ctx, s, old)
+	if err != nil {
+		return true // it is not there any more
+	}
+	for _, platform := range was {
+		if !slices.Contains(is, platform) {
+			return false
+		}
+	}
+	return true
+}
+
+// complete tells whether all is stored that the stored manifests of an image name, and
+// there are some.
+func (s *survey) complete(dgst digest.Digest) bool {
+	id := idOf(dgst.String())
+	_, _, missing := s.Sizes(id)
+	return missing == 0 && s.Whole(id)
+}
+
+// imageName is a name of a manifest that is stored: by a tag, or by none.
+type imageName struct {
+	repo, tag string
+	dgst      digest.Digest
+	rec       tagRecord // of the tag
+}
+
+// allNames yields all names: of each repository first the digests of all manifests,
+// then the tags.
+func (c *Cache) allNames(ctx context.Context) iter.Seq2[imageName, error] {
+	return func(yield func(imageName, error) bool) {
+		for repo, err := range c.names(ctx, "", kindRepo) {
+			if err != nil {
+				yield(imageName{}, err)
+				return
+			}
+			for n, err := range c.namesIn(ctx, repo) {
+				if !yield(n, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// namesIn yields the names in one repository.
+func (c *Cache) namesIn(ctx context.Context, repo string) iter.Seq2[imageName, error] {
+	return func(yield func(imageName, error) bool) {
+		for dgst, err := range c.names(ctx, "", kindManifest, repo) {
+			if !yield(imageName{repo: repo, dgst: digest.Digest(dgst)}, err) || err != nil {
+				return
+			}
+		}
+		prefix := append(key(kindTag, repo), 0)
+		for e, err := range c.opts.Index.Scan(ctx, prefix, nil) {
+			var rec tagRecord
+			if err == nil {
+				rec, err = decode[tagRecord]("a tag", e.Value)
+			}
+			if err != nil {
+				yield(imageName{}, err)
+				return
+			}
+			if !yield(imageName{repo, string(e.Key[len(prefix):]), rec.Digest, rec}, nil) {
+				return
+			}
+		}
+	}
+}

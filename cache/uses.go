@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/gc"
+)
+
+const (
+	// Uses are written together, since flash wears: usesEvery after the first of them,
+	// or when there are manyUses. A crash loses those that were not written, which are
+	// only statistics.
+	usesEvery = 10 * time.Minute
+	manyUses  = 4096
+	// sameUse is the time within which requests for the same manifest count as one use:
+	// a client's HEAD and GET, and those of the devices that start together.
+	sameUse = time.Minute
+)
+
+// uses are how manifests were used and the index does not know yet. The zero value is
+// ready.
+type uses struct {
+	mu      sync.Mutex
+	pending map[digest.Digest]pendingUse
+	// filled is how many bytes remotes have brought that the index does not know of.
+	filled int64
+}
+
+type pendingUse struct {
+	last int64 // Unix seconds
+	n    int
+}
+
+// useRecord is how content was used; see [gc.Use].
+type useRecord struct {
+	Last  int64   `json:"t"`
+	Score float64 `json:"w"`
+}
+
+// turnsRecord tells how many bytes remotes have brought in all.
+type turnsRecord struct {
+	Filled int64 `json:"f"`
+}
+
+// use notes that a client has asked for a manifest.
+func (r *Repository) use(dgst digest.Digest) {
+	now := r.c.opts.Now()
+	r.c.pulls.manifest(r.key, dgst, now)
+	if first, many := r.c.uses.add(dgst, now.Unix()); first || many {
+		r.c.collector.noteUses(many)
+	}
+}
+
+// add counts a use. First tells that there was none before since they were written.
+func (u *uses) add(dgst digest.Digest, now int64) (first, many bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.pending == nil {
+		u.pending = make(map[digest.Digest]pendingUse)
+	}
+	first = len(u.pending) == 0
+	use := u.pending[dgst]
+	if since := now - use.last; use.n == 0 || since >= int64(sameUse/time.Second) || since < 0 {
+		use.n++
+	}
+	use.last = now
+	u.pending[dgst] = use
+	return first, len(u.pending) >= manyUses
+}
+
+// fill counts bytes that a remote has brought.
+func (u *uses) fill(n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.filled += n
+}
+
+// take returns what is not written, and forgets it.
+func (u *uses) take() (pending map[digest.Digest]pendingUse, filled int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	pending, filled = u.pending, u.filled
+	u.pending, u.filled = nil, 0
+	return pending, filled
+}
+
+// flushUses writes what is known of uses to the index. It does nothing where there is
+// nothing new. What cannot be written is lost.
+func (c *Cache) flushUses(ctx context.Context) error {
+	pending, filled := c.uses.take()
+	if len(pending) == 0 && filled == 0 {
+		return nil
+	}
+	var turns turnsRecord
+	if err := c.record(ctx, key(kindMeta, metaTurns), &turns); err != nil && !absent(err) {
+		return err
+	}
+	turns.Filled += filled
+	changes := batch{index: c.opts.Index}
+	at := float64(turns.Filled) / float64(c.space.capacity(ctx))
+	for dgst, p := range pending {
+		k := key(kindUse, dgst.String())
+		var rec useRecord
+		if err := c.record(ctx, k, &rec); err != nil && !absent(err) {
+			return err
+		}
+		u := gc.Use(rec)
+		for range p.n {
+			u = u.Touch(p.last, at)
+		}
+		if err := changes.add(ctx, put(k, useRecord(u))); err != nil {
+			return err
+		}
+	}
+	if err := changes.add(ctx, put(key(kindMeta, metaTurns), turns)); err != nil {
+		return err
+	}
+	return changes.flush(ctx)
+}
+
+// allUses returns all uses that the index knows.
+func (c *Cache) allUses(ctx context.Context) (map[gc.ID]gc.Use, error) {
+	all := make(map[gc.ID]gc.Use)
+	prefix := append(key(kindUse), 0)
+	for e, err := range c.opts.Index.Scan(ctx, prefix, nil) {
+		if err != nil {
+			return nil, err
+		}
+		var rec useRecord
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return nil, fmt.Errorf("entry %q of the index: %w", e.Key, err)
+		}
+		all[idOf(string(e.Key[len(prefix):]))] = gc.Use(rec)
+	}
+	return all, nil
+}
+
+// tryFlushUses is flushUses for who has nobody to tell.
+func (c *Cache) tryFlushUses(ctx context.Context) {
+	if err := c.flushUses(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		c.log.WithError(err).Warn("when images were last used could not be written")
+	}
+}
+
+// timeOf is a time of the index.
+func timeOf(unix int64) time.Time {
+	if unix == 0 {
+		return time.Time{}
+	}
+	return time.Unix(unix, 0).UTC()
+}
