@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,12 +17,11 @@ const (
 	pullPause = 30 * time.Second
 	// pullPauseInNeed is the same where there is no room otherwise.
 	pullPauseInNeed = 5 * time.Second
-	// pulledAtOnce is how many manifests of one repository count as being pulled: the
-	// last ones that were asked for.
-	pulledAtOnce = 16
-	// manyPulls is for how many repositories is kept what is being pulled before those
-	// are dropped where nothing is.
-	manyPulls = 1024
+	// Of one repository, the last manyManifests count as being pulled, and when there are
+	// manyPulls repositories, or manyBlobs in one, those are forgotten that are not read.
+	manyManifests = 16
+	manyPulls     = 1024
+	manyBlobs     = 1024
 )
 
 // pulls are what clients are about to fetch: who has asked for a manifest is going to
@@ -37,9 +37,26 @@ type pulls struct {
 
 // pull is what is going on in one repository.
 type pull struct {
-	open      int // blobs that are being read or downloaded
-	last      time.Time
-	manifests []digest.Digest // the last one asked for comes last
+	manifests []asked // the last one comes last
+	blobs     map[gc.ID]*read
+}
+
+type asked struct {
+	dgst digest.Digest
+	last time.Time
+}
+
+// read is that a blob is being read, or was last.
+type read struct {
+	open int
+	last time.Time
+}
+
+// within tells whether last is no longer ago than pause. What is in the future is of a
+// clock that was set back.
+func within(last, now time.Time, pause time.Duration) bool {
+	since := now.Sub(last)
+	return since <= pause && since >= -pause
 }
 
 // at returns the pull of a repository. The caller holds p.mu.
@@ -47,32 +64,32 @@ func (p *pulls) at(repo string, now time.Time) *pull {
 	at := p.repos[repo]
 	if at == nil {
 		if len(p.repos) >= manyPulls {
-			p.sweep(now, pullPause)
+			p.sweep(now)
 		}
 		if p.repos == nil {
 			p.repos = make(map[string]*pull)
 		}
-		at = new(pull)
+		at = &pull{blobs: make(map[gc.ID]*read)}
 		p.repos[repo] = at
 	}
-	at.last = now
 	return at
 }
 
-// sweep forgets where nothing has been asked for within pause. The caller holds p.mu.
-func (p *pulls) sweep(now time.Time, pause time.Duration) {
+// sweep forgets what has ended. The caller holds p.mu.
+func (p *pulls) sweep(now time.Time) {
 	for repo, at := range p.repos {
-		if at.ended(now, pause) {
+		at.sweep(now)
+		if len(at.blobs) == 0 && len(at.manifests) == 0 {
 			delete(p.repos, repo)
 		}
 	}
 }
 
-// ended tells whether nothing goes on any more. A time in the future is of a clock that
-// was set back.
-func (p *pull) ended(now time.Time, pause time.Duration) bool {
-	idle := now.Sub(p.last)
-	return p.open == 0 && (idle > pause || idle < -pause)
+func (p *pull) sweep(now time.Time) {
+	maps.DeleteFunc(p.blobs, func(_ gc.ID, b *read) bool { return b.open == 0 && !within(b.last, now, pullPause) })
+	if len(p.blobs) == 0 {
+		p.manifests = slices.DeleteFunc(p.manifests, func(m asked) bool { return !within(m.last, now, pullPause) })
+	}
 }
 
 // manifest notes that a manifest was asked for.
@@ -80,12 +97,14 @@ func (p *pulls) manifest(repo string, dgst digest.Digest, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at := p.at(repo, now)
-	if n := len(at.manifests); n == 0 || at.manifests[n-1] != dgst {
-		at.manifests = slices.DeleteFunc(at.manifests, func(d digest.Digest) bool { return d == dgst })
-		at.manifests = append(at.manifests, dgst)
-		at.manifests = at.manifests[max(len(at.manifests)-pulledAtOnce, 0):]
-	}
 	p.want(dgst)
+	if n := len(at.manifests); n > 0 && at.manifests[n-1].dgst == dgst {
+		at.manifests[n-1].last = now
+		return
+	}
+	at.manifests = slices.DeleteFunc(at.manifests, func(m asked) bool { return m.dgst == dgst })
+	at.manifests = append(at.manifests, asked{dgst, now})
+	at.manifests = at.manifests[max(len(at.manifests)-manyManifests, 0):]
 }
 
 // want notes that content must outlive the collection that runs. The caller holds p.mu.
@@ -110,7 +129,16 @@ func (p *pulls) named(parts []gc.ID) {
 func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.at(repo, now()).open++
+	at, id := p.at(repo, now()), idOf(dgst.String())
+	b := at.blobs[id]
+	if b == nil {
+		if len(at.blobs) >= manyBlobs {
+			at.sweep(now())
+		}
+		b = new(read)
+		at.blobs[id] = b
+	}
+	b.open++
 	if p.reading == nil {
 		p.reading = make(map[digest.Digest]int)
 	}
@@ -119,7 +147,8 @@ func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (en
 	return sync.OnceFunc(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.at(repo, now()).open--
+		b.open--
+		b.last = now()
 		if p.reading[dgst]--; p.reading[dgst] == 0 {
 			delete(p.reading, dgst)
 		}
@@ -144,18 +173,29 @@ func (p *pulls) spares(dgst digest.Digest) bool {
 	return wanted || p.reading[dgst] > 0
 }
 
-// running returns what belongs to pulls that have paused for no longer than pause.
-func (p *pulls) running(now time.Time, pause time.Duration) (busy []digest.Digest) {
+// running returns what belongs to pulls that have paused for no longer than pause:
+// blobs, manifests that were asked for, and, with what they name, those that were asked for
+// before, of which a blob may be one.
+func (p *pulls) running(now time.Time, pause time.Duration) (busy []gc.ID, perhaps map[digest.Digest]map[gc.ID]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweep(now, pullPause)
+	p.sweep(now)
+	perhaps = make(map[digest.Digest]map[gc.ID]bool)
 	for _, at := range p.repos {
-		if !at.ended(now, pause) {
-			busy = append(busy, at.manifests...)
+		blobs := make(map[gc.ID]bool)
+		for id, b := range at.blobs {
+			if b.open > 0 || within(b.last, now, pause) {
+				blobs[id] = true
+				busy = append(busy, id)
+			}
+		}
+		for _, m := range at.manifests {
+			if within(m.last, now, pause) {
+				busy = append(busy, idOf(m.dgst.String()))
+			} else if len(blobs) > 0 {
+				perhaps[m.dgst] = blobs
+			}
 		}
 	}
-	for dgst := range p.reading {
-		busy = append(busy, dgst)
-	}
-	return busy
+	return busy, perhaps
 }

@@ -42,10 +42,8 @@ func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Re
 			sum.Tags++
 		}
 	}
-	for _, dgst := range slices.Compact(digestsOf(names)) {
-		if err := c.removeManifest(ctx, s, repository, dgst, tidy, &sum); err != nil {
-			return sum, err
-		}
+	if err := c.removeManifests(ctx, s, repository, slices.Compact(digestsOf(names)), tidy, &sum); err != nil {
+		return sum, err
 	}
 	c.collector.runs.Add(1)
 	slices.Sort(sum.Remaining)
@@ -98,42 +96,60 @@ func (n imageName) String() string {
 	return n.repo + "@" + n.dgst.String()
 }
 
-// removeManifest removes a manifest from a repository, and what it consists of from the
+// removeManifests removes manifests from a repository, and what they consist of from the
 // store, unless that has another name.
-func (c *Cache) removeManifest(ctx context.Context, s *survey, repository string, dgst digest.Digest, tidy map[string]bool, sum *Removed) error {
-	if err := c.dropPins(ctx, repository, dgst); err != nil {
+func (c *Cache) removeManifests(ctx context.Context, s *survey, repository string, digests []digest.Digest, tidy map[string]bool, sum *Removed) error {
+	tops := make(places)
+	for _, dgst := range digests {
+		if err := c.dropPins(ctx, repository, dgst); err != nil {
+			return err
+		}
+		tops[idOf(dgst.String())] = new(place)
+	}
+	if err := c.find(ctx, tops); err != nil {
 		return err
 	}
+	var ids []gc.ID
+	for id, top := range tops {
+		elsewhere := slices.DeleteFunc(slices.Clone(top.manifest), func(repo string) bool { return repo == repository })
+		for _, tag := range top.tags {
+			sum.Remaining = append(sum.Remaining, tag.Repo+":"+tag.Name)
+		}
+		switch {
+		case top.dgst == "", slices.ContainsFunc(top.tags, func(tag Ref) bool { return tag.Repo == repository }):
+		case len(elsewhere) > 0:
+			for _, repo := range elsewhere {
+				sum.Remaining = append(sum.Remaining, repo+"@"+top.dgst.String())
+			}
+			sum.Manifests++
+			if err := c.dropManifest(ctx, repository, top.dgst); err != nil {
+				return err
+			}
+		default:
+			ids = append(ids, id)
+		}
+	}
+	alone := s.Alone(ids...)
 	all := make(places)
-	alone := s.Alone(idOf(dgst.String()))
 	for _, id := range alone {
 		all[id] = new(place)
 	}
 	if err := c.find(ctx, all); err != nil {
 		return err
 	}
-	top := all[idOf(dgst.String())]
-	if top == nil || top.dgst == "" {
-		return nil // it went with another one
-	}
-	for _, tag := range top.tags {
-		sum.Remaining = append(sum.Remaining, tag.Repo+":"+tag.Name)
-	}
-	if len(top.tags) > 0 {
-		return nil
-	}
-	elsewhere := slices.DeleteFunc(slices.Clone(top.manifest), func(repo string) bool { return repo == repository })
-	if len(elsewhere) > 0 {
-		for _, repo := range elsewhere {
-			sum.Remaining = append(sum.Remaining, repo+"@"+dgst.String())
+	stays := make(map[gc.ID]bool) // since it has a name of its own
+	for _, id := range alone {
+		elsewhere := func(repo string) bool { return repo != repository }
+		if p := all[id]; tops[id] == nil && (len(p.tags) > 0 || slices.ContainsFunc(p.manifest, elsewhere)) {
+			for _, below := range s.Below(id) {
+				stays[below] = true
+			}
 		}
-		sum.Manifests++
-		return c.dropManifest(ctx, repository, dgst)
 	}
 	for _, id := range alone {
 		p := all[id]
-		if p.dgst == "" || id != alone[0] && len(p.tags) > 0 {
-			continue // it has a name of its own
+		if p.dgst == "" || stays[id] {
+			continue
 		}
 		for _, repo := range append(p.manifest, p.layer...) {
 			tidy[repo] = true

@@ -40,10 +40,29 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 			return nil, err
 		}
 	}
-	for _, dgst := range c.pulls.running(c.opts.Now(), pause) {
-		s.Busy(idOf(dgst.String()))
+	if err := c.surveyPulls(ctx, s, pause); err != nil {
+		return nil, err
 	}
 	return s, c.surveyHeld(ctx, s)
+}
+
+// surveyPulls adds what belongs to running pulls: what was just asked for, and manifests
+// whose blobs are being read, however long ago they were asked for.
+func (c *Cache) surveyPulls(ctx context.Context, s *survey, pause time.Duration) error {
+	busy, perhaps := c.pulls.running(c.opts.Now(), pause)
+	for dgst, blobs := range perhaps {
+		var rec partsRecord
+		if err := c.record(ctx, key(kindParts, dgst.String()), &rec); err != nil && !absent(err) {
+			return err
+		}
+		if slices.ContainsFunc(rec.ids(), func(id gc.ID) bool { return blobs[id] }) {
+			busy = append(busy, idOf(dgst.String()))
+		}
+	}
+	for _, id := range busy {
+		s.Busy(id)
+	}
+	return nil
 }
 
 // surveyBlobs adds all that is stored.

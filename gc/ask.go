@@ -28,16 +28,18 @@ func (g *Graph) Whole(id ID) bool {
 	return !slices.ContainsFunc(closure, func(m uint32) bool { return g.manifest(m).missing > 0 })
 }
 
-// Alone returns what would be used by nothing any more without id, id first, and each
-// manifest before what it consists of.
-func (g *Graph) Alone(id ID) []ID {
-	n, ok := g.find(id)
-	if !ok {
-		return nil
+// Alone returns what would be used by nothing any more without ids: those first, and
+// each manifest before what it consists of.
+func (g *Graph) Alone(ids ...ID) []ID {
+	var roots []uint32
+	for _, id := range ids {
+		if n, ok := g.find(id); ok {
+			roots = append(roots, n)
+		}
 	}
 	g.prepare()
-	closure, inside := g.closure(n)
-	g.dropShared(n, closure, inside, func(uint32) {})
+	closure, inside := g.closure(roots...)
+	g.dropShared(roots, closure, inside, func(uint32) {})
 	var alone []ID
 	for _, m := range closure {
 		if _, ok := inside[m]; ok {
@@ -45,4 +47,19 @@ func (g *Graph) Alone(id ID) []ID {
 		}
 	}
 	return alone
+}
+
+// Below returns id with all that is stored below it and attached to any of that.
+func (g *Graph) Below(id ID) []ID {
+	n, ok := g.find(id)
+	if !ok {
+		return nil
+	}
+	g.prepare()
+	closure, _ := g.closure(n)
+	below := make([]ID, len(closure))
+	for i, m := range closure {
+		below[i] = g.nodes.at(m).id
+	}
+	return below
 }

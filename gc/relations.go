@@ -127,15 +127,20 @@ func (g *Graph) Sizes(id ID) (size, unique int64, missing int) {
 		missing += int(g.manifest(m).missing)
 	}
 	unique = size
-	g.dropShared(n, closure, inside, func(m uint32) { unique -= g.nodes.at(m).size })
+	g.dropShared([]uint32{n}, closure, inside, func(m uint32) { unique -= g.nodes.at(m).size })
 	return size, unique, missing
 }
 
-// closure returns node n with all that is stored below it and attached to any of that,
+// closure returns nodes with all that is stored below them and attached to any of that,
 // and how often something of it names or holds each node of it.
-func (g *Graph) closure(n uint32) (closure []uint32, inside map[uint32]uint32) {
-	inside = map[uint32]uint32{n: 0}
-	closure = []uint32{n}
+func (g *Graph) closure(roots ...uint32) (closure []uint32, inside map[uint32]uint32) {
+	inside = make(map[uint32]uint32)
+	for _, n := range roots {
+		if _, ok := inside[n]; !ok {
+			inside[n] = 0
+			closure = append(closure, n)
+		}
+	}
 	for i := 0; i < len(closure); i++ {
 		next := func(m uint32) {
 			if _, ok := inside[m]; !ok {
@@ -149,22 +154,22 @@ func (g *Graph) closure(n uint32) (closure []uint32, inside map[uint32]uint32) {
 	return closure, inside
 }
 
-// dropShared takes out of a closure of n what something outside of it uses, and what is
-// below that, and calls drop for each.
-func (g *Graph) dropShared(n uint32, closure []uint32, inside map[uint32]uint32, drop func(uint32)) {
+// dropShared takes out of a closure what something outside of it uses, and what is
+// below that, but not the roots, and calls drop for each.
+func (g *Graph) dropShared(roots, closure []uint32, inside map[uint32]uint32, drop func(uint32)) {
 	var shared []uint32
 	for _, m := range closure {
 		holders := g.nodes.at(m).refs
 		if g.attached(m) {
 			holders++
 		}
-		if m != n && inside[m] < holders {
+		if inside[m] < holders && !slices.Contains(roots, m) {
 			shared = append(shared, m)
 		}
 	}
 	// What is below something that others use is used by them too.
 	left := func(m uint32) {
-		if _, ok := inside[m]; ok && m != n {
+		if _, ok := inside[m]; ok && !slices.Contains(roots, m) {
 			shared = append(shared, m)
 		}
 	}
