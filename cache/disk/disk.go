@@ -9,7 +9,7 @@
 // repository or a tag that could lead out of its place is refused.
 //
 // It implements interfaces of package cache and imports, of this module, cache
-// and internal/durable.
+// and internal packages.
 package disk
 
 import (
@@ -21,10 +21,10 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
@@ -40,20 +40,54 @@ type Options struct {
 	// BootID returns what stands for the time since the kernel was started, or
 	// nothing where that is not known; default is what Linux tells in /proc.
 	BootID func() string
+
+	// Damaged content is kept in quarantine/ for QuarantineAge, default 30 days, as
+	// long as there are no more than QuarantineFiles, default 16, which take no more
+	// than QuarantineBytes, default 64 MiB. A negative limit keeps nothing.
+	QuarantineFiles int
+	QuarantineBytes int64
+	QuarantineAge   time.Duration
 }
 
-// Store is a data directory. It implements [cache.Blobs] and, by [Store.Refs] and
-// [Store.Partials], [cache.Refs] and [cache.Partials].
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = durable.OS{}
+	}
+	if o.BootID == nil {
+		o.BootID = bootID
+	}
+	if o.QuarantineFiles == 0 {
+		o.QuarantineFiles = 16
+	}
+	if o.QuarantineBytes == 0 {
+		o.QuarantineBytes = 64 << 20 // a gateway has 8 GB
+	}
+	if o.QuarantineAge == 0 {
+		o.QuarantineAge = 30 * 24 * time.Hour
+	}
+	return o
+}
+
+// Store is a data directory. It implements [cache.Blobs], [cache.Usage],
+// [cache.Quarantine] and, by [Store.Refs], [Store.Partials] and [Store.Document],
+// [cache.Refs], [cache.Partials] and [cache.Document].
 type Store struct {
 	fs   durable.FS
 	root string
-	lock *flock.Flock
+	lock *flock.Flock // nil where the directory is read-only
 	made durable.Dirs
 
-	// linkLocks keep writers of one link apart; which one is for a link, its
-	// hash says.
-	linkLocks [64]sync.Mutex
-	linkSeed  maphash.Seed
+	// block is the unit in bytes in which the file system gives out space.
+	block int64
+
+	// locks keep apart who puts something into a directory that can be removed, a
+	// blob's or a link's, and who removes it; which one is for a path, its hash says.
+	// Nobody holds two.
+	locks [256]sync.Mutex
+	seed  maphash.Seed
+
+	quarantine   Options    // the limits of it
+	quarantineMu sync.Mutex // is held while something is put into it; after a path's lock
 
 	boot string // what BootID has returned
 
@@ -66,29 +100,27 @@ var _ cache.Blobs = (*Store)(nil)
 
 // Places below the root of the data directory.
 const (
+	dockerDir  = "docker"
 	blobsDir   = "docker/registry/v2/blobs"
 	reposDir   = "docker/registry/v2/repositories"
 	partialDir = "partial"
-	lockName   = "registry-module.lock"
+
+	// ownPrefix is how the files at the root begin that are this program's.
+	ownPrefix = "registry-module."
 )
 
 // Open takes the data directory root into possession, creating it where
 // necessary. It fails when another process has it, and when it was written by a
 // newer version of this program.
 func Open(root string, opts Options) (*Store, error) {
-	if opts.FS == nil {
-		opts.FS = durable.OS{}
-	}
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", root, err)
 	}
-	if opts.BootID == nil {
-		opts.BootID = bootID
-	}
+	opts = opts.withDefaults()
 	s := &Store{
-		fs: opts.FS, root: root, made: durable.Dirs{Root: root}, linkSeed: maphash.MakeSeed(),
-		boot: opts.BootID(), live: make(map[digest.Digest]bool),
+		fs: opts.FS, root: root, made: durable.Dirs{Root: root}, seed: maphash.MakeSeed(),
+		quarantine: opts, boot: opts.BootID(), live: make(map[digest.Digest]bool),
 	}
 	// The others are made when something is put into them: each directory costs
 	// an fsync, and start-up is not the time for them.
@@ -98,42 +130,23 @@ func Open(root string, opts Options) (*Store, error) {
 	if err := s.takeLock(); err != nil {
 		return nil, err
 	}
+	s.block = blockSize(root)
 	if _, err := s.format(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.sweepPartials(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.sweepQuarantine()
 	return s, nil
 }
 
-// notWritable tells the operator how to mend the most frequent mistake, a bind
-// mount that belongs to root.
-func notWritable(root string, err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("data directory %s is not writable for user %d: %w; on the host run: chown -R %[2]d:%[4]d DIRECTORY",
-			root, os.Getuid(), err, os.Getgid())
-	}
-	return fmt.Errorf("data directory %s: %w", root, err)
-}
-
-// takeLock makes sure that one process writes to the directory. The kernel
-// releases the lock with the process, so nothing stale is left by a crash.
-func (s *Store) takeLock() error {
-	s.lock = flock.New(s.path(lockName))
-	ok, err := s.lock.TryLock()
-	if err != nil {
-		return notWritable(s.root, err)
-	}
-	if !ok {
-		return fmt.Errorf("data directory %s is in use by another process: stop it, or choose another directory with REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", s.root)
-	}
-	return nil
-}
-
-// Close gives the directory up. Blobs that are open stay readable.
-func (s *Store) Close() error {
-	return s.lock.Close()
+// lockPath waits until nobody else holds the lock of name, and returns what gives
+// it back.
+func (s *Store) lockPath(name string) (unlock func()) {
+	lock := &s.locks[maphash.String(s.seed, name)%uint64(len(s.locks))]
+	lock.Lock()
+	return lock.Unlock
 }
 
 func (s *Store) path(elem ...string) string {
@@ -159,7 +172,7 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (cache.Blob, error) 
 	}
 	f, err := s.fs.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w", dgst, err)
+		return nil, fmt.Errorf("blob %s: %w", dgst, s.advise(err))
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -171,86 +184,13 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (cache.Blob, error) 
 	return blob{File: f, size: info.Size()}, nil
 }
 
-// Remove implements cache.Blobs.
-func (s *Store) Remove(_ context.Context, dgst digest.Digest) error {
-	name, err := s.blobPath(dgst)
-	if err != nil {
-		return err
-	}
-	if err := s.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing blob %s: %w", dgst, err)
-	}
-	// The directory stays: a commit of the same digest may be about to use it.
-	return nil
-}
-
-// All implements cache.Blobs. Directories without content, which Remove and the
-// stock registry can leave behind, and what does not belong into the layout are
-// passed over.
-func (s *Store) All(ctx context.Context) iter.Seq2[cache.BlobEntry, error] {
-	return func(yield func(cache.BlobEntry, error) bool) {
-		for alg, err := range s.dirs(blobsDir) {
-			if err != nil {
-				yield(cache.BlobEntry{}, err)
-				return
-			}
-			for prefix, err := range s.dirs(path.Join(blobsDir, alg)) {
-				if err != nil {
-					if !yield(cache.BlobEntry{}, err) {
-						return
-					}
-					continue
-				}
-				if !s.walkBlobs(ctx, alg, prefix, yield) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// walkBlobs yields the blobs of one algorithm whose digests begin with prefix. It
-// returns false when the iteration has to end.
-func (s *Store) walkBlobs(ctx context.Context, alg, prefix string, yield func(cache.BlobEntry, error) bool) bool {
-	for hex, err := range s.dirs(path.Join(blobsDir, alg, prefix)) {
-		if ctxErr := ctx.Err(); ctxErr != nil {
-			yield(cache.BlobEntry{}, ctxErr)
-			return false
-		}
-		entry := cache.BlobEntry{Digest: digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)}
-		if err == nil {
-			if entry.Digest.Validate() != nil || hex[:2] != prefix {
-				continue
-			}
-			entry.Size, err = s.size(ctx, entry.Digest)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-		} else {
-			entry.Digest = "" // the error is of the directory
-		}
-		if !yield(entry, err) {
-			return false
-		}
-	}
-	return true
-}
-
-func (s *Store) size(ctx context.Context, dgst digest.Digest) (int64, error) {
-	b, err := s.Open(ctx, dgst)
-	if err != nil {
-		return 0, err
-	}
-	return b.Size(), b.Close()
-}
-
 // dirs yields the names of the directories in dir, which is relative to the
 // root; none where dir is missing.
 func (s *Store) dirs(dir string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		entries, err := s.fs.ReadDir(s.path(dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			yield("", fmt.Errorf("listing %s: %w", dir, err))
+			yield("", fmt.Errorf("listing %s: %w", dir, s.advise(err)))
 			return
 		}
 		for _, e := range entries {
@@ -259,15 +199,6 @@ func (s *Store) dirs(dir string) iter.Seq2[string, error] {
 			}
 		}
 	}
-}
-
-// Free implements cache.Blobs.
-func (s *Store) Free(context.Context) (free, total int64, err error) {
-	free, total, err = statfs(s.root)
-	if err != nil {
-		return 0, 0, fmt.Errorf("free space of %s: %w", s.root, err)
-	}
-	return free, total, nil
 }
 
 type blob struct {

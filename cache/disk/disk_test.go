@@ -128,14 +128,6 @@ func TestUnfinishedDownloadsAreDropped(t *testing.T) {
 	}
 }
 
-func TestOneOwner(t *testing.T) {
-	dir := t.TempDir()
-	open(t, dir)
-	if _, err := disk.Open(dir, disk.Options{}); err == nil || !strings.Contains(err.Error(), "in use by another process") {
-		t.Errorf("second owner: error %v", err)
-	}
-}
-
 func TestNotWritable(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {

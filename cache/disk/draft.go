@@ -77,6 +77,7 @@ func (d *draft) sync() error {
 
 // place moves the file, which is synced, to its final place.
 func (d *draft) place() error {
+	defer d.store.lockPath(filepath.Dir(d.final))() // who removes it does not take the directory away
 	if err := d.store.made.MkdirAll(d.store.fs, filepath.Dir(d.final)); err != nil {
 		return fmt.Errorf("directory of %s: %w", d.final, err)
 	}

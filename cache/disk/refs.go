@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io/fs"
 	"iter"
 	"path"
@@ -30,6 +29,8 @@ const (
 	tagsDir      = "_manifests/tags"
 	linkName     = "link"
 	currentLink  = "current/link"
+	tagIndexDir  = "index"
+	uploadsDir   = "_uploads"
 
 	maxLinkSize = 512 // bytes; the longest digest has 135
 )
@@ -76,7 +77,7 @@ func (r refs) Get(_ context.Context, ref cache.Ref) (digest.Digest, error) {
 func (r refs) read(name string) (digest.Digest, error) {
 	data, err := durable.ReadFile(r.s.fs, r.s.path(name), maxLinkSize)
 	if err != nil && !errors.Is(err, durable.ErrTooLong) {
-		return "", fmt.Errorf("link %s: %w", name, err)
+		return "", fmt.Errorf("link %s: %w", name, r.s.advise(err))
 	}
 	var dgst digest.Digest
 	if err == nil {
@@ -97,9 +98,7 @@ func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
 	if err := dgst.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w", dgst, err)
 	}
-	lock := &r.s.linkLocks[maphash.String(r.s.linkSeed, name)%uint64(len(r.s.linkLocks))]
-	lock.Lock()
-	defer lock.Unlock()
+	defer r.s.lockPath(name)()
 	full := r.s.path(name)
 	if err := r.s.made.MkdirAll(r.s.fs, filepath.Dir(full)); err != nil {
 		return fmt.Errorf("directory of link %s: %w", name, err)
@@ -110,16 +109,40 @@ func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
 	return nil
 }
 
-// Remove implements cache.Refs.
+// Remove implements cache.Refs. Directories that have nothing in them any more go,
+// too, up to the repository's and empty ones above it. It is not synced: what a loss
+// of power brings back is found again.
 func (r refs) Remove(_ context.Context, ref cache.Ref) error {
 	name, err := r.file(ref)
 	if err != nil {
 		return err
 	}
-	if err := r.s.fs.Remove(r.s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing link %s: %w", name, err)
+	defer r.s.lockPath(name)()
+	if err := r.s.removeFile(r.s.path(name)); err != nil {
+		return fmt.Errorf("removing link %s: %w", name, r.s.advise(err))
 	}
+	_ = r.s.removeFile(durable.Unfinished(r.s.path(name))) // of a crash; it is passed over
+	dir := path.Dir(name)
+	if ref.Kind == cache.RefTag {
+		// The stock registry keeps there what the tag has ever pointed to.
+		_ = durable.RemoveAll(r.s.fs, r.s.path(path.Dir(dir), tagIndexDir))
+	}
+	r.prune(path.Join(reposDir, ref.Repo), dir)
 	return nil
+}
+
+// prune removes dir, and what is above it, as far as it is empty: that of repo, and
+// the directories above it. Who is about to put something into one finds it gone, or
+// keeps it from going: see [durable.Dirs].
+func (r refs) prune(repo, dir string) {
+	for ; dir != reposDir; dir = path.Dir(dir) {
+		if dir == repo {
+			_ = r.s.made.Remove(r.s.fs, r.s.path(dir, uploadsDir)) // of the stock registry
+		}
+		if err := r.s.made.Remove(r.s.fs, r.s.path(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
 }
 
 // All implements cache.Refs.

@@ -138,7 +138,7 @@ func TestBindingsWithoutServer(t *testing.T) {
 	long := t.TempDir() + strings.Repeat("/too-long", 15)
 	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", long)
 	stop := serving(t, testConfig(t, long, ""))
-	if _, _, err := command(t, "bindings"); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if _, _, err := command(t, "bindings"); err == nil || !strings.Contains(err.Error(), "in use by process") {
 		t.Errorf("while a server without a socket runs: %v", err)
 	}
 	stop()

@@ -24,7 +24,8 @@ const maxKnown = 4096
 // and output.
 //
 // The zero value is ready. It may be used by many goroutines, on one file
-// system.
+// system. Directories that others remove meanwhile are removed by [Dirs.Remove]
+// only.
 type Dirs struct {
 	// Root is a clean path. It, and what is above it, is trusted where it
 	// exists: that is the operator's, often the mount point of a volume, and
@@ -32,8 +33,11 @@ type Dirs struct {
 	// above a directory, all are synced up to the root of the file system.
 	Root string
 
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards known and removed; held while a directory is removed
 	known map[string]struct{}
+	// removed counts the directories that are gone: what was found out before one
+	// went may not be so any more.
+	removed uint64
 }
 
 // MkdirAll creates dir and those above it, where they are missing. When it
@@ -43,13 +47,40 @@ type Dirs struct {
 // each file. So the parent is synced each time.
 func (d *Dirs) MkdirAll(fsys FS, dir string) error {
 	dir = filepath.Clean(dir)
+	before := d.removals()
 	err := d.mkdir(fsys, dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		// Somebody has removed a directory that was known.
-		d.forget()
+	for errors.Is(err, fs.ErrNotExist) {
+		// A directory that was known is gone. It was removed by Remove, which may
+		// happen again, or by somebody else: then nothing is known any more.
+		now := d.removals()
+		if now == before {
+			d.forget()
+			return d.mkdir(fsys, dir)
+		}
+		before = now
 		err = d.mkdir(fsys, dir)
 	}
-	return err
+	if err != nil || d.removals() == before {
+		return err
+	}
+	// What is above dir may have been removed after it was taken for known, and
+	// created again by somebody who has not synced it yet. Now that dir is there it
+	// stays, and what is known of it is right.
+	return d.mkdir(fsys, dir)
+}
+
+// Remove removes dir if it is empty; otherwise that is an error. What it removes,
+// MkdirAll creates and syncs anew. The removal itself is not synced.
+func (d *Dirs) Remove(fsys FS, dir string) error {
+	dir = filepath.Clean(dir)
+	d.mu.Lock() // nobody must find in known what is gone
+	defer d.mu.Unlock()
+	if err := fsys.Remove(dir); err != nil {
+		return err
+	}
+	d.removed++
+	delete(d.known, dir)
+	return nil
 }
 
 // mkdir is MkdirAll without its second try.
@@ -58,11 +89,11 @@ func (d *Dirs) mkdir(fsys FS, dir string) error {
 	if dir == d.Root || dir == parent {
 		return mkdirTrusting(fsys, dir)
 	}
-	if !d.isKnown(parent) {
+	if before, known := d.isKnown(parent); !known {
 		if err := d.mkdir(fsys, parent); err != nil {
 			return err
 		}
-		d.remember(parent)
+		d.remember(parent, before)
 	}
 	if err := fsys.Mkdir(dir, dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -70,16 +101,29 @@ func (d *Dirs) mkdir(fsys FS, dir string) error {
 	return SyncDir(fsys, parent)
 }
 
-func (d *Dirs) isKnown(dir string) bool {
+func (d *Dirs) removals() uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, ok := d.known[dir]
-	return ok
+	return d.removed
 }
 
-func (d *Dirs) remember(dir string) {
+// isKnown tells whether dir is durable, and how many directories were removed so
+// far.
+func (d *Dirs) isKnown(dir string) (removed uint64, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	_, known = d.known[dir]
+	return d.removed, known
+}
+
+// remember takes dir for durable, unless a directory was removed since removed of
+// them were.
+func (d *Dirs) remember(dir string, removed uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.removed != removed {
+		return
+	}
 	if d.known == nil || len(d.known) >= maxKnown {
 		d.known = make(map[string]struct{})
 	}

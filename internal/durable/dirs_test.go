@@ -175,13 +175,17 @@ func TestDirsConcurrent(t *testing.T) {
 // take away.
 type entries struct {
 	durable.FS
-	beforeSync func(dir string)
+	beforeSync  func(dir string)
+	beforeMkdir func(dir string)
 
 	mu   sync.Mutex
 	lost map[string]bool
 }
 
 func (e *entries) Mkdir(name string, perm fs.FileMode) error {
+	if e.beforeMkdir != nil {
+		e.beforeMkdir(name)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	err := e.FS.Mkdir(name, perm)
@@ -197,6 +201,12 @@ func (e *entries) OpenFile(name string, flag int, perm fs.FileMode) (durable.Fil
 		return nil, err
 	}
 	return &syncedDir{f, e, name}, nil
+}
+
+func (e *entries) Remove(name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.FS.Remove(name)
 }
 
 // durable returns an error unless dir and what is above it, up to root, would
@@ -233,4 +243,70 @@ func (d *syncedDir) Sync() error {
 		}
 	}
 	return d.File.Sync()
+}
+
+// What Remove has removed is made and synced again, also by who has taken it for
+// known before, and finds it created by somebody who has not synced it yet.
+func TestDirsRemove(t *testing.T) {
+	dir := t.TempDir()
+	model := &entries{FS: durable.OS{}, lost: make(map[string]bool)}
+	d := &durable.Dirs{Root: dir}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(d.MkdirAll(model, at("a/b/c")))
+	if err := d.Remove(model, at("a/b")); err == nil {
+		t.Error("a directory that is not empty is removed")
+	}
+	must(d.Remove(model, at("a/b/c")))
+	must(d.Remove(model, at("a/b")))
+	must(d.MkdirAll(model, at("a/b/d")))
+	must(model.durable(dir, at("a/b/d")))
+
+	must(d.Remove(model, at("a/b/d")))
+	came := false
+	model.beforeMkdir = func(name string) {
+		if came || name != at("a/b/c") {
+			return
+		}
+		came = true // who makes c has found that b is known
+		must(d.Remove(model, at("a/b")))
+		must(model.Mkdir(at("a/b"), 0o755)) // by somebody who is about to sync a
+	}
+	must(d.MkdirAll(model, at("a/b/c")))
+	must(model.durable(dir, at("a/b/c")))
+	if !came {
+		t.Error("nobody has made c")
+	}
+}
+
+// Directories are made and removed by many. Those that are made are durable.
+func TestDirsRemoveConcurrent(t *testing.T) {
+	dir := t.TempDir()
+	model := &entries{FS: durable.OS{}, lost: make(map[string]bool)}
+	d := &durable.Dirs{Root: dir}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 20 {
+				name := filepath.Join(dir, fmt.Sprintf("a/b/%d", i))
+				if err := d.MkdirAll(model, name); err != nil {
+					t.Error(err)
+				}
+				if err := model.durable(dir, name); err != nil {
+					t.Error(err)
+				}
+				for ; name != dir; name = filepath.Dir(name) {
+					if d.Remove(model, name) != nil {
+						break
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // FS is what the package, and who stores through it, needs of a file system.
@@ -27,6 +28,7 @@ type FS interface {
 	Rename(oldname, newname string) error
 	Remove(name string) error
 	ReadDir(name string) ([]fs.DirEntry, error)
+	Lstat(name string) (fs.FileInfo, error)
 }
 
 // File is an open file or directory. *os.File is one.
@@ -65,6 +67,9 @@ func (OS) Remove(name string) error { return os.Remove(name) }
 // ReadDir implements FS.
 func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 
+// Lstat implements FS.
+func (OS) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
+
 // filePerm and dirPerm let everybody look, so that an operator can.
 const (
 	filePerm fs.FileMode = 0o644
@@ -95,7 +100,7 @@ func Rename(fsys FS, oldname, newname string) error {
 // write, fsync, rename, fsync of the directory, which must exist. Two writers of
 // one name must not run at the same time.
 func WriteFile(fsys FS, name string, data []byte) error {
-	tmp := name + ".tmp" // one name only, so that a crash leaves at most one
+	tmp := Unfinished(name)
 	if err := writeSynced(fsys, tmp, data); err != nil {
 		return errors.Join(err, removeIfThere(fsys, tmp))
 	}
@@ -103,6 +108,72 @@ func WriteFile(fsys FS, name string, data []byte) error {
 		return errors.Join(err, removeIfThere(fsys, tmp))
 	}
 	return SyncDir(fsys, filepath.Dir(name))
+}
+
+// Unfinished is the file that a [WriteFile] of name leaves when it is cut off by a
+// crash. It is one name only, so that there is at most one.
+func Unfinished(name string) string { return name + ".tmp" }
+
+// RemoveAll removes name, and all that is in it where it is a directory. Links are
+// removed, not followed. Removing what is not there is no error.
+func RemoveAll(fsys FS, name string) error {
+	err := fsys.Remove(name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if info, statErr := fsys.Lstat(name); statErr != nil || !info.IsDir() {
+		return err
+	}
+	entries, err := fsys.ReadDir(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if err := RemoveAll(fsys, filepath.Join(name, e.Name())); err != nil {
+			return err
+		}
+	}
+	return removeIfThere(fsys, name)
+}
+
+// Allocated returns how many bytes of the file system name takes, with all that is
+// in it where it is a directory, as du(1) counts. What vanishes meanwhile, and what
+// is in a directory that cannot be read, counts for nothing.
+func Allocated(fsys FS, name string) (int64, error) {
+	info, err := fsys.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	size := allocated(info)
+	if !info.IsDir() {
+		return size, nil
+	}
+	entries, err := fsys.ReadDir(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		return 0, err
+	}
+	for _, e := range entries {
+		n, err := Allocated(fsys, filepath.Join(name, e.Name()))
+		if err != nil {
+			return 0, err
+		}
+		size += n
+	}
+	return size, nil
+}
+
+// allocated returns how many bytes of the file system a file takes: where that is
+// not known, as many as it has, in whole blocks of 4096.
+func allocated(info fs.FileInfo) int64 {
+	const unit = 512 // of st_blocks, whatever the block size is; see stat(2)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int64(st.Blocks) * unit //nolint:unconvert // its type differs between architectures
+	}
+	const block = 4096
+	return (info.Size() + block - 1) / block * block
 }
 
 func writeSynced(fsys FS, name string, data []byte) error {

@@ -307,3 +307,17 @@ func (m *Mem) ReadDir(name string) ([]fs.DirEntry, error) {
 	}
 	return entries, nil
 }
+
+// Lstat implements durable.FS.
+func (m *Mem) Lstat(name string) (fs.FileInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, base, n, err := m.find(name)
+	if err == nil && n == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	return n.info(base), nil
+}
