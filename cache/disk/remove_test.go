@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"registry-module/cache"
+	"registry-module/cache/disk"
+	"registry-module/internal/durable"
 )
 
 // files lists all that is below the repositories, directories with a slash.
@@ -156,5 +159,61 @@ func TestRemoveWhileStoring(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "docker/registry/v2/blobs/sha256/*/*")); err != nil || len(left) != 0 {
 		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// hooked is a file system that calls a function after a directory was made.
+type hooked struct {
+	durable.FS
+	made func(name string)
+}
+
+func (h hooked) Mkdir(name string, perm fs.FileMode) error {
+	err := h.FS.Mkdir(name, perm)
+	h.made(name)
+	return err
+}
+
+// Who removes does not take away the directory that somebody else has just made.
+func TestRemoveBetween(t *testing.T) {
+	const content = "content"
+	dgst := digest.FromString(content)
+	ref := cache.Ref{Repo: "a", Kind: cache.RefLayer, Name: dgst.String()}
+	for name, remove := range map[string]func(*disk.Store) error{
+		"blob":       func(s *disk.Store) error { return s.Remove(t.Context(), dgst) },
+		"quarantine": func(s *disk.Store) error { return s.Quarantine(t.Context(), dgst) },
+		"reference":  func(s *disk.Store) error { return s.Refs().Remove(t.Context(), ref) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s *disk.Store
+			var removals sync.WaitGroup
+			h := hooked{durable.OS{}, func(name string) {
+				if filepath.Base(name) != dgst.Encoded() {
+					return
+				}
+				done := make(chan struct{})
+				removals.Go(func() {
+					defer close(done)
+					if err := remove(s); err != nil {
+						t.Error(err)
+					}
+				})
+				for range 1000 { // it has time to do it, if it does not wait
+					select {
+					case <-done:
+						return
+					default:
+						runtime.Gosched()
+						_, _ = os.Stat(name)
+					}
+				}
+			}}
+			s, err := disk.Open(t.TempDir(), disk.Options{FS: h})
+			must(t, err)
+			store(t, s, content)
+			must(t, s.Refs().Put(t.Context(), ref, dgst))
+			removals.Wait()
+			must(t, s.Close())
+		})
 	}
 }

@@ -21,11 +21,11 @@ const maxKnown = 4096
 // That costs one fsync for each directory and life of the process, mostly of
 // what is clean already. Callers that meet at a directory which is not known yet
 // sync it each, rather than wait for one another: no lock is held during input
-// and output.
+// and output, but for a removal, which syncs nothing.
 //
 // The zero value is ready. It may be used by many goroutines, on one file
-// system. Directories that others remove meanwhile are removed by [Dirs.Remove]
-// only.
+// system. Who removes directories that others may be making does so by
+// [Dirs.Remove].
 type Dirs struct {
 	// Root is a clean path. It, and what is above it, is trusted where it
 	// exists: that is the operator's, often the mount point of a volume, and
@@ -70,7 +70,9 @@ func (d *Dirs) MkdirAll(fsys FS, dir string) error {
 }
 
 // Remove removes dir if it is empty; otherwise that is an error. What it removes,
-// MkdirAll creates and syncs anew. The removal itself is not synced.
+// MkdirAll creates and syncs anew. The removal itself is not synced. Who has made dir,
+// and is about to put something into it, must keep Remove of dir itself away; those
+// above it are not empty then.
 func (d *Dirs) Remove(fsys FS, dir string) error {
 	dir = filepath.Clean(dir)
 	d.mu.Lock() // nobody must find in known what is gone
