@@ -75,7 +75,18 @@ const (
 	// DefaultPartialTTL is how long an unfinished download is kept: a week, as the
 	// stock registry does with uploads.
 	DefaultPartialTTL = 168 * time.Hour
+	// DefaultScrubInterval is how long all that is stored was read and compared
+	// before that is done again: a week, so that what rots is found while its remote
+	// most likely still has it, and flash is hardly read for nothing.
+	DefaultScrubInterval = 168 * time.Hour
+	// DefaultScrubRate is how much of it is read in a second: a small part of what
+	// the slowest cards and disks give, with which 8 GiB take 17 minutes.
+	DefaultScrubRate = 8 << 20
 )
+
+// minMaxSize is the least limit of size in bytes: the index alone takes up to some 40
+// MB, and nothing would be left for images.
+const minMaxSize = 64 << 20
 
 // maxFileSize is the size in bytes up to which a configuration is read:
 // arbitrary, far more than anyone writes, and bounded.
@@ -120,11 +131,25 @@ type Config struct {
 	// default remotes is looked for there and nowhere else; 0 is for ever.
 	BindingTTL time.Duration
 
-	// MaxSize is how many bytes of content are kept at most; 0 is no limit.
+	// MaxSize is how many bytes all that is below the data directory takes at most, in
+	// blocks of its file system: content, unfinished downloads, the index, and what was
+	// found to be damaged. 0 is no limit.
 	MaxSize int64
 
-	// MinFree is how much of the data directory's file system is left free.
+	// MinFree is how much of the data directory's file system is left free, whoever
+	// else writes to it.
 	MinFree Amount
+
+	// Pins are patterns for images that are never removed to make room, as they were
+	// written, see [CheckPin].
+	Pins []string
+
+	// ScrubInterval is how long after it was last done all stored content is read and
+	// compared with its digests again; 0 is never.
+	ScrubInterval time.Duration
+
+	// ScrubRate is how many bytes are read for that in a second; 0 is no limit.
+	ScrubRate int64
 
 	// Bandwidth is how many bytes a second come from all remotes together at
 	// most; 0 is no limit.
@@ -204,7 +229,8 @@ type Remote struct {
 	// does not exist; 0 is not at all.
 	NegativeTTL time.Duration
 
-	// TTL is how long content is kept that nobody asks for; 0 is for ever.
+	// TTL is how long content is kept that nobody asks for; 0 is for ever. What is
+	// older is removed when the remote can be reached.
 	TTL time.Duration
 
 	// CAFile holds the PEM certificates that are trusted for this remote

@@ -60,6 +60,9 @@ func TestDefaults(t *testing.T) {
 		"Referrers":          !c.Referrers,
 		"Resume":             !c.Resume,
 		"PartialTTL":         c.PartialTTL == 7*24*time.Hour,
+		"Pins":               len(c.Pins) == 0,
+		"ScrubInterval":      c.ScrubInterval == 7*24*time.Hour,
+		"ScrubRate":          c.ScrubRate == 8<<20,
 		"Warnings":           len(c.Warnings) == 0,
 		"Stock.Log.Level":    c.Stock.Log.Level == "info",
 		"Stock.Storage.Type": c.Stock.Storage.Type() == "filesystem",
@@ -182,6 +185,15 @@ func TestSettings(t *testing.T) {
 		{"maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=20GiB"}, func(c *Config) any { return c.MaxSize }, int64(20 << 30)},
 		{"no maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=0"}, func(c *Config) any { return c.MaxSize }, int64(0)},
 		{"maximum size in a file", "version: 0.1\ncache: {maxsize: 500MB}", nil, func(c *Config) any { return c.MaxSize }, int64(500e6)},
+		{"least maximum size", "", []string{"REGISTRY_CACHE_MAXSIZE=64MiB"}, func(c *Config) any { return c.MaxSize }, int64(64 << 20)},
+		{"pins", "", []string{"REGISTRY_CACHE_PINS=team/app:1.*, docker.io/library/{alpine,nginx} team/**"}, func(c *Config) any { return c.Pins },
+			"[team/app:1.* docker.io/library/{alpine,nginx} team/**]"},
+		{"pins in a file", "version: 0.1\ncache: {pins: ['registry.example.com:5000/a/**:v[0-9]*', b]}", nil, func(c *Config) any { return c.Pins },
+			"[registry.example.com:5000/a/**:v[0-9]* b]"},
+		{"no scrub", "", []string{"REGISTRY_CACHE_SCRUBINTERVAL=0"}, func(c *Config) any { return c.ScrubInterval }, "0s"},
+		{"scrub each day", "version: 0.1\ncache: {scrubinterval: 24h}", nil, func(c *Config) any { return c.ScrubInterval }, "24h0m0s"},
+		{"scrub slowly", "version: 0.1\ncache: {scrubrate: 512KiB/s}", nil, func(c *Config) any { return c.ScrubRate }, int64(512 << 10)},
+		{"scrub as fast as can be", "", []string{"REGISTRY_CACHE_SCRUBRATE=0"}, func(c *Config) any { return c.ScrubRate }, int64(0)},
 		{"default connections", "", []string{remote}, func(c *Config) any { return c.Remotes[0].Connections }, 4},
 		{"default connections in all", "", []string{remote}, func(c *Config) any { return c.Remotes[0].MaxConnections }, 16},
 		{"connections", "", []string{remote, "REGISTRY_PROXY_CONNECTIONS=16"}, func(c *Config) any { return c.Remotes[0].Connections }, 16},
@@ -226,7 +238,7 @@ func TestSettings(t *testing.T) {
 				t.Errorf("got %v (%T), want %v", got, got, tt.want)
 			}
 			// TestWarnings has these.
-			warned := slices.ContainsFunc([]string{"redis", "read-only", "age limit"}, func(s string) bool { return strings.Contains(tt.name, s) })
+			warned := slices.ContainsFunc([]string{"redis", "read-only"}, func(s string) bool { return strings.Contains(tt.name, s) })
 			if len(c.Warnings) > 0 && !warned {
 				t.Errorf("warnings: %q", c.Warnings)
 			}
@@ -325,7 +337,9 @@ func TestWarnings(t *testing.T) {
 		{"log hooks", "version: 0.1\nlog: {hooks: [{type: mail, disabled: true}, {type: mail}, {type: mail}]}", nil,
 			[]string{"log.hooks has no effect"}},
 		{"read-only", "", []string{"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED=true"}, []string{"storage.maintenance.readonly has no effect"}},
-		{"age limit", "", []string{"REGISTRY_PROXY_REMOTEURL=r", "REGISTRY_PROXY_TTL=168h"}, []string{"proxy.ttl has no effect yet"}},
+		{"age limit", "", []string{"REGISTRY_PROXY_REMOTEURL=r", "REGISTRY_PROXY_TTL=168h"}, nil},
+		{"rate of no scrub", "", []string{"REGISTRY_CACHE_SCRUBINTERVAL=0", "REGISTRY_CACHE_SCRUBRATE=1MiB/s"},
+			[]string{"REGISTRY_CACHE_SCRUBRATE (cache.scrubrate) has no effect: by REGISTRY_CACHE_SCRUBINTERVAL (cache.scrubinterval) what is stored is never read for that"}},
 		{"settings that are off", "version: 0.1\nhttp: {h2c: {enabled: false}}\nhealth: {storagedriver: {enabled: false, interval: 10s}}\n" +
 			"log: {hooks: [{type: mail, disabled: true}]}\nstorage: {maintenance: {readonly: {enabled: false}}}\nproxy: {remoteurl: r, ttl: '0'}", nil, nil},
 		{"service links", "", []string{"REGISTRY_PORT=tcp://10.0.0.1:80", "REGISTRY_PORT_80_TCP_ADDR=10.0.0.1", "REGISTRY_SERVICE_HOST=10.0.0.1",

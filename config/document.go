@@ -101,6 +101,10 @@ type cacheSection struct {
 	Resume     bool   `yaml:"resume,omitempty"`
 	PartialTTL string `yaml:"partialttl,omitempty"`
 	BindingTTL string `yaml:"bindingttl,omitempty"`
+
+	Pins          list   `yaml:"pins,omitempty"`
+	ScrubInterval string `yaml:"scrubinterval,omitempty"`
+	ScrubRate     string `yaml:"scrubrate,omitempty"`
 }
 
 // builtin is the document that stands for an absent file.

@@ -139,6 +139,14 @@ func TestErrors(t *testing.T) {
 		{"age limit", "", []string{"REGISTRY_PROXY_TTL=never"}, []string{`REGISTRY_PROXY_TTL (proxy.ttl): "never" is not a duration`}},
 		{"size", "", []string{"REGISTRY_CACHE_MAXSIZE=big"}, []string{`REGISTRY_CACHE_MAXSIZE (cache.maxsize): "big" is not a size: write a number and a unit, for example 20GiB or 500MB`}},
 		{"size without unit", "", []string{"REGISTRY_CACHE_MAXSIZE=20"}, []string{`"20" is a size in bytes, without unit: write for example 20GiB`}},
+		{"hardly any size", "", []string{"REGISTRY_CACHE_MAXSIZE=63MiB"}, []string{`REGISTRY_CACHE_MAXSIZE (cache.maxsize): "63MiB" is too little: it is for all below the data directory, and the index alone can take 40 MB; write at least 64MiB`}},
+		{"pins", "", []string{"REGISTRY_CACHE_PINS=Team/app team/ a:b:c team/app@sha256:1"}, []string{
+			`REGISTRY_CACHE_PINS (cache.pins): "Team/app" has characters that are in no name of a repository`,
+			`"team/" has a slash at its beginning or end`, `"a:b:c" has characters that are in no name of a repository`, `is not the digest of an image`}},
+		{"pins in a file", "version: 0.1\ncache: {pins: ['{a', 'a:']}", nil, []string{
+			`REGISTRY_CACHE_PINS (cache.pins, line 2): "{a" is not a pattern`, `"a:" ends where a tag or a digest is wanted`}},
+		{"interval of scrub", "", []string{"REGISTRY_CACHE_SCRUBINTERVAL=7d"}, []string{`REGISTRY_CACHE_SCRUBINTERVAL (cache.scrubinterval): "7d" is not a duration`}},
+		{"rate of scrub", "", []string{"REGISTRY_CACHE_SCRUBRATE=8"}, []string{`REGISTRY_CACHE_SCRUBRATE (cache.scrubrate): "8" is not a bandwidth`}},
 		{"size with comma", "", []string{"REGISTRY_CACHE_MAXSIZE=1,5GiB"}, []string{`"1,5GiB" is not a size: write it without comma`}},
 		{"negative size", "", []string{"REGISTRY_CACHE_MAXSIZE=-1GiB"}, []string{`"-1GiB" is not a size`}},
 		{"free space", "", []string{"REGISTRY_CACHE_MINFREE=100%"}, []string{`REGISTRY_CACHE_MINFREE (cache.minfree): "100%" is not a percentage from 0% to below 100%`}},

@@ -117,6 +117,8 @@ func (l *loader) finishCache(doc *document, c *Config) {
 		case bareErr == nil && c.MaxSize > 0 && c.MaxSize < 1<<20:
 			// Nobody wants a cache of 20 bytes.
 			l.bad("cache.maxsize", text, "is a size in bytes, without unit: write for example %sGiB", text)
+		case c.MaxSize > 0 && c.MaxSize < minMaxSize:
+			l.bad("cache.maxsize", text, "is too little: it is for all below the data directory, and the index alone can take 40 MB; write at least %dMiB, or 0 for no limit", minMaxSize>>20)
 		}
 	}
 	text := doc.Cache.MinFree
@@ -131,6 +133,24 @@ func (l *loader) finishCache(doc *document, c *Config) {
 	c.Prefetch, c.Referrers, c.Resume = doc.Cache.Prefetch, doc.Cache.Referrers, doc.Cache.Resume
 	c.PartialTTL = l.duration("cache.partialttl", doc.Cache.PartialTTL, DefaultPartialTTL)
 	c.BindingTTL = l.duration("cache.bindingttl", doc.Cache.BindingTTL, DefaultBindingTTL)
+	c.Pins = l.pins(doc.Cache.Pins)
+	l.finishScrub(doc, c)
+}
+
+// finishScrub reads how often and how fast what is stored is compared with its
+// digests.
+func (l *loader) finishScrub(doc *document, c *Config) {
+	const interval, rate = "cache.scrubinterval", "cache.scrubrate"
+	c.ScrubInterval = l.duration(interval, doc.Cache.ScrubInterval, DefaultScrubInterval)
+	c.ScrubRate = DefaultScrubRate
+	if doc.Cache.ScrubRate == "" {
+		return
+	}
+	c.ScrubRate = l.bandwidth(rate, doc.Cache.ScrubRate)
+	if c.ScrubInterval == 0 && doc.Cache.ScrubInterval != "" {
+		l.warn("%s (%s) has no effect: by %s (%s) what is stored is never read for that",
+			l.variable(rate), rate, l.variable(interval), interval)
+	}
 }
 
 // rejectUnsupported names what the stock registry has and this program does
@@ -183,11 +203,6 @@ func (l *loader) warnWithoutEffect(doc *document) {
 	}
 	if readonly, ok := doc.Storage["maintenance"]["readonly"].(map[any]any); ok && readonly["enabled"] == true {
 		l.warn("storage.maintenance.readonly has no effect: clients can never change anything, and what they pull is stored")
-	}
-	for number, r := range doc.Proxy.remotes() {
-		if ttl, err := time.ParseDuration(r.TTL); err == nil && ttl > 0 {
-			l.warn("%s has no effect yet: content does not expire", join(remoteKey(number), "ttl"))
-		}
 	}
 }
 

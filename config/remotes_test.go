@@ -355,7 +355,7 @@ func TestRemoteWarnings(t *testing.T) {
 		{"insecure without TLS", []string{second, "REGISTRY_PROXY_INSECURE_2=true"}, []string{"REGISTRY_PROXY_REMOTEURL_2 (proxy.remotes.0.remoteurl) has no TLS: REGISTRY_PROXY_INSECURE_2 (proxy.remotes.0.insecure) has no effect"}},
 		{"insecure", []string{first, "REGISTRY_PROXY_INSECURE=true"}, []string{"REGISTRY_PROXY_INSECURE (proxy.insecure) is true: who is on the way can pretend to be a"}},
 		{"no default", []string{first, second, "REGISTRY_PROXY_DEFAULT=false"}, []string{"no remote has REGISTRY_PROXY_DEFAULT (proxy.default): only what is asked for by the host"}},
-		{"age limits", []string{first, second, "REGISTRY_PROXY_TTL=1h", "REGISTRY_PROXY_TTL_2=1h"}, []string{"proxy.ttl has no effect yet", "proxy.remotes.0.ttl has no effect yet"}},
+		{"age limits", []string{first, second, "REGISTRY_PROXY_TTL=1h", "REGISTRY_PROXY_TTL_2=1h"}, nil},
 		{"settings of no remote", []string{"REGISTRY_PROXY_DENY=x"}, []string{"REGISTRY_PROXY_REMOTEURL (proxy.remoteurl) is not set"}},
 		{"lifetime without unit", []string{second, "REGISTRY_PROXY_EXEC_COMMAND_2=x", "REGISTRY_PROXY_EXEC_LIFETIME_2=60"},
 			[]string{"REGISTRY_PROXY_EXEC_LIFETIME_2 (proxy.remotes.0.exec.lifetime): 60 has no unit and means nanoseconds", "clear text"}},
