@@ -125,13 +125,23 @@ func image(manifestType, configType string, p platform, layers ...layer) (Image,
 // NoiseImage is an image for linux/amd64 whose layers, one for each size, are
 // as described at [NoiseLayer].
 func NoiseImage(repo, tag string, seed uint64, sizes ...int64) (Image, error) {
-	layers := make([]layer, 0, len(sizes))
+	layers := make([]RawBlob, 0, len(sizes))
 	for i, size := range sizes {
 		blob, err := NoiseLayer(seed<<8+uint64(i), size)
 		if err != nil {
 			return Image{}, err
 		}
-		layers = append(layers, layer{ociLayer, blob, blob.Digest})
+		layers = append(layers, blob)
+	}
+	return LayeredImage(repo, tag, layers...)
+}
+
+// LayeredImage is an image for linux/amd64 of uncompressed layers, which other images
+// may have as well.
+func LayeredImage(repo, tag string, blobs ...RawBlob) (Image, error) {
+	layers := make([]layer, 0, len(blobs))
+	for _, b := range blobs {
+		layers = append(layers, layer{ociLayer, b, b.Digest})
 	}
 	img, err := image(ociManifest, ociConfig, platform{OS: "linux", Architecture: "amd64"}, layers...)
 	img.Kind = "noise"

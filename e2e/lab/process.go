@@ -41,6 +41,9 @@ type Spec struct {
 	Ready func(ctx context.Context) error
 	// Patience is how long the process may take to become ready; default 30 s.
 	Patience time.Duration
+	// User is the user and group that it runs as, which takes root; 0 is the
+	// caller's own.
+	User int
 }
 
 // Process is a program that is running.
@@ -77,6 +80,9 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true,
 		Pdeathsig: syscall.SIGKILL, // should the test be killed
+	}
+	if spec.User != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(spec.User), Gid: uint32(spec.User)}
 	}
 	p := &Process{spec: spec, cmd: cmd, log: logPath, done: make(chan struct{})}
 	if err := p.start(); err != nil {

@@ -96,13 +96,19 @@ func (s *Server) Restart(ctx context.Context) error {
 // StartModule starts registry-module in a directory of its own, with its data
 // in dir/data. It listens at a free address unless env says where.
 func StartModule(ctx context.Context, binary, dir string, env Env) (*Server, error) {
+	return StartModuleAs(ctx, 0, binary, dir, env)
+}
+
+// StartModuleAs is as [StartModule], for another user, which takes root: user and
+// group have the number, 0 is the caller's own. The directory must be the user's.
+func StartModuleAs(ctx context.Context, user int, binary, dir string, env Env) (*Server, error) {
 	admin, err := FreeAddr()
 	if err != nil {
 		return nil, err
 	}
 	all := Env{"REGISTRY_HTTP_DEBUG_ADDR": admin}
 	maps.Copy(all, env)
-	s, err := startServer(ctx, "registry-module", binary, []string{"serve"}, dir, all)
+	s, err := startServer(ctx, Spec{Name: "registry-module", Path: binary, Args: []string{"serve"}, Dir: dir, Env: all, User: user})
 	if err != nil {
 		return nil, err
 	}
@@ -121,11 +127,13 @@ func StartStock(ctx context.Context, binary, dir string, env Env) (*Server, erro
 	if err := os.WriteFile(config, []byte("version: 0.1\nstorage: {filesystem: {}}\n"), 0o644); err != nil {
 		return nil, fmt.Errorf("starting the stock registry: %w", err)
 	}
-	return startServer(ctx, "registry", binary, []string{"serve", config}, dir, env)
+	return startServer(ctx, Spec{Name: "registry", Path: binary, Args: []string{"serve", config}, Dir: dir, Env: env})
 }
 
-func startServer(ctx context.Context, name, binary string, args []string, dir string, env Env) (*Server, error) {
-	addr := env["REGISTRY_HTTP_ADDR"]
+// startServer starts what the spec says, at a free address unless its environment
+// says where.
+func startServer(ctx context.Context, spec Spec) (*Server, error) {
+	addr := spec.Env["REGISTRY_HTTP_ADDR"]
 	if addr == "" {
 		free, err := FreeAddr()
 		if err != nil {
@@ -133,18 +141,17 @@ func startServer(ctx context.Context, name, binary string, args []string, dir st
 		}
 		addr = free
 	}
-	var err error
-	s := &Server{Addr: addr, Data: filepath.Join(dir, "data")}
+	s := &Server{Addr: addr, Data: filepath.Join(spec.Dir, "data")}
 	all := Env{
 		"REGISTRY_HTTP_ADDR":                        addr,
 		"REGISTRY_HTTP_SECRET":                      "lab",
 		"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": s.Data,
 	}
-	maps.Copy(all, env)
-	s.Process, err = Start(ctx, Spec{
-		Name: name, Path: binary, Args: args, Env: all, Dir: dir,
-		Ready: AnswersHTTP(s.URL()+"/v2/", http.StatusOK, http.StatusUnauthorized),
-	})
+	maps.Copy(all, spec.Env)
+	spec.Env = all
+	spec.Ready = AnswersHTTP(s.URL()+"/v2/", http.StatusOK, http.StatusUnauthorized)
+	var err error
+	s.Process, err = Start(ctx, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,17 @@ func StockRegistry() Tool {
 	return Tool{"registry", "github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"}
 }
 
+// StockRegistry2 builds the registry of the version before, 2.8, and returns the path
+// of the binary. Not all that it was made of can be had any more: see the module in
+// e2e/stock2.
+func StockRegistry2(ctx context.Context) (path string, err error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	return build(ctx, root, filepath.Join(root, "e2e/stock2"), "registry2", []string{"CGO_ENABLED=0"}, "-trimpath", "-buildvcs=false", ".")
+}
+
 // Crane is the command of go-containerregistry.
 func Crane() Tool {
 	return Tool{"crane", "github.com/google/go-containerregistry/cmd/crane", "v0.22.1"}
@@ -94,28 +105,33 @@ func buildModule(ctx context.Context, name string, env []string, flags ...string
 	if err != nil {
 		return "", err
 	}
+	return build(ctx, root, root, name, env, append(flags, "./cmd/registry-module")...)
+}
+
+// build runs the go command in a directory of the working tree at root.
+func build(ctx context.Context, root, dir, name string, env []string, args ...string) (path string, err error) {
 	// Tests of another tree that run meanwhile must not replace the binary of these.
-	dir, err := cacheDir("module-" + digest.FromString(root).Encoded()[:12])
+	place, err := cacheDir("module-" + digest.FromString(root).Encoded()[:12])
 	if err != nil {
 		return "", err
 	}
-	unlock, err := lock(dir)
+	unlock, err := lock(place)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
 
 	// A binary that runs cannot be written to, but it can be replaced.
-	path = filepath.Join(dir, name)
+	path = filepath.Join(place, name)
 	next := path + ".next"
-	cmd := goCommand(ctx, slices.Concat([]string{"build"}, flags, []string{"-o", next, "./cmd/registry-module"})...)
-	cmd.Dir = root
+	cmd := goCommand(ctx, slices.Concat([]string{"build", "-o", next}, args)...)
+	cmd.Dir = dir
 	cmd.Env = append(cmd.Env, env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building registry-module: %w\n%s", err, out)
+		return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
 	}
 	if err := os.Rename(next, path); err != nil {
-		return "", fmt.Errorf("building registry-module: %w", err)
+		return "", fmt.Errorf("building %s: %w", name, err)
 	}
 	return path, nil
 }
