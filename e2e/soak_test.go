@@ -153,19 +153,19 @@ func (s *soak) fault(r *http.Request) lab.Middleware {
 		return nil
 	}
 	after := func() int64 { return int64(16 << 10 * math.Pow(256, rand.Float64())) }
-	switch p := rand.IntN(100); {
-	case p < 70:
+	switch p := rand.IntN(1000); {
+	case p < 700:
 		return nil
-	case p < 80:
+	case p < 800:
 		return lab.Cut(lab.Blobs, after)
-	case p < 88:
+	case p < 890:
 		return lab.Reset(lab.Blobs, after)
-	case p < 91:
+	case p < 920:
 		return lab.Stall(lab.Blobs, after)
-	case p < 97:
+	case p < 995:
 		status := []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable}[rand.IntN(3)]
 		return lab.Answer(lab.Blobs, refuse(status))
-	default:
+	default: // seldom, because nobody asks for anything until then
 		return lab.Answer(lab.Blobs, refuse(http.StatusTooManyRequests, "Retry-After", "1"))
 	}
 }
