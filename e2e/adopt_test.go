@@ -87,10 +87,12 @@ func TestAdopt(t *testing.T) {
 			}
 			checkStore(t, m)
 
-			// And back: as a proxy that cannot reach its remote, and without a remote.
-			takeDown(t, up)
+			// And back: as a proxy, which does not start while its remote is away, and
+			// without a remote.
 			for what, env := range map[string]lab.Env{"proxy": up.Env(), "plain": nil} {
+				bringUp(t, up)
 				back := must(lab.StartStock(t.Context(), binary, dir, env))(t)
+				takeDown(t, up)
 				for _, img := range append(slices.Clone(images), added) {
 					everything(t, back, img)
 				}
