@@ -90,9 +90,17 @@ chaos: install-deps ## 100 clients against all faults of an upstream for 5 minut
 big: install-deps ## A blob of 20 GB through a module whose memory does not grow with it
 	$(CAMPAIGN) -run '^TestBigBlob$$'
 
+.PHONY: soak
+soak: install-deps ## 10 GiB of images through a limit of 1 GiB for 10 minutes, with the race detector
+	$(CAMPAIGN) -run '^TestSoak$$'
+
+.PHONY: damage
+damage: install-deps ## Each file of a data directory, damaged in each way, one at a time
+	$(CAMPAIGN) -run '^TestEachFileDamaged$$'
+
 .PHONY: campaign
-campaign: install-deps ## All that can happen to a download, at full size: cuts, silence, expiry, kills, chaos, 20 GB
-	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob)'
+campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
@@ -105,6 +113,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
 .PHONY: bench
 bench: install-deps ## Measure it beside the stock registry and nginx (BENCHFLAGS are passed on)
 	go run ./e2e/bench $(BENCHFLAGS)
+
+.PHONY: million
+million: install-deps ## Measure it with a million blobs: takes some minutes and 20 GB of disk
+	go run ./e2e/bench -run '^many-blobs$$' -blobs 1000000 $(BENCHFLAGS)
 
 .PHONY: lint
 lint: ## Formatting, go vet, staticcheck, and the import rule

@@ -1,0 +1,525 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/e2e/lab"
+)
+
+// nobody is the user that modules run as whose files are made unreadable: for root,
+// nothing is.
+const nobody = 65532
+
+// damages are what can become of a file.
+func damages() map[string]func(name string) error {
+	size := func(name string) int64 {
+		info, err := os.Stat(name)
+		if err != nil {
+			return 0 // what follows fails
+		}
+		return info.Size()
+	}
+	at := func(name string, off int64, b []byte) error {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(b, off)
+		return errors.Join(err, f.Close())
+	}
+	return map[string]func(string) error{
+		"half":  func(name string) error { return os.Truncate(name, size(name)/2) },
+		"empty": func(name string) error { return os.Truncate(name, 0) },
+		"zeros": func(name string) error {
+			n := size(name)
+			return errors.Join(os.Truncate(name, 0), os.Truncate(name, n)) // a hole
+		},
+		"a bit": func(name string) error {
+			f, err := os.Open(name)
+			if err != nil {
+				return err
+			}
+			b := make([]byte, 1)
+			_, err = f.ReadAt(b, size(name)/2)
+			if err := errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+			b[0] ^= 0x10
+			return at(name, size(name)/2, b)
+		},
+		"deleted":    os.Remove,
+		"unreadable": func(name string) error { return os.Chmod(name, 0) },
+	}
+}
+
+// kindOfFile says what a file is, of which there are many in a data directory.
+func kindOfFile(shelf []lab.Image, name string) string {
+	parts := strings.Split(name, "/")
+	base := parts[len(parts)-1]
+	has := func(part string) bool { return slices.Contains(parts, part) }
+	switch {
+	case base == "link" && has("tags"):
+		return "tag"
+	case base == "link" && has("revisions"):
+		return "link of a manifest"
+	case base == "link":
+		return "link of a layer"
+	case base == "data" && has("blobs"):
+		dgst := digest.NewDigestFromEncoded(digest.SHA256, parts[len(parts)-2])
+		for _, img := range shelf {
+			for _, m := range img.Manifests {
+				if m.Digest == dgst {
+					return "manifest of type " + m.MediaType[strings.LastIndexByte(m.MediaType, '/')+1:]
+				}
+			}
+			for i, b := range img.Blobs {
+				if b.Digest == dgst && b.Size > mib {
+					return "large layer"
+				} else if b.Digest == dgst && i == len(img.Blobs)-1 {
+					return "last blob"
+				}
+			}
+		}
+		return "other blob"
+	case has("partial"):
+		return "partial" + filepath.Ext(base)
+	case has("index"):
+		if ext := filepath.Ext(base); ext != "" {
+			return "index *" + ext
+		}
+		return "index " + base
+	}
+	return base
+}
+
+// TestEachFileDamaged damages each file of a data directory, one at a time, in each way
+// that a disk, a crash or an operator does. The module starts on what is left, as it did
+// before. Without upstream, each answer is right, or an error that says so, or breaks off;
+// with upstream, all is right again. It runs on a sample that has each kind of file with
+// each damage; `make damage` has all.
+func TestEachFileDamaged(t *testing.T) {
+	t.Parallel()
+	d := newDamaged(t)
+	var cases []damage
+	sampled := map[string]bool{}
+	for _, file := range d.files {
+		kind := kindOfFile(d.shelf, file)
+		for how := range damages() {
+			// Which file of a kind is in the sample is the same each time.
+			if one := kind + ": " + how; *full || !sampled[one] {
+				sampled[one] = true
+				cases = append(cases, damage{file, kind, how})
+			}
+		}
+	}
+	slices.SortFunc(cases, func(a, b damage) int { return strings.Compare(a.file+a.how, b.file+b.how) })
+	t.Logf("%d files, %d cases", len(d.files), len(cases))
+	queue := make(chan damage, len(cases))
+	for _, c := range cases {
+		queue <- c
+	}
+	close(queue)
+	var wg sync.WaitGroup
+	for range 8 { // they wait for the remote more than for the processor
+		wg.Go(func() {
+			for c := range queue {
+				t.Run(c.kind+"/"+c.how+"/"+shorter(c.file), func(t *testing.T) { d.check(t, c) })
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// shorter leaves out most digits of a digest.
+func shorter(file string) string {
+	parts := strings.Split(file, "/")
+	for i, p := range parts {
+		if len(p) == 64 {
+			parts[i] = p[:8]
+		}
+	}
+	return strings.Join(parts[max(0, len(parts)-6):], "-")
+}
+
+// damage is a case.
+type damage struct{ file, kind, how string }
+
+// damaged is a data directory to be damaged.
+type damaged struct {
+	binary string
+	data   string      // never touched; copies are
+	files  []string    // in it, relative, with slashes
+	shelf  []lab.Image // stored
+	rest   lab.Image   // half downloaded
+	env    lab.Env
+}
+
+// newDamaged fills a data directory: an image for many platforms, one with a large layer,
+// one whose layer is another's too, what is attached to them, pins, and a download that
+// was put aside. The module has stopped in order.
+func newDamaged(t *testing.T) *damaged {
+	t.Helper()
+	multi := sample(t, lab.OCIIndex).In("damage/multi", "1.0")
+	shared := must(lab.NoiseLayer(11, 6*mib))(t)
+	large := must(lab.LayeredImage("damage/large", "1.0", shared, must(lab.NoiseLayer(12, 3000))(t)))(t)
+	other := must(lab.LayeredImage("damage/other/image", "2.0", shared, must(lab.NoiseLayer(13, 200<<10))(t)))(t)
+	d := &damaged{shelf: []lab.Image{multi, large, other}, rest: noise(t, "damage/rest", 5*mib)}
+	d.shelf = append(d.shelf, must(lab.CosignTags(multi.Repo, multi.Root()))(t)...)
+	d.shelf = append(d.shelf, must(lab.Signatures(large.Repo, large.Root()))(t)...)
+
+	// The user can get to neither the caller's files nor the cache of tools.
+	dir := d.directory(t)
+	d.binary = filepath.Join(dir, "registry-module")
+	if err := copyFile(bin.module, d.binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	up := origin(t, lab.OriginOptions{}, append(slices.Clone(d.shelf), d.rest)...)
+	d.env = lab.Env{"REGISTRY_HTTP_DRAINTIMEOUT": "100ms", "REGISTRY_CACHE_MINFREE": "0%"}
+	m := d.start(t, dir, up)
+	cli := func(args ...string) {
+		if _, err := lab.Run(t.Context(), dir, lab.Env{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": m.Data}, d.binary, args...); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, img := range d.shelf {
+		everything(t, m, img)
+		eventually(t, img.Repo+" is stored", func() bool { return allStored(m, img) && linked(m, img) })
+	}
+	for _, img := range []lab.Image{multi, large} {
+		get(t, m.URL()+"/v2/"+img.Repo+"/referrers/"+img.Root().Digest.String())
+	}
+	cli("pin", "damage/multi:1.0")
+	cli("pin", "damage/other/**")
+
+	layer := d.rest.Blobs[0]
+	knowSize(t, m, d.rest)
+	up.Use(lab.Stall(lab.ForDigest(layer.Digest.String()), func() int64 { return layer.Size / 2 }))
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = fetch(ctx, blobURL(m, d.rest.Repo, layer.Digest)) // it ends with the server
+	}()
+	within(t, 30*time.Second, "half of a blob is there", func() bool { return up.Counts().BlobBytes >= d.size()+layer.Size/2-64<<10 })
+	if err := m.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	<-gone
+	if len(partials(t, m)) != 2 {
+		t.Errorf("kept of what is half downloaded: %v, want the bytes and the journal", partials(t, m))
+	}
+
+	d.data = m.Data
+	err := filepath.WalkDir(d.data, func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			file, _ := filepath.Rel(d.data, name)
+			d.files = append(d.files, filepath.ToSlash(file))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// size is that of all blobs that are stored.
+func (d *damaged) size() (size int64) {
+	seen := map[digest.Digest]bool{}
+	for _, img := range d.shelf {
+		for _, b := range img.Blobs {
+			if !seen[b.Digest] {
+				seen[b.Digest] = true
+				size += b.Size
+			}
+		}
+	}
+	return size
+}
+
+// directory makes one that is the user's.
+func (d *damaged) directory(t *testing.T) string {
+	t.Helper()
+	dir := tempDir(t)
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (d *damaged) start(t *testing.T, dir string, up *lab.Origin) *lab.Server {
+	t.Helper()
+	m := must(lab.StartModuleAs(t.Context(), nobody, d.binary, dir, d.settings(up)))(t)
+	end(t, m)
+	return m
+}
+
+// settings name the same remote whichever upstream it is that answers for it.
+func (d *damaged) settings(up *lab.Origin) lab.Env {
+	return merge(d.env, lab.Env{"REGISTRY_PROXY_REMOTEURL": "http://" + remoteHost, "REGISTRY_PROXY_HTTPPROXY": up.URL()})
+}
+
+// linked tells whether the layout has a link for each blob of an image.
+func linked(s *lab.Server, img lab.Image) bool {
+	return !slices.ContainsFunc(img.Blobs, func(b lab.RawBlob) bool {
+		_, err := os.Stat(filepath.Join(s.Data, "docker/registry/v2/repositories", img.Repo, "_layers/sha256", b.Digest.Encoded(), "link"))
+		return err != nil
+	})
+}
+
+func copyFile(from, to string, mode fs.FileMode) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, mode)
+}
+
+// check is one case.
+func (d *damaged) check(t *testing.T, c damage) {
+	dir := d.directory(t)
+	if _, err := lab.Run(t.Context(), dir, nil, "cp", "-a", d.data, filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "data", filepath.FromSlash(c.file))
+	before := must(os.Stat(name))(t)
+	if before.Size() == 0 && c.how != "deleted" && c.how != "unreadable" {
+		return // it cannot be damaged so
+	}
+	if err := damages()[c.how](name); err != nil {
+		t.Fatal(err)
+	}
+
+	up := must(lab.StartOrigin(lab.OriginOptions{}, append(slices.Clone(d.shelf), d.rest)...))(t)
+	defer func() { _ = up.Down() }() // it is down, or the test has failed
+	if err := up.Down(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := lab.StartModuleAs(t.Context(), nobody, d.binary, dir, d.settings(up))
+	if err != nil {
+		d.refusal(t, c, err)
+		return
+	}
+	defer func() {
+		_ = m.Kill() // it may have ended
+		if t.Failed() {
+			t.Log(m.Tail(15))
+		}
+	}()
+	wrong := 0
+	for _, img := range append(slices.Clone(d.shelf), d.rest) {
+		for url, want := range urlsOf(m, img) {
+			a, err := askWhole(t.Context(), url)
+			if err == nil {
+				err = a.rightOrClear(want)
+			}
+			if err != nil {
+				t.Errorf("without upstream: %s: %v", url, err)
+			}
+			if err == nil && a.Status != http.StatusOK {
+				wrong++
+			}
+		}
+	}
+	if most := d.mayMiss(c); wrong > most {
+		t.Errorf("without upstream, %d answers are errors after one file was damaged, want at most %d", wrong, most)
+	}
+
+	if err := up.Up(); err != nil {
+		t.Fatal(err)
+	}
+	// The module may leave it alone for some seconds.
+	patience := 15 * time.Second
+	for _, img := range append(slices.Clone(d.shelf), d.rest) {
+		for url, want := range urlsOf(m, img) {
+			if err := untilRight(t.Context(), patience, url, want); err != nil {
+				t.Errorf("with upstream: %v", err)
+				patience = time.Second // it has had its time
+			}
+		}
+	}
+	if err := m.Stop(); err != nil {
+		t.Errorf("%v", err)
+	}
+	if log := string(must(os.ReadFile(m.Log()))(t)); strings.Contains(log, "goroutine ") || strings.Contains(log, "panic") {
+		t.Error("it has panicked")
+	}
+	if n, _, err := lab.CheckStore(m.Data); err != nil && c.how != "unreadable" {
+		t.Errorf("%d blobs, and afterwards %v", n, err)
+	}
+}
+
+// refusal judges why the module has not started. The files that say whose data it is, and
+// who has it, are the only ones that it cannot do without: it names them.
+func (d *damaged) refusal(t *testing.T, c damage, err error) {
+	t.Helper()
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "goroutine ") || !strings.Contains(text, "exit status 1"):
+		t.Errorf("it has crashed: %v", err)
+	case c.file != "registry-module.json" && c.file != "registry-module.lock":
+		t.Errorf("it does not start: %v", err)
+	case !strings.Contains(text, c.file) && !strings.Contains(text, "not writable"):
+		t.Errorf("the error does not name %s: %v", c.file, err)
+	default:
+		t.Logf("it does not start, and says why: %v", err)
+	}
+}
+
+// mayMiss is how many answers may be errors without upstream: those that need what was
+// in the file.
+func (d *damaged) mayMiss(c damage) int {
+	missing := 2 // what is half downloaded: its layer, and its configuration
+	switch {
+	case c.file == "registry-module.json":
+		// It says whose images those are: with another host in it, they are another's.
+		return math.MaxInt
+	case strings.HasPrefix(c.kind, "index"), strings.HasPrefix(c.kind, "partial"), strings.HasPrefix(c.kind, "registry-module"):
+		// It holds nothing that cannot be found out from the rest.
+	case c.kind == "large layer":
+		missing += 2 // it is in two images
+	case strings.HasSuffix(c.kind, "manifest.v1+json") || strings.HasSuffix(c.kind, "index.v1+json"):
+		missing += 2 // by its tag and by its digest
+	case c.kind == "last blob", c.kind == "other blob":
+		missing += 8 // an empty configuration is in many
+	case c.kind == "tag" || strings.HasPrefix(c.kind, "link"):
+		missing += 2
+	}
+	return missing
+}
+
+// urlsOf are all that an image is made of, with what each gives.
+func urlsOf(m *lab.Server, img lab.Image) map[string]lab.RawBlob {
+	all := map[string]lab.RawBlob{}
+	for _, raw := range img.Manifests {
+		blob := lab.BytesBlob(raw.Bytes)
+		all[manifestURL(m, img.Repo, raw.Digest.String())] = blob
+		if raw.Digest == img.Root().Digest {
+			all[manifestURL(m, img.Repo, img.Tag)] = blob
+		}
+	}
+	for _, b := range img.Blobs {
+		all[blobURL(m, img.Repo, b.Digest)] = b
+	}
+	return all
+}
+
+// untilRight asks until the answer is right. One that is complete and wrong is an error.
+func untilRight(ctx context.Context, patience time.Duration, url string, want lab.RawBlob) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	var last string
+	for {
+		a, err := askWhole(ctx, url)
+		if err == nil && a.Status == http.StatusOK && a.Err == nil {
+			return a.rightOrClear(want)
+		}
+		if ctx.Err() == nil {
+			last = fmt.Sprintf("status %d, %v, %v: %.300s", a.Status, a.Err, err, a.text)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w; the last answer: %s", url, ctx.Err(), last)
+		case <-again.C:
+		}
+	}
+}
+
+// asked is an answer whose body was hashed, with its first bytes.
+type asked struct {
+	fetched
+	Header http.Header
+	text   []byte
+}
+
+func askWhole(ctx context.Context, url string) (a asked, err error) {
+	req, err := request(ctx, http.MethodGet, url)
+	if err != nil {
+		return a, err
+	}
+	resp, err := client().Do(req)
+	if err != nil {
+		return a, err
+	}
+	defer resp.Body.Close()
+	a.Status, a.Header = resp.StatusCode, resp.Header
+	digester := digest.Canonical.Digester()
+	var first bytes.Buffer
+	const enough = 4 << 10
+	n, err := io.Copy(io.MultiWriter(digester.Hash(), &first), io.LimitReader(resp.Body, enough))
+	if err == nil {
+		var m int64
+		m, err = io.Copy(digester.Hash(), resp.Body)
+		n += m
+	}
+	a.Size, a.Err, a.Digest, a.text = n, err, digester.Digest(), first.Bytes()
+	return a, nil
+}
+
+// rightOrClear tells what is wrong with an answer: one that is complete is right, one that
+// is an error says so as the specification wants, and others break off.
+func (a asked) rightOrClear(want lab.RawBlob) error {
+	if a.Err != nil {
+		return nil // who gets this knows that it is not all
+	}
+	if a.Status == http.StatusOK {
+		return a.whole(want)
+	}
+	var body struct {
+		Errors []struct{ Code, Message string }
+	}
+	if err := json.Unmarshal(a.text, &body); a.Status < 400 || err != nil || len(body.Errors) == 0 || body.Errors[0].Code == "" {
+		return fmt.Errorf("status %d, and no error in the form of a registry: %v\n%.300s", a.Status, err, a.text)
+	}
+	return nil
+}
+
+// TestDamages shows that each damage changes a file.
+func TestDamages(t *testing.T) {
+	t.Parallel()
+	for how, damage := range damages() {
+		name := filepath.Join(tempDir(t), "file")
+		sum := func() uint64 {
+			h := fnv.New64a()
+			content, err := os.ReadFile(name)
+			info, err2 := os.Stat(name)
+			fmt.Fprint(h, content, err != nil, err2 != nil)
+			if err2 == nil {
+				fmt.Fprint(h, info.Mode(), info.Size())
+			}
+			return h.Sum64()
+		}
+		if err := os.WriteFile(name, []byte("some content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before := sum()
+		if err := damage(name); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+		if sum() == before {
+			t.Errorf("%s: nothing has changed", how)
+		}
+	}
+}
