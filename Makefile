@@ -80,7 +80,7 @@ e2e: ## Real clients, real engines and the image against the real binary
 
 # What follows are e2e tests at the full size of what they promise; `make e2e` runs
 # the same on less.
-CAMPAIGN := go test -count=1 -timeout 60m -v ./e2e -full
+CAMPAIGN := go test -count=1 -timeout 90m -v ./e2e -full
 
 .PHONY: chaos
 chaos: install-deps ## 100 clients against all faults of an upstream for 5 minutes, with the race detector

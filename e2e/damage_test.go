@@ -269,7 +269,7 @@ func (d *damaged) directory(t *testing.T) string {
 
 func (d *damaged) start(t *testing.T, dir string, up *lab.Origin) *lab.Server {
 	t.Helper()
-	m := must(lab.StartModuleAs(t.Context(), nobody, d.binary, dir, d.settings(up)))(t)
+	m := must(lab.StartModuleWith(t.Context(), lab.ModuleOptions{Binary: d.binary, Dir: dir, Env: d.settings(up), User: nobody}))(t)
 	end(t, m)
 	return m
 }
@@ -315,7 +315,7 @@ func (d *damaged) check(t *testing.T, c damage) {
 	if err := up.Down(); err != nil {
 		t.Fatal(err)
 	}
-	m, err := lab.StartModuleAs(t.Context(), nobody, d.binary, dir, d.settings(up))
+	m, err := lab.StartModuleWith(t.Context(), lab.ModuleOptions{Binary: d.binary, Dir: dir, Env: d.settings(up), User: nobody})
 	if err != nil {
 		d.refusal(t, c, err)
 		return

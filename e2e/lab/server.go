@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Server is a registry that runs: registry-module or the stock one.
@@ -96,19 +97,30 @@ func (s *Server) Restart(ctx context.Context) error {
 // StartModule starts registry-module in a directory of its own, with its data
 // in dir/data. It listens at a free address unless env says where.
 func StartModule(ctx context.Context, binary, dir string, env Env) (*Server, error) {
-	return StartModuleAs(ctx, 0, binary, dir, env)
+	return StartModuleWith(ctx, ModuleOptions{Binary: binary, Dir: dir, Env: env})
 }
 
-// StartModuleAs is as [StartModule], for another user, which takes root: user and
-// group have the number, 0 is the caller's own. The directory must be the user's.
-func StartModuleAs(ctx context.Context, user int, binary, dir string, env Env) (*Server, error) {
+// ModuleOptions says how to start a module. Binary and Dir are needed.
+type ModuleOptions struct {
+	Binary, Dir string
+	Env         Env
+	// User and Patience are as in [Spec]. The directory must be the user's.
+	User     int
+	Patience time.Duration
+}
+
+// StartModuleWith is as [StartModule].
+func StartModuleWith(ctx context.Context, o ModuleOptions) (*Server, error) {
 	admin, err := FreeAddr()
 	if err != nil {
 		return nil, err
 	}
 	all := Env{"REGISTRY_HTTP_DEBUG_ADDR": admin}
-	maps.Copy(all, env)
-	s, err := startServer(ctx, Spec{Name: "registry-module", Path: binary, Args: []string{"serve"}, Dir: dir, Env: all, User: user})
+	maps.Copy(all, o.Env)
+	s, err := startServer(ctx, Spec{
+		Name: "registry-module", Path: o.Binary, Args: []string{"serve"}, Dir: o.Dir, Env: all,
+		User: o.User, Patience: o.Patience,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -16,6 +17,9 @@ import (
 type Usage struct {
 	// RSS and PeakRSS are resident memory, now and at the most, in bytes.
 	RSS, PeakRSS int64
+	// Anonymous is the part of RSS that no file is behind: the kernel cannot take it
+	// back.
+	Anonymous int64
 	// CPU is user and system time together.
 	CPU time.Duration
 }
@@ -62,10 +66,36 @@ func (p *Process) Files() ([]string, error) {
 	return files, nil
 }
 
+// Written returns how many bytes the process has had written to disks so far, or has
+// left to the kernel to be written: the pages that it has made dirty, those of mapped
+// files too, and not what file systems write of their own. It is good after the end of
+// the process, too.
+func (p *Process) Written() (int64, error) {
+	select {
+	case <-p.done:
+		// getrusage(2) counts blocks of 512 bytes.
+		if u, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			return int64(u.Oublock) * 512, nil
+		}
+		return 0, fmt.Errorf("reading what %s has written: the system does not tell", p.spec.Name)
+	default:
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.PID()))
+	if err != nil {
+		return 0, fmt.Errorf("reading what %s has written: %w", p.spec.Name, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			return strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("reading what %s has written: no write_bytes in %q", p.spec.Name, text)
+}
+
 func usage(pid int) (Usage, error) {
 	var u Usage
 	var err error
-	if u.RSS, u.PeakRSS, err = memory(fmt.Sprintf("/proc/%d/status", pid)); err != nil {
+	if u.RSS, u.PeakRSS, u.Anonymous, err = memory(fmt.Sprintf("/proc/%d/status", pid)); err != nil {
 		return Usage{}, err
 	}
 	if u.CPU, err = cpuTime(fmt.Sprintf("/proc/%d/stat", pid)); err != nil {
@@ -74,11 +104,11 @@ func usage(pid int) (Usage, error) {
 	return u, nil
 }
 
-// memory reads VmRSS and VmHWM, in kibibytes, from a /proc/pid/status.
-func memory(status string) (rss, peak int64, err error) {
+// memory reads VmRSS, VmHWM and RssAnon, in kibibytes, from a /proc/pid/status.
+func memory(status string) (rss, peak, anonymous int64, err error) {
 	f, err := os.Open(status)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
@@ -91,15 +121,17 @@ func memory(status string) (rss, peak int64, err error) {
 			rss, err = strconv.ParseInt(fields[1], 10, 64)
 		case "VmHWM:":
 			peak, err = strconv.ParseInt(fields[1], 10, 64)
+		case "RssAnon:":
+			anonymous, err = strconv.ParseInt(fields[1], 10, 64)
 		}
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 	}
 	if peak == 0 {
-		return 0, 0, errors.New("no VmHWM (has the process ended?)")
+		return 0, 0, 0, errors.New("no VmHWM (has the process ended?)")
 	}
-	return rss << 10, peak << 10, nil
+	return rss << 10, peak << 10, anonymous << 10, nil
 }
 
 // cpuTime reads utime and stime from a /proc/pid/stat.
