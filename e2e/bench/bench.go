@@ -32,6 +32,7 @@ const (
 // bench is one run: its programs, its directory and what it has found out.
 type bench struct {
 	quick bool
+	blobs int // in the volume of many-blobs
 	log   io.Writer
 	dir   string
 	// binaries has the path of each program that could be built or found.
@@ -63,17 +64,18 @@ func scenarios() []scenario {
 		{"warm-blob", (*bench).warmBlob},
 		{"warm-manifest", (*bench).warmManifest},
 		{"idle", (*bench).idle},
+		{"many-blobs", (*bench).manyBlobs},
 	}
 }
 
 // newBench builds what is compared and starts the upstream. Call close.
-func newBench(ctx context.Context, quick bool, log io.Writer) (*bench, error) {
+func newBench(ctx context.Context, quick bool, blobs int, log io.Writer) (*bench, error) {
 	dir, err := os.MkdirTemp("", "registry-module-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("making a directory: %w", err)
 	}
 	b := &bench{
-		quick: quick, log: log, dir: dir,
+		quick: quick, blobs: blobs, log: log, dir: dir,
 		binaries: map[string]string{},
 		clients:  loadProcess,
 		table:    report.Table{Servers: []string{direct, module, stock, nginx}},

@@ -2,7 +2,7 @@
 // the stock registry in proxy mode, with nginx, and with no proxy at all. It is
 // the program behind `make bench`.
 //
-//	go run ./e2e/bench [-run regexp] [-quick] [-json file]
+//	go run ./e2e/bench [-run regexp] [-quick] [-blobs n] [-json file]
 //
 // The registry that all pull from is a synthetic one behind a shaped link
 // (package synth), the clients are as cheap as they can be (package load);
@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	only := flags.String("run", "", "run only the scenarios whose name matches this `regexp`: "+strings.Join(names, ", "))
 	quick := flags.Bool("quick", false, "smaller images and fewer repetitions: a smoke test, not a measurement")
+	blobs := flags.Int("blobs", 100_000, "how many blobs the volume of many-blobs has: 1000000 take minutes and 20 GB of disk")
 	out := flags.String("json", "", "write all samples to this `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -79,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("-run: %w", err)
 	}
 
-	b, err := newBench(ctx, *quick, os.Stderr)
+	b, err := newBench(ctx, *quick, *blobs, os.Stderr)
 	if err != nil {
 		return err
 	}

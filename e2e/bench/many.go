@@ -1,0 +1,403 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/e2e/bench/internal/report"
+	"registry-module/e2e/lab"
+)
+
+// many is a module on a volume with many blobs.
+type many struct {
+	*bench
+	volume *volume
+	dir    string
+	server *lab.Server
+	// warm are images that were asked for before.
+	warm []volumeImage
+}
+
+// manyBlobs: a module on a volume with many small images, which it has not written
+// itself. It is not connected to anything.
+func (b *bench) manyBlobs(ctx context.Context) (rows []report.Row, err error) {
+	count := b.blobs
+	b.describe("many-blobs: a volume of %d blobs in images of 10, as the stock registry writes it, is adopted by the module, which is offline. "+
+		"Lookups are of 500 images that were asked for before, one at a time over one connection. Anonymous memory has no file behind it; "+
+		"the rest of RSS is mapped files, which the kernel takes back. While evicting: gc makes room for a tenth of all bytes.", count)
+	if b.binaries[module] == "" {
+		return nil, nil // it could not be built, and that is noted
+	}
+	dir, err := os.MkdirTemp(b.dir, "many-")
+	if err != nil {
+		return nil, fmt.Errorf("making a directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	begin := time.Now()
+	v, err := newVolume(ctx, filepath.Join(dir, "data"), count)
+	if err != nil {
+		return nil, err
+	}
+	settle()
+	b.logf("many-blobs: wrote %d images, %d blobs, %d bytes in %.0f s", v.images, v.blobs, v.bytes, time.Since(begin).Seconds())
+	m := &many{bench: b, volume: v, dir: dir}
+	defer func() {
+		if m.server != nil {
+			err = errors.Join(err, m.server.Stop())
+		}
+	}()
+	for _, part := range []func(context.Context) ([]report.Row, error){m.adopt, m.lookups, m.starts, m.commands, m.evict} {
+		more, err := part(ctx)
+		rows = append(rows, more...)
+		if err != nil {
+			b.fail(fmt.Errorf("many-blobs: %w", err))
+		}
+		if m.server == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return rows, nil
+}
+
+// single is a row of one value.
+func single(metric string, value float64, bar *report.Bar) report.Row {
+	r := report.Row{Metric: metric, Bar: bar}
+	r.Add(module, value)
+	return r
+}
+
+// atMost is a bar for the module.
+func atMost(limit float64) *report.Bar { return &report.Bar{Server: module, Limit: limit} }
+
+// start starts the module, and returns how long it has taken to give the first manifest.
+func (m *many) start(ctx context.Context) (time.Duration, error) {
+	begin := time.Now()
+	var err error
+	m.server, err = lab.StartModuleWith(ctx, lab.ModuleOptions{
+		Binary: m.binaries[module], Dir: m.dir, Patience: 20 * time.Minute,
+		Env: lab.Env{
+			"REGISTRY_PROXY_REMOTEURL":        "http://127.0.0.1:1",
+			"REGISTRY_PROXY_OFFLINE":          "true",
+			"REGISTRY_CACHE_MINFREE":          "0%",
+			"REGISTRY_LOG_LEVEL":              "warn",
+			"REGISTRY_LOG_ACCESSLOG_DISABLED": "true",
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	img := m.volume.numbered(0)
+	err = m.ask(ctx, http.DefaultClient, "/v2/"+img.repo+"/manifests/"+img.tag, img.manifest)
+	return time.Since(begin), err
+}
+
+// end ends it, by a signal or in order.
+func (m *many) end(kill bool) error {
+	server := m.server
+	m.server = nil
+	if kill {
+		return server.Kill()
+	}
+	return server.Stop()
+}
+
+// ask sends a GET and compares the answer.
+func (m *many) ask(ctx context.Context, client *http.Client, path string, want []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.server.URL()+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "*/*")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if resp.StatusCode != http.StatusOK || !bytes.Equal(got, want) {
+		return fmt.Errorf("%s: %s, %d bytes, want %d", path, resp.Status, len(got), len(want))
+	}
+	return nil
+}
+
+// command runs one of the module's commands and returns how long it has taken, and what
+// it has printed as JSON.
+func (m *many) command(ctx context.Context, into any, args ...string) (time.Duration, error) {
+	begin := time.Now()
+	out, err := lab.Run(ctx, m.dir, lab.Env{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": m.server.Data}, m.binaries[module], append(args, "-o", "json")...)
+	took := time.Since(begin)
+	if err != nil {
+		return took, err
+	}
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		return took, fmt.Errorf("reading what %v prints: %w", args, err)
+	}
+	return took, nil
+}
+
+// adopt: the first start, which builds the index.
+func (m *many) adopt(ctx context.Context) ([]report.Row, error) {
+	begin := time.Now()
+	first, err := m.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows := []report.Row{single("first start: first manifest, s", first.Seconds(), nil)}
+	m.logf("many-blobs: first manifest after %.1f s", first.Seconds())
+	// It may go on while it serves.
+	for {
+		var images []struct{}
+		if _, err := m.command(ctx, &images, "ls"); err != nil {
+			return rows, err
+		}
+		if len(images) >= m.volume.images {
+			break
+		}
+		if time.Since(begin) > 20*time.Minute {
+			return rows, fmt.Errorf("%d images are listed of %d, after 20 minutes", len(images), m.volume.images)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return rows, ctx.Err()
+		}
+	}
+	all := time.Since(begin)
+	m.logf("many-blobs: all images listed after %.1f s", all.Seconds())
+	return append(rows, single("first start: all images listed, s", all.Seconds(), nil)), nil
+}
+
+// starts: after an end in order, and after kill -9.
+func (m *many) starts(ctx context.Context) ([]report.Row, error) {
+	clean := report.Row{Metric: "clean start: first manifest, s", Bar: atMost(1)}
+	unclean := report.Row{Metric: "start after kill -9: first manifest, s", Bar: atMost(5)}
+	for range pick(m.bench, 3, 1) {
+		for _, kind := range []struct {
+			row  *report.Row
+			kill bool
+		}{{&clean, false}, {&unclean, true}} {
+			if err := m.end(kind.kill); err != nil {
+				return nil, err
+			}
+			took, err := m.start(ctx)
+			if err != nil {
+				return nil, err
+			}
+			kind.row.Add(module, took.Seconds())
+			m.logf("many-blobs: %s %.2f", kind.row.Metric, took.Seconds())
+		}
+	}
+	u, err := m.server.Usage()
+	if err != nil {
+		return nil, err
+	}
+	return []report.Row{clean, unclean,
+		single("after a start: RSS, MiB", float64(u.RSS)/mib, nil),
+		single("after a start: anonymous memory, MiB", float64(u.Anonymous)/mib, nil)}, nil
+}
+
+// lookups: answers for what was asked for before.
+func (m *many) lookups(ctx context.Context) ([]report.Row, error) {
+	m.warm = m.volume.pick(500)
+	for _, img := range m.warm { // what was not written by the module is compared first
+		if err := m.halfImage(ctx, http.DefaultClient, img, nil); err != nil {
+			return nil, err
+		}
+	}
+	times, err := m.load(ctx, 1, pick(m.bench, 5*time.Second, time.Second), nil)
+	if err != nil {
+		return nil, err
+	}
+	var rows []report.Row
+	for _, kind := range []string{"manifest", "blob"} {
+		rows = append(rows,
+			single(kind+": p50, ms", quantile(times[kind], 0.5), nil),
+			single(kind+": p99, ms", quantile(times[kind], 0.99), nil))
+		m.logf("many-blobs: %d lookups of a %s: p50 %.2f ms, p99 %.2f ms", len(times[kind]), kind, quantile(times[kind], 0.5), quantile(times[kind], 0.99))
+	}
+	u, err := m.server.Usage()
+	if err != nil {
+		return rows, err
+	}
+	m.logf("many-blobs: RSS %.0f MiB, anonymous %.0f MiB, peak %.0f MiB", float64(u.RSS)/mib, float64(u.Anonymous)/mib, float64(u.PeakRSS)/mib)
+	return append(rows,
+		single("RSS, MiB", float64(u.RSS)/mib, atMost(128)),
+		single("anonymous memory, MiB", float64(u.Anonymous)/mib, atMost(128)),
+		single("peak RSS since the first start, MiB", float64(u.PeakRSS)/mib, nil)), nil
+}
+
+// times are milliseconds by what was asked for.
+type times map[string][]float64
+
+// halfImage asks for an image and one of its layers.
+func (m *many) halfImage(ctx context.Context, client *http.Client, img volumeImage, note func(kind string, took time.Duration)) error {
+	begin := time.Now()
+	err := m.ask(ctx, client, "/v2/"+img.repo+"/manifests/"+img.tag, img.manifest)
+	middle := time.Now()
+	if err == nil {
+		layer := img.blobs[0]
+		err = m.ask(ctx, client, "/v2/"+img.repo+"/blobs/"+digest.FromBytes(layer).String(), layer)
+	}
+	if err == nil && note != nil {
+		note("manifest", middle.Sub(begin))
+		note("blob", time.Since(middle))
+	}
+	return err
+}
+
+// load has clients ask for warm images, for a time or until something has ended, whichever
+// is later.
+func (m *many) load(ctx context.Context, clients int, d time.Duration, until <-chan struct{}) (times, error) {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex // guards what follows
+		all  = times{}
+		errs []error
+	)
+	end := time.Now().Add(d)
+	ended := func() bool {
+		if until != nil {
+			select {
+			case <-until:
+			default:
+				return false
+			}
+		}
+		return time.Now().After(end) || ctx.Err() != nil
+	}
+	for i := range clients {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(i), 10))
+			client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+			defer client.CloseIdleConnections()
+			own := times{}
+			for !ended() {
+				err := m.halfImage(ctx, client, m.warm[random.IntN(len(m.warm))], func(kind string, took time.Duration) {
+					own[kind] = append(own[kind], took.Seconds()*1000)
+				})
+				if err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+					return
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for kind, t := range own {
+				all[kind] = append(all[kind], t...)
+			}
+		})
+	}
+	wg.Wait()
+	return all, errors.Join(append(errs, ctx.Err())...)
+}
+
+// quantile is the value that a part of all, 0 to 1, do not exceed.
+func quantile(all []float64, part float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(len(sorted)-1, int(part*float64(len(sorted))))]
+}
+
+// planned is what gc prints.
+type planned struct {
+	Victims []struct {
+		Blobs int   `json:"blobs"`
+		Bytes int64 `json:"bytes"`
+	} `json:"victims"`
+	Freed int64 `json:"freed"`
+}
+
+func (p planned) blobs() (n int) {
+	for _, v := range p.Victims {
+		n += v.Blobs
+	}
+	return n
+}
+
+// tenth is how much to make free, as commands take it.
+func (m *many) tenth() string { return fmt.Sprintf("%dMiB", max(1, m.volume.bytes/10/mib)) }
+
+// commands: what operators ask.
+func (m *many) commands(ctx context.Context) ([]report.Row, error) {
+	list := report.Row{Metric: "ls, s"}
+	plan := report.Row{Metric: "gc --dry-run for a tenth, s"}
+	victims := report.Row{Metric: "gc --dry-run: blobs to be removed"}
+	for range pick(m.bench, 3, 1) {
+		var images []struct{}
+		took, err := m.command(ctx, &images, "ls")
+		if err != nil {
+			return nil, err
+		}
+		list.Add(module, took.Seconds())
+		var p planned
+		if took, err = m.command(ctx, &p, "gc", "--dry-run", "--free", m.tenth()); err != nil {
+			return []report.Row{list}, err
+		}
+		plan.Add(module, took.Seconds())
+		victims.Add(module, float64(p.blobs()))
+		m.logf("many-blobs: ls %.2f s, %d images; gc --dry-run %.2f s, %d victims, %d blobs, %d bytes",
+			report.Median(list.Samples[module]), len(images), took.Seconds(), len(p.Victims), p.blobs(), p.Freed)
+	}
+	u, err := m.server.Usage()
+	if err != nil {
+		return nil, err
+	}
+	return []report.Row{list, plan, victims, single("anonymous memory after that, MiB", float64(u.Anonymous)/mib, atMost(128))}, nil
+}
+
+// evict: pulls of warm images before and while a tenth of all is removed.
+func (m *many) evict(ctx context.Context) ([]report.Row, error) {
+	const clients = 4
+	before, err := m.load(ctx, clients, pick(m.bench, 5*time.Second, time.Second), nil)
+	if err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	var p planned
+	var took time.Duration
+	var gcErr error
+	go func() {
+		defer close(done)
+		took, gcErr = m.command(ctx, &p, "gc", "--free", m.tenth())
+	}()
+	while, err := m.load(ctx, clients, 0, done)
+	<-done
+	if err := errors.Join(err, gcErr); err != nil {
+		return nil, err
+	}
+	m.logf("many-blobs: evicted %d images, %d blobs, %d bytes in %.1f s", len(p.Victims), p.blobs(), p.Freed, took.Seconds())
+	rows := []report.Row{single("gc for a tenth, s", took.Seconds(), nil)}
+	for _, kind := range []string{"manifest", "blob"} {
+		b, w := quantile(before[kind], 0.99), quantile(while[kind], 0.99)
+		m.logf("many-blobs: %s: p99 %.2f ms before, %.2f ms while evicting, of %d", kind, b, w, len(while[kind]))
+		rows = append(rows,
+			single(kind+" p99 of 4 clients, ms", b, nil),
+			single(kind+" p99 of 4 clients while evicting, ms", w, nil),
+			single(kind+" p99 while evicting / before", w/b, atMost(2)))
+	}
+	u, err := m.server.Usage()
+	if err != nil {
+		return rows, err
+	}
+	return append(rows, single("anonymous memory after evicting, MiB", float64(u.Anonymous)/mib, atMost(128))), nil
+}
