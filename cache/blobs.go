@@ -34,7 +34,7 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 	if !absent(err) {
 		return Descriptor{}, err
 	}
-	if b, _, err := r.openStored(ctx, dgst); err == nil {
+	if b, err := r.CachedBlob(ctx, dgst); err == nil {
 		d.Size = b.Size()
 		return d, b.Close()
 	}
@@ -66,9 +66,8 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 		if f := r.c.running(dgst); f != nil && f.vouch(r) {
 			return size, nil
 		}
-		if b, err := r.c.opts.Blobs.Open(ctx, dgst); err == nil {
-			// Who has put it there is not known here: it may have been found.
-			r.tryLink(ctx, dgst, b.Size(), false)
+		if b, err := r.c.open(ctx, dgst); err == nil {
+			r.tryLink(ctx, dgst, b.Size())
 			return b.Size(), b.Close()
 		}
 		return size, nil
@@ -149,138 +148,6 @@ func (f *fill) mayWaitFor(ctx context.Context) bool {
 	}
 }
 
-// CachedBlob opens the blob dgst if it is stored and the remote has served it in
-// this repository. Otherwise the error satisfies errors.Is(err, fs.ErrNotExist).
-func (r *Repository) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	return r.reading(dgst, func() (*Reader, error) { return r.cachedBlob(ctx, dgst) })
-}
-
-// reading opens a reader of a blob, which is not evicted until that is closed.
-func (r *Repository) reading(dgst digest.Digest, open func() (*Reader, error)) (*Reader, error) {
-	end := r.c.pulls.begin(r.key, dgst, r.c.opts.Now)
-	b, err := open()
-	if err != nil {
-		end()
-		return nil, err
-	}
-	b.done = end
-	return b, nil
-}
-
-func (r *Repository) cachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	b, verified, err := r.openStored(ctx, dgst)
-	if err != nil {
-		return nil, err
-	}
-	if !verified {
-		return r.check(ctx, dgst, b)
-	}
-	return storedReader(ctx, b), nil
-}
-
-// openStored opens a blob that is linked into this repository. Verified is false
-// for one that was found on disk and whose bytes were never compared.
-func (r *Repository) openStored(ctx context.Context, dgst digest.Digest) (b Blob, verified bool, err error) {
-	var rec contentRecord
-	err = r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
-	if err == nil {
-		b, err := r.c.opts.Blobs.Open(ctx, dgst)
-		return b, !rec.Unverified, err
-	}
-	if !absent(err) {
-		return nil, false, err
-	}
-	if f := r.c.running(dgst); f != nil && f.serves(r) {
-		return nil, false, errBeingStored // its link may be there, and its entry not yet
-	}
-	// The index may have lost what the layout knows.
-	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefLayer, dgst.String()}); err != nil {
-		return nil, false, err
-	}
-	b, err = r.c.opts.Blobs.Open(ctx, dgst)
-	if err == nil {
-		r.c.tryApply(ctx, r.linkChanges(dgst, b.Size(), false)...)
-	}
-	return b, false, err
-}
-
-// check reads a stored blob that was never verified: the end is held back as
-// from a remote, and what has rotted is removed, so that it is fetched again.
-func (r *Repository) check(ctx context.Context, dgst digest.Digest, b Blob) (*Reader, error) {
-	v, err := verify.NewReader(b, dgst, -1)
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	size := b.Size()
-	done := func(err error) {
-		if err == nil {
-			r.c.tryApply(ctx, r.linkChanges(dgst, size, true)...)
-			return
-		}
-		r.c.log.WithError(err).Warnf("stored blob %s is damaged and was removed; it will be fetched again", dgst)
-		if err := r.c.remove(context.WithoutCancel(ctx), dgst); err != nil {
-			r.c.log.WithError(err).Warnf("removing blob %s", dgst)
-		}
-	}
-	if size <= wholeFirst {
-		// Small enough to look first.
-		if _, err := io.Copy(io.Discard, v); err != nil {
-			done(err)
-			return nil, errors.Join(b.Close(), errDamaged)
-		}
-		done(nil)
-		if _, err := b.Seek(0, io.SeekStart); err != nil {
-			return nil, errors.Join(err, b.Close())
-		}
-		return storedReader(ctx, b), nil
-	}
-	return &Reader{ctx: ctx, src: passing{&watched{Reader: v, done: done}, b}, size: size, passing: true}, nil
-}
-
-// errDamaged is the answer for stored content that turned out wrong and was
-// removed. It counts as absent.
-var errDamaged error = absentError("the stored content is damaged")
-
-// errBeingStored is the answer for content of which a fill still has to be asked.
-var errBeingStored error = absentError("the content is being stored")
-
-// absentError is an error that satisfies [absent].
-type absentError string
-
-func (e absentError) Error() string        { return string(e) }
-func (e absentError) Is(target error) bool { return absent(target) }
-
-// watched tells how reading has ended: well, or with content that is wrong.
-type watched struct {
-	io.Reader
-	done func(error)
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
-	switch {
-	case err == io.EOF:
-		w.done(nil)
-	case errors.Is(err, verify.ErrMismatch):
-		w.done(err)
-	}
-	return n, err
-}
-
-// remove deletes stored content.
-func (c *Cache) remove(ctx context.Context, dgst digest.Digest) error {
-	if err := c.opts.Blobs.Remove(ctx, dgst); err != nil {
-		return err
-	}
-	if err := c.space.await(ctx); err != nil { // it may have been counted, or not
-		return err
-	}
-	c.accounts.Lock()
-	defer c.accounts.Unlock()
-	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
-	return c.opts.Index.Apply(ctx, Change{Key: key(kindBlob, dgst.String()), Delete: true})
-}
-
 // counted is what is counted for dgst in the account of what is stored, 0 where it is
 // not there. The caller holds c.accounts.
 func (c *Cache) counted(ctx context.Context, dgst digest.Digest) int64 {
@@ -310,6 +177,9 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if r.remote.Upstream == nil {
 			return nil, r.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 		}
+		if r.c.isBad(dgst) {
+			return r.through(ctx, dgst)
+		}
 		f, fresh, err := r.c.fill(ctx, r, dgst)
 		if errors.Is(err, errStored) {
 			b, err = r.adopt(ctx, dgst)
@@ -317,6 +187,9 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 				continue // it was removed in between
 			}
 			return b, err
+		}
+		if errors.Is(err, errDamaged) {
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -359,25 +232,6 @@ func (f *fill) failedForOthers(ctx context.Context, r *Repository, err error) bo
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied)
 }
 
-// adopt opens a blob that is stored. Unless a fill has just linked it into this
-// repository, the remote has to confirm that it serves it there, too.
-func (r *Repository) adopt(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	if b, err := r.cachedBlob(ctx, dgst); err == nil || !absent(err) {
-		return b, err
-	}
-	b, err := r.c.opts.Blobs.Open(ctx, dgst)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.vouchInTurn(ctx, dgst); err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	if linked, err := r.cachedBlob(ctx, dgst); err == nil {
-		return linked, b.Close()
-	}
-	return r.check(ctx, dgst, b) // the link could not be written
-}
-
 // wholeFirst is the size in bytes up to which a blob is not given out before it
 // is verified: it is there in one go, and who asked for it gets a proper error
 // instead of a connection that ends. Of an empty answer there is not even a byte
@@ -406,7 +260,7 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 			}
 			_, err = f.whole(ctx) // why
 		case err == nil:
-			return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r}, nil
+			return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r, dgst: f.dgst}, nil
 		default:
 			err = fmt.Errorf("%w: %w", errStorage, err)
 		}
@@ -449,8 +303,8 @@ func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
 }
 
 // link makes dgst, which is stored, part of the repository: durably first, so
-// that the index can say so. Unless it is verified, it will be when it is read.
-func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64, verified bool) error {
+// that the index can say so.
+func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
 	defer r.c.contents.lock(dgst.String())() // so that it is not removed meanwhile
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
 	if err != nil {
@@ -462,14 +316,14 @@ func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64, v
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefLayer, dgst.String()}, dgst); err != nil {
 		return err
 	}
-	r.c.tryApply(ctx, r.linkChanges(dgst, size, verified)...)
+	r.c.tryApply(ctx, r.linkChanges(dgst, size)...)
 	return nil
 }
 
 // tryLink links where that succeeds. Where it does not, the remote is asked
 // again next time; that is no reason to withhold what is at hand.
-func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64, verified bool) {
-	if err := r.link(ctx, dgst, size, verified); err != nil {
+func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64) {
+	if err := r.link(ctx, dgst, size); err != nil {
 		r.c.log.WithError(err).Warnf("blob %s could not be linked into %s", dgst, r.key)
 	}
 }
@@ -481,9 +335,9 @@ func (c *Cache) tryApply(ctx context.Context, changes ...Change) {
 	}
 }
 
-func (r *Repository) linkChanges(dgst digest.Digest, size int64, verified bool) []Change {
+func (r *Repository) linkChanges(dgst digest.Digest, size int64) []Change {
 	return []Change{
-		put(key(kindLayer, r.key, dgst.String()), contentRecord{Size: size, Unverified: !verified}),
+		put(key(kindLayer, r.key, dgst.String()), contentRecord{Size: size}),
 		put(key(kindRepo, r.key), struct{}{}),
 	}
 }

@@ -68,6 +68,9 @@ type Options struct {
 	// signatures, attestations, SBOMs.
 	Attached bool
 
+	// Quarantine keeps stored content that turned out damaged; nil: it is removed.
+	Quarantine Quarantine
+
 	// Log gets what an operator should know; default nothing.
 	Log logrus.FieldLogger
 
@@ -107,6 +110,12 @@ type Cache struct {
 
 	// binds keeps those apart who find out what a name means.
 	binds sync.Mutex
+
+	// condition is what is known of the bytes that are stored. Healing keeps those apart
+	// who find damage.
+	condition condition
+	healing   sync.Mutex
+	health    health
 
 	// accounts keeps the entries of stored blobs in step with space.
 	accounts sync.Mutex
@@ -166,8 +175,13 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	condition, err := newCondition()
+	if err != nil {
+		return nil, err
+	}
 	c := &Cache{
 		opts:      opts,
+		condition: condition,
 		recorded:  recorded,
 		log:       opts.Log,
 		manifests: manifests,

@@ -38,6 +38,9 @@ type fill struct {
 	dgst digest.Digest
 	by   *Repository // whose name the blob is asked for
 
+	// sums are of the parts of a verified blob; nil where they are not worth keeping.
+	sums *sums
+
 	// urgent is closed when a client waits for the blob.
 	urgent     chan struct{}
 	urgentOnce sync.Once
@@ -80,6 +83,22 @@ var errStored = errors.New("blob is stored")
 // fill returns the running download of dgst, starting one by the name of r where
 // there is none. Fresh tells that it was started.
 func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
+	f, fresh, err = c.tryFill(ctx, r, dgst)
+	if !damaging(err) || errors.Is(err, errStored) || errors.Is(err, ErrClosed) {
+		return f, fresh, err
+	}
+	// What is in its place cannot be opened.
+	if b, err := c.open(ctx, dgst); err == nil {
+		return nil, false, errors.Join(errStored, b.Close())
+	}
+	if c.isBad(dgst) {
+		return nil, false, errDamaged
+	}
+	return c.tryFill(ctx, r, dgst)
+}
+
+// tryFill is fill, and fails where what is stored cannot be opened.
+func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -197,12 +216,13 @@ func (f *fill) store(ctx context.Context, res *reservation) error {
 	if err := f.c.commit(ctx, f.draft, res, f.dgst, size); err != nil {
 		return err
 	}
+	f.c.trustFilled(ctx, f.dgst, f.sums)
 	for linked := make(map[string]bool); ; {
 		next := f.toLink(linked)
 		if next == nil {
 			return nil
 		}
-		next.tryLink(ctx, f.dgst, size, true)
+		next.tryLink(ctx, f.dgst, size)
 		linked[next.key] = true
 	}
 }

@@ -107,23 +107,36 @@ func (r *Repository) loadManifest(ctx context.Context, dgst digest.Digest) (Mani
 }
 
 // readBlob returns stored content of at most [MaxManifestSize] bytes. Content
-// that has rotted is removed and then absent, so that it is fetched again.
+// that is damaged is taken away and then absent, so that it is fetched again.
 func (c *Cache) readBlob(ctx context.Context, dgst digest.Digest) ([]byte, error) {
-	b, err := c.opts.Blobs.Open(ctx, dgst)
+	b, err := c.open(ctx, dgst)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = b.Close() }() // it was only read
+	content, err := c.readWhole(ctx, dgst, b)
+	if _, ok := errors.AsType[*damage](err); ok {
+		c.takeAway(ctx, dgst, b, err)
+		return nil, errDamaged
+	}
+	return content, err
+}
+
+// readWhole returns b's bytes, at most [MaxManifestSize], which it has compared with
+// dgst. What is wrong with them is a [damage].
+func (c *Cache) readWhole(ctx context.Context, dgst digest.Digest, b Blob) ([]byte, error) {
 	if b.Size() > MaxManifestSize {
+		if _, err := c.compare(ctx, b, dgst, pace{}); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: manifest %s has %d bytes, more than %d", ErrInvalid, dgst, b.Size(), MaxManifestSize)
 	}
 	content := make([]byte, b.Size())
-	if _, err := io.ReadFull(b, content); err != nil {
-		return nil, fmt.Errorf("reading manifest %s: %w", dgst, err)
+	if n, err := io.ReadFull(b, content); err != nil {
+		return nil, readDamage(err, int64(n))
 	}
 	if err := verify.Bytes(dgst, content); err != nil {
-		c.log.WithError(err).Warnf("stored manifest %s is damaged and was removed; it will be fetched again", dgst)
-		return nil, errors.Join(errDamaged, c.remove(ctx, dgst))
+		return nil, &damage{err: err}
 	}
 	return content, nil
 }
@@ -265,7 +278,7 @@ func (r *Repository) manifestChanges(ctx context.Context, m Manifest, doc *manif
 
 // storeBytes stores small, verified content, unless it is stored already.
 func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []byte) error {
-	if b, err := c.opts.Blobs.Open(ctx, dgst); err == nil {
+	if b, err := c.open(ctx, dgst); err == nil {
 		return b.Close()
 	}
 	var res *reservation
@@ -285,6 +298,7 @@ func (c *Cache) storeBytes(ctx context.Context, dgst digest.Digest, content []by
 	if err != nil {
 		return errors.Join(err, d.Discard())
 	}
+	c.replaced(dgst)
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 			return nil, r.bodyError(dgst, err)
 		}
 	}
-	return &Reader{ctx: ctx, src: passing{explained{v, r, dgst}, p}, size: p.size, passing: true}, nil
+	return &Reader{ctx: ctx, src: passing{explained{v, r, dgst}, p}, size: p.size, repo: r, dgst: dgst, passing: true}, nil
 }
 
 // passage is the content of a blob as the remote gives it. Where the remote breaks

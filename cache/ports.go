@@ -47,8 +47,14 @@ type BlobEntry struct {
 // Blob is open content. One that is backed by a file may have a method
 // Raw() io.Reader that gives the file itself at the same position, so that the
 // kernel can send it to a socket. So may the readers of a [Draft].
+//
+// It may also have a method Identity() any, whose comparable result is another one when
+// the content was replaced, or written to, since. And one Forget(off, n int64), by which
+// it is told that so many bytes from off on will not be read again soon.
 type Blob interface {
 	io.ReadSeekCloser
+	// ReadAt neither moves nor needs the position.
+	io.ReaderAt
 	// Size is the length of the content in bytes.
 	Size() int64
 }

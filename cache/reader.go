@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/verify"
 )
 
 // Reader reads one blob: a stored one, one that is still being downloaded, or
@@ -19,16 +23,15 @@ type Reader struct {
 	pos     int64
 	fill    *fill       // nil unless the blob is being downloaded
 	repo    *Repository // in which it is
-	passing bool        // cannot seek
-	done    func()      // tells that nobody reads any more, if anybody wants to know
+	dgst    digest.Digest
+	passing bool     // cannot seek
+	stored  Blob     // nil unless the blob is stored
+	check   *checker // nil unless parts of stored have to be compared
+	heals   int      // how often damage has been got over
+	done    func()   // tells that nobody reads any more, if anybody wants to know
 }
 
 var _ io.ReadSeekCloser = (*Reader)(nil)
-
-// storedReader reads a blob that is stored.
-func storedReader(ctx context.Context, b Blob) *Reader {
-	return &Reader{ctx: ctx, src: b, size: b.Size()}
-}
 
 // Size is the length of the blob in bytes, or -1 where it is not known before
 // the end; see [Reader.Whole].
@@ -55,25 +58,35 @@ func (b *Reader) Whole() error {
 // read, and returns how many can be without waiting again. At the end of the blob
 // it returns io.EOF.
 func (b *Reader) ready(n int64) (int64, error) {
-	if b.fill != nil {
-		n, err := b.fill.available(b.ctx, b.pos, n)
-		if !errors.Is(err, ErrNoSpace) {
-			return n, err
+	for {
+		if b.fill != nil {
+			n, err := b.fill.available(b.ctx, b.pos, n)
+			if !errors.Is(err, ErrNoSpace) {
+				return n, err
+			}
+			if err := b.detach(err); err != nil {
+				return 0, err
+			}
 		}
-		if err := b.detach(err); err != nil {
+		if err := b.ctx.Err(); err != nil {
+			return 0, err
+		}
+		switch {
+		case b.passing:
+			return math.MaxInt64, nil // it waits by itself
+		case b.pos >= b.size:
+			return 0, io.EOF
+		case b.check == nil:
+			return b.size - b.pos, nil
+		}
+		end, err := b.check.until(b.ctx, b.pos, n)
+		if err == nil {
+			return end - b.pos, nil
+		}
+		if err := b.heal(err); err != nil {
 			return 0, err
 		}
 	}
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
-	}
-	if b.passing {
-		return math.MaxInt64, nil // it waits by itself
-	}
-	if b.pos >= b.size {
-		return 0, io.EOF
-	}
-	return b.size - b.pos, nil
 }
 
 // detach goes on with the remote's own answer where the fill cannot: the client
@@ -87,9 +100,17 @@ func (b *Reader) detach(cause error) error {
 	if _, err := io.CopyN(io.Discard, on, b.pos); err != nil {
 		return errors.Join(err, on.Close())
 	}
-	old := b.src
-	b.src, b.size, b.fill, b.passing = on.src, on.size, nil, true
-	return old.Close()
+	size := on.size
+	err = b.become(on)
+	b.size = size
+	return err
+}
+
+// become makes b go on as on, which is at the same place.
+func (b *Reader) become(on *Reader) error {
+	err := b.Close()
+	b.src, b.fill, b.passing, b.stored, b.check, b.done = on.src, on.fill, on.passing, on.stored, on.check, on.done
+	return err
 }
 
 // Read implements io.Reader.
@@ -101,13 +122,29 @@ func (b *Reader) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	p = p[:min(n, int64(len(p)))]
-	read, err := b.src.Read(p)
+	read, err := b.src.Read(p[:min(n, int64(len(p)))])
 	b.pos += int64(read)
-	if err == io.EOF && !b.passing {
-		err = io.ErrUnexpectedEOF // ready has promised more: the file was cut short
+	if err == nil {
+		return read, nil
+	}
+	if err = b.failed(err); err == nil && read == 0 {
+		return b.Read(p)
 	}
 	return read, err
+}
+
+// failed decides what the error of reading the source means: nil where it has been
+// got over.
+func (b *Reader) failed(err error) error {
+	switch {
+	case b.passing && (err == io.EOF || errors.Is(err, verify.ErrMismatch)):
+		return err // what it was is known only at the end
+	case b.stored != nil:
+		return b.heal(readDamage(err, b.pos))
+	case err == io.EOF && !b.passing:
+		return io.ErrUnexpectedEOF // ready has promised more: the file was cut short
+	}
+	return err
 }
 
 // Seek implements io.Seeker. Seeking relative to the end needs to know the size.
@@ -160,8 +197,8 @@ func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 		step, err = io.CopyN(w, src, min(step, n-copied))
 		b.pos += step
 		copied += step
-		if err == io.EOF && !b.passing {
-			err = io.ErrUnexpectedEOF // ready has promised more: the file was cut short
+		if err != nil && (err == io.EOF || b.stored == nil || b.broken()) {
+			err = b.failed(err)
 		}
 		if err != nil {
 			return copied, err
@@ -170,8 +207,20 @@ func (b *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 	return copied, nil
 }
 
+// broken tells whether it is the stored file that cannot be read at the position, after
+// an error that may be of who was written to.
+func (b *Reader) broken() bool {
+	buf := b.repo.c.buffer()
+	defer b.repo.c.recycle(buf)
+	_, err := b.stored.ReadAt((*buf)[:min(int64(len(*buf)), b.size-b.pos)], b.pos)
+	return err != nil
+}
+
 // Close ends reading. It does not disturb a download.
 func (b *Reader) Close() error {
+	if b.check != nil {
+		b.check.close()
+	}
 	if b.done != nil {
 		b.done()
 	}

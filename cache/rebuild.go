@@ -207,7 +207,7 @@ func (r *Repository) indexLayer(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	changes := r.linkChanges(dgst, b.Size(), false)
+	changes := r.linkChanges(dgst, b.Size())
 	if err := b.Close(); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ const (
 	kindBound         = "o" // name: the remote where it was found
 	kindParts         = "p" // digest: what a manifest consists of
 	kindUse           = "u" // digest: how a manifest was used
+	kindSums          = "c" // digest: the sums of the parts of a blob that is stored
 	kindMeta          = "z" // facts about the index
 )
 
@@ -61,9 +62,6 @@ type blobRecord struct {
 type contentRecord struct {
 	MediaType string `json:"m,omitempty"` // of manifests
 	Size      int64  `json:"s"`
-	// Unverified tells of a layer that this program has found on disk and not
-	// put there: its bytes are compared with its digest when it is first read.
-	Unverified bool `json:"u,omitempty"`
 }
 
 type tagRecord struct {

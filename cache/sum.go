@@ -20,6 +20,7 @@ func (f *fill) hash(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errStorage, err)
 	}
 	defer func() { _ = src.Close() }() // it was only read
+	parts := newSummer(f.size)
 	for {
 		ready, end, err := f.contiguous(ctx, sum.Size())
 		if err != nil {
@@ -28,13 +29,14 @@ func (f *fill) hash(ctx context.Context) error {
 		if end {
 			break
 		}
-		if err := f.add(sum, src, ready); err != nil {
+		if err := f.add(io.MultiWriter(sum, parts), src, ready); err != nil {
 			return err
 		}
 	}
 	if err := sum.Verify(f.size); err != nil {
 		return fmt.Errorf("%w: %w", errWrong, f.by.bodyError(f.dgst, err))
 	}
+	f.sums = parts.finish()
 	return nil
 }
 

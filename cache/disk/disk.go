@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -181,7 +182,7 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (cache.Blob, error) 
 	if !info.Mode().IsRegular() {
 		return nil, errors.Join(fmt.Errorf("blob %s: %s is not a file", dgst, name), f.Close())
 	}
-	return blob{File: f, size: info.Size()}, nil
+	return blob{File: f, size: info.Size(), identity: identify(info)}, nil
 }
 
 // dirs yields the names of the directories in dir, which is relative to the
@@ -203,10 +204,28 @@ func (s *Store) dirs(dir string) iter.Seq2[string, error] {
 
 type blob struct {
 	durable.File
-	size int64
+	size     int64
+	identity identity
+}
+
+// identity is another one when a file was replaced, or written to.
+type identity struct {
+	inode    uint64
+	modified int64 // Unix nanoseconds
+}
+
+func identify(info fs.FileInfo) identity {
+	id := identity{modified: info.ModTime().UnixNano()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		id.inode = sys.Ino
+	}
+	return id
 }
 
 func (b blob) Size() int64 { return b.size }
+
+// Identity gives the file's, as it was when it was opened.
+func (b blob) Identity() any { return b.identity }
 
 // Raw gives the file itself, which the kernel can send to a socket.
 func (b blob) Raw() io.Reader { return b.File }
