@@ -88,6 +88,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	c, err := cache.New(ctx, cache.Options{
 		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
+		Usage: store, Quarantine: store, Pinned: store.Document(pinsName), Pins: cfg.Pins,
 		Remotes:    remotes,
 		BindingTTL: orNever(cfg.BindingTTL),
 		MaxSize:    cfg.MaxSize,
@@ -121,6 +122,9 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	return p, nil
 }
 
+// pinsName is the file in the data directory that has the operator's pins.
+const pinsName = "registry-module.pins.json"
+
 // indexPath is where the index is.
 func indexPath(dataDir string) string { return filepath.Join(dataDir, "index") }
 
@@ -151,6 +155,7 @@ func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.
 			StaleWhileRevalidate: r.StaleWhileRevalidate,
 			MaxStale:             maxStale,
 			NegativeTTL:          orNever(r.NegativeTTL),
+			TTL:                  r.TTL,
 			DeniedIsAbsent:       r.DeniedIsAbsent,
 			Connections:          r.Connections,
 			MaxConnections:       r.MaxConnections,
