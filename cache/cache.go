@@ -205,6 +205,9 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		blobs: opts.Blobs, usage: opts.Usage, max: opts.MaxSize, minFree: opts.MinFree, now: opts.Now,
 		tight: func() { poke(c.collector.kick) }, known: make(chan struct{}),
 	}
+	if opts.Usage != nil {
+		c.opts.Refs = countedRefs{opts.Refs, c.space}
+	}
 	if c.pins, err = loadPins(ctx, opts.Pinned, opts.Pins); err != nil {
 		return nil, err
 	}

@@ -589,6 +589,8 @@ type blocks struct{ beside int64 }
 
 func (b *blocks) Occupies(size int64) int64 { return (size+4*kib-1)/(4*kib)*(4*kib) + 12*kib }
 
+func (b *blocks) OccupiesRef(cache.RefKind) int64 { return 4 * kib }
+
 func (b *blocks) Beside(context.Context) (int64, error) { return b.beside, nil }
 
 // The limit is for all that the storage is used for.
@@ -614,7 +616,7 @@ func TestLimitIsForAll(t *testing.T) {
 		}
 		got, err := s.Collect(t.Context(), cache.CollectOptions{})
 		must(t, err)
-		if want := 100*kib + 3*(2*112*kib+16*kib); got.Used != int64(want) || got.Limit != 1000*kib {
+		if want := 100*kib + 3*(2*112*kib+16*kib+4*4*kib); got.Used != int64(want) || got.Limit != 1000*kib {
 			t.Errorf("%d of %d bytes are used, want %d", got.Used, got.Limit, want)
 		}
 	})

@@ -148,8 +148,12 @@ type Partial interface {
 // bytes; what it takes is more: whole blocks, directories, links.
 type Usage interface {
 	// Occupies returns how many bytes of storage content of size bytes takes, with its
-	// place and its links.
+	// place and a link.
 	Occupies(size int64) int64
+
+	// OccupiesRef returns how many bytes of storage a reference takes at most, with its
+	// place and, of a manifest, that of its repository.
+	OccupiesRef(kind RefKind) int64
 
 	// Beside returns how many bytes of storage is taken by what is neither content nor
 	// a partial: the index, and what was put into quarantine.

@@ -47,6 +47,10 @@ func (c *Cache) settle(covers bool) {
 			err = c.rebuildIndex(c.ctx)
 		}
 	}
+	if err == nil {
+		used, err = c.countLinks(c.ctx)
+		c.space.free(-used)
+	}
 	switch {
 	case err == nil:
 		close(c.indexed)

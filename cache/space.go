@@ -92,11 +92,19 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 	// storage.
 	a.free = free - (s.reserved - s.written) - s.minFree(total)
 	a.left, a.of = a.free, "free beside the reserve"
-	if left := s.max - a.taken; s.max > 0 && left < a.left {
+	margin := int64(0)
+	if s.usage != nil {
+		// Links are made, and the index grows, when the content is there already.
+		margin = marginOf(s.max) + s.beside/8
+	}
+	if left := s.max - margin - a.taken; s.max > 0 && left < a.left {
 		a.left, a.of = left, fmt.Sprintf("left of the limit of %d", s.max)
 	}
 	return a, nil
 }
+
+// marginOf is what of a limit is left for what is not reserved, in bytes.
+func marginOf(limit int64) int64 { return min(limit/64, 16<<20) }
 
 // over returns how many bytes are to be freed so that there is room ahead of need, 0 where
 // there is enough of it.
@@ -185,8 +193,11 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 		return err
 	}
 	extra := int64(0)
-	if r.extra == 0 && s.usage != nil {
-		extra = s.extra()
+	if s.usage != nil {
+		extra = n / 8192 // what is noted of an unfinished download
+		if r.extra == 0 {
+			extra += s.extra()
+		}
 	}
 	if n+extra > a.left {
 		return &noSpace{n + extra, a.left, a.of}

@@ -32,6 +32,19 @@ func (s *Store) Occupies(size int64) int64 {
 	return (size+s.block-1)/s.block*s.block + others*s.block
 }
 
+// OccupiesRef implements cache.Usage: the link and its directory, of a tag one more, and
+// of a manifest those that a repository has beside it.
+func (s *Store) OccupiesRef(kind cache.RefKind) int64 {
+	switch kind {
+	case cache.RefManifest:
+		return 10 * s.block
+	case cache.RefTag:
+		return 3 * s.block
+	default:
+		return 2 * s.block
+	}
+}
+
 // Beside implements cache.Usage. It looks at each file that is neither below docker/
 // nor below partial/: some hundreds of the index, and a few others.
 func (s *Store) Beside(ctx context.Context) (int64, error) {
