@@ -55,7 +55,7 @@ func (o Options) withDefaults() Options {
 		o.FS = durable.OS{}
 	}
 	if o.BootID == nil {
-		o.BootID = bootID
+		o.BootID = durable.BootID
 	}
 	if o.QuarantineFiles == 0 {
 		o.QuarantineFiles = 16

@@ -28,16 +28,6 @@ type partials struct{ s *Store }
 
 const journalSuffix = ".journal"
 
-// bootID returns the boot id of Linux, random(4), which containers share with
-// their host; nothing where it cannot be read.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id))
-}
-
 // partialPath is where the bytes of an unfinished download of dgst, which is
 // valid, lie.
 func (s *Store) partialPath(dgst digest.Digest) string {

@@ -2,6 +2,12 @@ package index
 
 // What tests of the package see of it.
 var (
-	CheckTable = checkTable
-	Damaged    = damaged
+	CheckTable = func(name string) error {
+		_, err := checkTable(name, nil)
+		return err
+	}
+	Damaged = damaged
 )
+
+// SetFree makes x take free for what tells how much room there is.
+func SetFree(x *Index, free func(dir string) (int64, error)) { x.place.free = free }

@@ -5,7 +5,7 @@
 // nothing about survival. A database that is damaged is deleted and started
 // afresh, which [Open] logs, so that the cache rebuilds it. It trusts that its
 // directory belongs to this process alone (package disk holds the lock of the
-// data directory), and imports, of this module, only cache.
+// data directory), and imports, of this module, only cache and internal packages.
 package index
 
 import (
@@ -15,7 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +31,9 @@ import (
 // Index is a Badger database. After [Index.Close] its methods return
 // [fs.ErrClosed], where Badger itself would panic.
 type Index struct {
-	db *badger.DB
+	db    *badger.DB
+	sound bool
+	place *place // nil where the database is in memory
 
 	// calls counts what is running, for Close to wait for. It is not a read
 	// lock that a call holds until its end: the consumer of a Scan may call Get,
@@ -49,46 +51,112 @@ var _ cache.Index = (*Index)(nil)
 // Open opens or creates the database in dir. Badger's own messages go to log at
 // debug level; nil discards them. A database that is damaged is deleted and
 // created anew; what was wrong is logged. One that cannot be opened for another
-// reason, such as too many open files or a full disk, is left as it is.
+// reason, such as too many open files, is left as it is. Where the disk is full the
+// error is [syscall.ENOSPC]: see [OpenInMemory].
 func Open(dir string, log logrus.FieldLogger) (*Index, error) {
-	if log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		log = discard
-	}
-	opts := tuned(dir, log)
-	db, err := openDB(opts)
-	if err == nil {
-		return &Index{db: db}, nil
-	}
-	if !damaged(err) {
+	log = orDiscard(log)
+	p, err := openPlace(dir)
+	if err != nil {
 		return nil, fmt.Errorf("opening the index in %s: %w", dir, err)
 	}
-	log.WithError(err).Warnf("the index in %s is damaged and will be rebuilt from the stored content; nothing is lost", dir)
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("removing the damaged index: %w", err)
+	x := &Index{place: p}
+	if err := x.open(log); err != nil {
+		return nil, errors.Join(err, p.close())
 	}
-	if db, err = openDB(opts); err != nil {
-		return nil, fmt.Errorf("creating the index in %s: %w", dir, err)
+	return x, nil
+}
+
+// open opens the database, or a new one in its place.
+func (x *Index) open(log logrus.FieldLogger) error {
+	dir, opts := x.place.dir, tuned(x.place.dir, log)
+	sound, found, err := x.place.check(opts)
+	if err == nil {
+		x.db, err = openDB(opts)
+	}
+	switch {
+	case err != nil && !damaged(err):
+		return fmt.Errorf("opening the index in %s: %w", dir, err)
+	case err != nil:
+		log.WithError(err).Warnf("the index in %s is damaged and will be rebuilt from the stored content; nothing is lost", dir)
+		if err := x.place.empty(); err != nil {
+			return fmt.Errorf("removing the damaged index: %w", err)
+		}
+		if x.db, err = openDB(opts); err != nil {
+			return fmt.Errorf("creating the index in %s: %w", dir, err)
+		}
+	case found && !sound:
+		log.Warnf("the index in %s may lack what was written last: it was not closed, or is damaged", dir)
+	default:
+		x.sound = sound
+	}
+	if err := x.place.setOpen(); err != nil {
+		return errors.Join(fmt.Errorf("opening the index in %s: %w", dir, err), x.db.Close())
+	}
+	return nil
+}
+
+// OpenInMemory opens a new database that is gone with the process, for where there is
+// no place to write to. It takes some 150 bytes of memory for each entry.
+func OpenInMemory(log logrus.FieldLogger) (*Index, error) {
+	db, err := openDB(tuned("", orDiscard(log)).WithInMemory(true))
+	if err != nil {
+		return nil, fmt.Errorf("creating an index in memory: %w", err)
 	}
 	return &Index{db: db}, nil
 }
 
-func openDB(opts badger.Options) (*badger.DB, error) {
-	if err := checkTables(opts); err != nil {
-		return nil, err
+// Sound tells whether nothing is missing that was acknowledged before Open: the
+// database was closed as it should be, or its process was killed and the kernel that
+// has taken what it has written is still the same, and no file is missing, or is
+// other than it was left. It is false for a new database, too. An index that is not
+// sound can look fine: who rebuilds it removes at first what says that it is complete.
+func (x *Index) Sound() bool { return x.sound }
+
+func orDiscard(log logrus.FieldLogger) logrus.FieldLogger {
+	if log != nil {
+		return log
 	}
-	return badger.Open(opts)
+	discard := logrus.New()
+	discard.SetOutput(io.Discard)
+	return discard
 }
 
-// damaged tells whether an error of opening the database is about its content,
-// so that a new one would do better. What the kernel refuses is not, but for a
-// file that is missing (ENOENT) and one that is too short to be mapped (EINVAL).
+// openDB opens the database. Badger panics at some of what it does not understand.
+func openDB(opts badger.Options) (db *badger.DB, err error) {
+	err = guarded(func() (err error) {
+		db, err = badger.Open(opts)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// guarded runs fn, which calls Badger, and returns an error where Badger panics: at
+// what it does not understand, or because a page of a file cannot be read (SIGBUS).
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the database cannot be read: %v", r)
+		}
+	}()
+	return fn()
+}
+
+// damaged tells whether an error of opening the database is about its files, so that
+// a new one would do better. What the kernel refuses is not, but for a file that is
+// missing (ENOENT), too short to be mapped (EINVAL), cannot be read (EIO, EACCES,
+// EPERM), or is of another kind (EISDIR, ENOTDIR, ENODEV).
 //
 // Badger often keeps only the text of an error, in which the kernel's comes last
 // but for what Badger adds behind it.
 func damaged(err error) bool {
-	content := []syscall.Errno{syscall.ENOENT, syscall.EINVAL}
+	content := []syscall.Errno{
+		syscall.ENOENT, syscall.EINVAL, syscall.EIO, syscall.EACCES, syscall.EPERM,
+		syscall.EISDIR, syscall.ENOTDIR, syscall.ENODEV,
+	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return slices.Contains(content, errno)
 	}
@@ -107,10 +175,7 @@ func damaged(err error) bool {
 // 64 MiB tables and 256 MiB of block cache; measured with these instead: 8 MB
 // of heap and some 40 MB of (mostly sparse) files.
 func tuned(dir string, log logrus.FieldLogger) badger.Options {
-	const (
-		memTable  = 4 << 20
-		threshold = 64 << 10 // all values of the cache are smaller: no value log
-	)
+	const memTable = 4 << 20
 	return badger.DefaultOptions(dir).
 		WithLogger(quiet{log}).
 		WithMemTableSize(memTable).
@@ -119,12 +184,13 @@ func tuned(dir string, log logrus.FieldLogger) badger.Options {
 		WithNumLevelZeroTablesStall(6).
 		WithNumCompactors(2). // Badger's minimum
 		WithBaseTableSize(1 << 20).
-		WithValueThreshold(threshold).
+		WithValueThreshold(maxValue + 1).
 		WithValueLogFileSize(1 << 20). // Badger's minimum
 		WithBlockCacheSize(0).         // tables are mapped and not compressed: the page cache serves
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
 		WithNumGoroutines(1).
+		WithBypassLockGuard(true). // the directory is locked already, by openPlace
 		WithMetricsEnabled(false).
 		WithDetectConflicts(false). // changes are blind writes
 		WithSyncWrites(false)       // the index may be lost; flash should not wear for it
@@ -139,11 +205,27 @@ func (x *Index) Close() error {
 		x.closed = true
 		x.mu.Unlock()
 		x.calls.Wait()
-		if err := x.db.Close(); err != nil {
+		if err := x.close(); err != nil {
 			x.closeErr = fmt.Errorf("closing the index: %w", err)
 		}
 	})
 	return x.closeErr
+}
+
+func (x *Index) close() error {
+	if x.place == nil {
+		return x.db.Close()
+	}
+	// Without room the tables cannot be written, which would end the process: then the
+	// database is left as a kill leaves it.
+	err := x.place.room(leastRoom)
+	if err == nil {
+		err = x.db.Close()
+	}
+	if err == nil {
+		err = x.place.setClosed()
+	}
+	return errors.Join(err, x.place.close())
 }
 
 // begin registers a call, which ends with calls.Done.
@@ -158,19 +240,20 @@ func (x *Index) begin() error {
 }
 
 // Get implements cache.Index.
-func (x *Index) Get(_ context.Context, key []byte) ([]byte, error) {
+func (x *Index) Get(_ context.Context, key []byte) (value []byte, err error) {
 	if err := x.begin(); err != nil {
 		return nil, err
 	}
 	defer x.calls.Done()
-	var value []byte
-	err := x.db.View(func(txn *badger.Txn) error {
-		item, err := txn.Get(key)
-		if err != nil {
+	err = guarded(func() error {
+		return x.db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get(key)
+			if err != nil {
+				return err
+			}
+			value, err = item.ValueCopy(nil)
 			return err
-		}
-		value, err = item.ValueCopy(nil)
-		return err
+		})
 	})
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil, fs.ErrNotExist
@@ -181,13 +264,25 @@ func (x *Index) Get(_ context.Context, key []byte) ([]byte, error) {
 	return value, nil
 }
 
-// Apply implements cache.Index.
+// Apply implements cache.Index. Where there is little room on the disk it fails with
+// [syscall.ENOSPC], a little later if all changes are deletions.
 func (x *Index) Apply(_ context.Context, changes ...cache.Change) error {
 	if err := x.begin(); err != nil {
 		return err
 	}
 	defer x.calls.Done()
-	err := x.db.Update(func(txn *badger.Txn) error {
+	err := x.admit(changes)
+	if err == nil {
+		err = guarded(func() error { return x.apply(changes) })
+	}
+	if err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	return nil
+}
+
+func (x *Index) apply(changes []cache.Change) error {
+	return x.db.Update(func(txn *badger.Txn) error {
 		for _, c := range changes {
 			var err error
 			if c.Delete {
@@ -201,13 +296,31 @@ func (x *Index) Apply(_ context.Context, changes ...cache.Change) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("index: %w", err)
-	}
-	return nil
 }
 
-// Scan implements cache.Index.
+// maxValue is the longest value in bytes; the cache's are shorter. So there is nothing
+// in Badger's value log.
+const maxValue = 64<<10 - 1
+
+// admit refuses changes that Badger must not be given.
+func (x *Index) admit(changes []cache.Change) error {
+	need := int64(leastRoom)
+	for _, c := range changes {
+		if len(c.Value) > maxValue {
+			return fmt.Errorf("the value of %q has %d bytes, and at most %d can be stored", c.Key, len(c.Value), maxValue)
+		}
+		if !c.Delete {
+			need = enoughRoom
+		}
+	}
+	if x.place == nil {
+		return nil
+	}
+	return x.place.room(need)
+}
+
+// Scan implements cache.Index. Entries are not copied: they are the consumer's until
+// it asks for the next one.
 func (x *Index) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[cache.Entry, error] {
 	return func(yield func(cache.Entry, error) bool) {
 		if err := x.begin(); err != nil {
@@ -215,34 +328,63 @@ func (x *Index) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[cache.E
 			return
 		}
 		defer x.calls.Done()
-		err := x.db.View(func(txn *badger.Txn) error {
-			opts := badger.DefaultIteratorOptions
-			opts.Prefix = prefix
-			opts.PrefetchValues = false // values lie beside their keys
-			it := txn.NewIterator(opts)
-			defer it.Close()
-			start := prefix
-			if string(from) > string(prefix) {
-				start = from
-			}
-			for it.Seek(start); it.Valid(); it.Next() {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				value, err := it.Item().ValueCopy(nil)
-				if err != nil {
-					return err
-				}
-				if !yield(cache.Entry{Key: it.Item().KeyCopy(nil), Value: value}, nil) {
-					return nil
-				}
-			}
+		txn := x.db.NewTransaction(false)
+		defer txn.Discard()
+		opts := badger.DefaultIteratorOptions
+		opts.Prefix = prefix
+		opts.PrefetchValues = false // values lie beside their keys
+		c := cursor{start: prefix}
+		if string(from) > string(prefix) {
+			c.start = from
+		}
+		err := guarded(func() error {
+			c.it = txn.NewIterator(opts)
 			return nil
 		})
-		if err != nil {
-			yield(cache.Entry{}, fmt.Errorf("index: %w", err))
+		if c.it != nil {
+			defer c.it.Close()
 		}
+		for err == nil {
+			// The consumer is not guarded: its panics are its own.
+			if err = guarded(c.next); err == nil {
+				err = ctx.Err()
+			}
+			if err == nil && (c.end || !yield(c.entry, nil)) {
+				return
+			}
+		}
+		yield(cache.Entry{}, fmt.Errorf("index: %w", err))
 	}
+}
+
+// cursor goes through entries.
+type cursor struct {
+	it      *badger.Iterator
+	start   []byte
+	started bool
+
+	entry cache.Entry
+	end   bool
+}
+
+// next goes to the next entry.
+func (c *cursor) next() error {
+	if c.started {
+		c.it.Next()
+	} else {
+		c.it.Seek(c.start)
+		c.started = true
+	}
+	if !c.it.Valid() {
+		c.end = true
+		return nil
+	}
+	item := c.it.Item()
+	c.entry.Key = item.Key()
+	return item.Value(func(value []byte) error {
+		c.entry.Value = value
+		return nil
+	})
 }
 
 // quiet passes Badger's messages on one or two levels lower: its start-up

