@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -95,6 +96,8 @@ type Store struct {
 	partialsMu sync.Mutex // guards live
 	// live are the partials that were resumed and have not ended.
 	live map[digest.Digest]bool
+
+	unsaved atomic.Pointer[format] // what setFormat could not write, on a read-only file system
 }
 
 var _ cache.Blobs = (*Store)(nil)
@@ -111,8 +114,9 @@ const (
 )
 
 // Open takes the data directory root into possession, creating it where
-// necessary. It fails when another process has it, and when it was written by a
-// newer version of this program.
+// necessary. It fails when another process has it, with an [*InUseError], and when it
+// was written by a newer version of this program. One with content that is on a
+// read-only file system is opened to be read: see [Store.ReadOnly].
 func Open(root string, opts Options) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -123,23 +127,42 @@ func Open(root string, opts Options) (*Store, error) {
 		fs: opts.FS, root: root, made: durable.Dirs{Root: root}, seed: maphash.MakeSeed(),
 		quarantine: opts, boot: opts.BootID(), live: make(map[digest.Digest]bool),
 	}
-	// The others are made when something is put into them: each directory costs
-	// an fsync, and start-up is not the time for them.
-	if err := s.made.MkdirAll(s.fs, s.path(partialDir)); err != nil {
-		return nil, notWritable(root, err)
-	}
-	if err := s.takeLock(); err != nil {
-		return nil, err
+	if err := s.possess(); err != nil {
+		if err := s.onReadOnly(err); err != nil {
+			return nil, err
+		}
 	}
 	s.block = blockSize(root)
 	if _, err := s.format(); err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	if s.ReadOnly() {
+		return s, nil
 	}
 	if err := s.sweepPartials(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.sweepQuarantine()
 	return s, nil
+}
+
+// possess makes the directory ours.
+func (s *Store) possess() error {
+	// The others are made when something is put into them: each directory costs
+	// an fsync, and start-up is not the time for them.
+	if err := s.made.MkdirAll(s.fs, s.path(partialDir)); err != nil {
+		return err
+	}
+	// The lock is taken on a file that is open for reading, which says nothing of the
+	// file system.
+	f, err := s.fs.OpenFile(s.path(lockName), os.O_RDWR|os.O_CREATE, 0o644)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return err
+	}
+	return s.takeLock()
 }
 
 // lockPath waits until nobody else holds the lock of name, and returns what gives

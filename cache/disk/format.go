@@ -105,6 +105,9 @@ func (s *Store) exists(dir string) (bool, error) {
 }
 
 func (s *Store) format() (format, error) {
+	if f := s.unsaved.Load(); f != nil {
+		return *f, nil
+	}
 	const limit = 64 << 10
 	data, err := durable.ReadFile(s.fs, s.path(formatName), limit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,7 +131,13 @@ func (s *Store) format() (format, error) {
 	return f, nil
 }
 
+// setFormat replaces the content of the format file; on a read-only file system, for
+// this process only: the same remotes get the same names next time.
 func (s *Store) setFormat(f format) error {
+	if s.ReadOnly() {
+		s.unsaved.Store(&f)
+		return nil
+	}
 	data, err := json.Marshal(f)
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func (s *Store) takeLock() error {
 	s.lock = flock.New(s.path(lockName))
 	ok, err := s.lock.TryLock()
 	if err != nil {
-		return notWritable(s.root, err)
+		return err
 	}
 	if !ok {
 		o := readOwner(s.path(lockName))
@@ -127,6 +127,9 @@ func printable(s string) string {
 // notWritable tells the operator how to mend the most frequent mistake, a bind
 // mount that belongs to root.
 func notWritable(root string, err error) error {
+	if _, ok := errors.AsType[*InUseError](err); ok {
+		return err
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("data directory %s is not writable for user %d: %w; on the host run: %s",
 			root, os.Getuid(), err, chown())

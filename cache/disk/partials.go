@@ -171,7 +171,7 @@ func (ps partials) All(ctx context.Context) iter.Seq2[cache.PartialEntry, error]
 	s := ps.s
 	return func(yield func(cache.PartialEntry, error) bool) {
 		files, err := s.fs.ReadDir(s.path(partialDir))
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be missing where nothing can be written
 			yield(cache.PartialEntry{}, fmt.Errorf("unfinished downloads: %w", err))
 			return
 		}

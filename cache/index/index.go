@@ -183,7 +183,7 @@ func tuned(dir string, log logrus.FieldLogger) badger.Options {
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(6).
 		WithNumCompactors(2). // Badger's minimum
-		WithBaseTableSize(1 << 20).
+		WithBaseTableSize(4 << 20).
 		WithValueThreshold(maxValue + 1).
 		WithValueLogFileSize(1 << 20). // Badger's minimum
 		WithBlockCacheSize(0).         // tables are mapped and not compressed: the page cache serves

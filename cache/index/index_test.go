@@ -16,7 +16,7 @@ import (
 	"registry-module/cache/index"
 )
 
-func open(t *testing.T, dir string) *index.Index {
+func open(t testing.TB, dir string) *index.Index {
 	t.Helper()
 	x, err := index.Open(dir, nil)
 	if err != nil {
@@ -233,7 +233,7 @@ func TestCloseDuringUse(t *testing.T) {
 	wg.Wait()
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,126 @@
+package index_test
+
+import (
+	"bufio"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"registry-module/cache"
+)
+
+// BenchmarkLarge measures an index of INDEX_BLOBS blobs, default 20,000, each with
+// three entries: opening it, going through it, memory, and what is written for it.
+// The figures in the comments of tuned are of a million.
+func BenchmarkLarge(b *testing.B) {
+	blobs, err := strconv.Atoi(os.Getenv("INDEX_BLOBS"))
+	if err != nil {
+		blobs = 20_000
+	}
+	dir := b.TempDir()
+	x := open(b, dir)
+	began, user := time.Now(), int64(0)
+	const batch = 100
+	var changes []cache.Change
+	for i := range blobs {
+		dgst := digest.FromString(strconv.Itoa(i))
+		repo := fmt.Sprintf("library/repository-%d", i/50)
+		for _, key := range []string{"b\x00" + dgst.String(), "l\x00" + repo + "\x00" + dgst.String(), "n\x00" + repo + "\x00" + dgst.String()} {
+			changes = append(changes, cache.Change{Key: []byte(key), Value: []byte(`{"s":123456789}`)})
+			user += int64(len(key)) + 15
+		}
+		if len(changes) >= 3*batch || i == blobs-1 {
+			must(b, x.Apply(b.Context(), changes...))
+			changes = changes[:0]
+		}
+	}
+	b.Logf("filled in %v: %d MiB of entries", time.Since(began), user>>20)
+	must(b, x.Close())
+	b.Logf("closed after %v; files: %s", time.Since(began), sizes(b, dir))
+
+	for b.Loop() {
+		began := time.Now()
+		x := open(b, dir)
+		opened := time.Since(began)
+		if !x.Sound() {
+			b.Error("not sound")
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		b.Logf("opened in %v; heap %d MiB; %s", opened, m.HeapAlloc>>20, rss(b))
+		began = time.Now()
+		n := 0
+		for _, err := range x.Scan(b.Context(), nil, nil) {
+			must(b, err)
+			n++
+		}
+		b.Logf("%d entries in %v; %s", n, time.Since(began), rss(b))
+		began = time.Now()
+		before := written(b)
+		const updates = 20_000
+		for i := range updates / 100 {
+			changes := changes[:0]
+			for j := range 100 {
+				dgst := digest.FromString(strconv.Itoa((i*7919 + j*104729) % blobs))
+				changes = append(changes, cache.Change{Key: []byte("b\x00" + dgst.String()), Value: []byte(`{"s":123456780}`)})
+			}
+			must(b, x.Apply(b.Context(), changes...))
+		}
+		took := time.Since(began)
+		must(b, x.Close())
+		b.Logf("%d updates in %v, %d KiB; written %d KiB; files: %s", updates, took, updates*(73+15)>>10, (written(b)-before)>>10, sizes(b, dir))
+	}
+}
+
+func sizes(t testing.TB, dir string) string {
+	kinds := make(map[string]int)
+	var bytes, allocated int64
+	must(t, filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			kinds[filepath.Ext(name)]++
+			bytes += info.Size()
+			allocated += info.Sys().(*syscall.Stat_t).Blocks * 512
+		}
+		return err
+	}))
+	return fmt.Sprintf("%v, %d MiB, allocated %d MiB", kinds, bytes>>20, allocated>>20)
+}
+
+// rss returns what the kernel says of our memory: its own, and mapped files.
+func rss(t testing.TB) string { return proc(t, "/proc/self/status", "RssAnon", "RssFile") }
+
+func proc(t testing.TB, name string, fields ...string) string {
+	f, err := os.Open(name)
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	var found []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		for _, field := range fields {
+			if strings.HasPrefix(s.Text(), field+":") {
+				found = append(found, strings.Join(strings.Fields(s.Text()), " "))
+			}
+		}
+	}
+	return strings.Join(found, ", ")
+}
+
+// written returns how many bytes this process has made dirty.
+func written(t testing.TB) int64 {
+	n, err := strconv.ParseInt(strings.TrimPrefix(proc(t, "/proc/self/io", "write_bytes"), "write_bytes: "), 10, 64)
+	must(t, err)
+	return n
+}
