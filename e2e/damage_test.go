@@ -354,7 +354,9 @@ func (d *damaged) check(t *testing.T, c damage) {
 		for url, want := range urlsOf(m, img) {
 			if err := untilRight(t.Context(), patience, url, want); err != nil {
 				t.Errorf("with upstream: %v", err)
-				patience = time.Second // it has had its time
+				if errors.Is(err, context.DeadlineExceeded) {
+					patience = time.Second // it has had its time
+				}
 			}
 		}
 	}

@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	only := flags.String("run", "", "run only the scenarios whose name matches this `regexp`: "+strings.Join(names, ", "))
 	quick := flags.Bool("quick", false, "smaller images and fewer repetitions: a smoke test, not a measurement")
-	blobs := flags.Int("blobs", 100_000, "how many blobs the volume of many-blobs has: 1000000 take minutes and 20 GB of disk")
+	blobs := flags.Int("blobs", 50_000, "how many blobs the volume of many-blobs has: 1000000 take minutes and 20 GB of disk")
 	out := flags.String("json", "", "write all samples to this `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
