@@ -105,11 +105,11 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("what has no room has left %v", left)
 	}
 
-	// Foreign files go as they have come.
+	// Foreign files go as they have come. What was stored may have made room.
 	if err := os.Remove(foreign); err != nil {
 		t.Fatal(err)
 	}
-	for _, img := range []lab.Image{filling, later} {
+	for _, img := range []lab.Image{old, filling, later} {
 		eventually(t, img.Repo+" is stored once there is room", func() bool {
 			if err := pull(t.Context(), m, img); err != nil {
 				t.Errorf("with room: %v", err)
@@ -231,34 +231,31 @@ func (p *pausing) Write(b []byte) (int, error) {
 func (p *pausing) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 // warnedOnce fails the test unless the log has a warning with figures about what did not
-// fit, and no more than one about each blob, and one for each of the images' files that
-// say where things are.
+// fit, and no more than one about each blob.
 func warnedOnce(t *testing.T, m *lab.Server, images ...lab.Image) {
 	t.Helper()
 	text := string(must(os.ReadFile(m.Log()))(t))
+	figures := regexp.MustCompile(`\d{4,} bytes|[\d.]+ ?([KMG]i?B|bytes)`)
+	found := 0
 	var warnings []string
 	for line := range strings.Lines(text) {
 		if !strings.Contains(line, " msg=request ") && (strings.Contains(line, "level=warning") || strings.Contains(line, "level=error")) {
 			warnings = append(warnings, strings.TrimSpace(line))
+			if figures.MatchString(line) && strings.Contains(line, "space") {
+				found++
+			}
 		}
 	}
 	const most = 25
 	if len(warnings) > most {
 		t.Errorf("%d warnings, want at most %d; the last is\n%s", len(warnings), most, warnings[len(warnings)-1])
 	}
-	figures := regexp.MustCompile(`\d{4,}|\d (KiB|MiB|GiB|bytes)`)
-	found := 0
 	for _, img := range images {
 		for _, b := range img.Blobs {
 			of := 0
 			for _, w := range warnings {
-				rest := strings.ReplaceAll(w, b.Digest.Encoded(), "")
-				if rest == w {
-					continue
-				}
-				of++
-				if figures.MatchString(rest) {
-					found++
+				if strings.Contains(w, b.Digest.Encoded()) {
+					of++
 				}
 			}
 			if of > 1 {
@@ -267,7 +264,7 @@ func warnedOnce(t *testing.T, m *lab.Server, images ...lab.Image) {
 		}
 	}
 	if found == 0 {
-		t.Errorf("no warning has the figures of a blob that did not fit:\n%s", strings.Join(warnings, "\n"))
+		t.Errorf("no warning about space has figures:\n%s", strings.Join(warnings, "\n"))
 	}
-	t.Logf("%d warnings, %d of them with figures about what was pulled; the first:\n%s", len(warnings), found, strings.Join(warnings[:min(2, len(warnings))], "\n"))
+	t.Logf("%d warnings, %d of them about space and with figures; the first:\n%s", len(warnings), found, strings.Join(warnings[:min(2, len(warnings))], "\n"))
 }

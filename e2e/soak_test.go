@@ -2,24 +2,16 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
-	"registry-module/cache"
-	"registry-module/cache/index"
 	"registry-module/e2e/lab"
 )
 
@@ -195,87 +187,6 @@ func (s *soak) pin(t *testing.T, size int64) (pinned []lab.Image) {
 	return pinned
 }
 
-// client pulls images until ctx ends.
-func (s *soak) client(ctx context.Context, seed uint64) {
-	random := rand.New(rand.NewPCG(seed, 7))
-	popular := rand.NewZipf(random, 1.1, 4, uint64(len(s.images)-1))
-	for ctx.Err() == nil {
-		img := s.images[popular.Uint64()]
-		ref := img.Tag
-		if random.IntN(2) == 0 {
-			ref = img.Root().Digest.String()
-		}
-		if s.pull(ctx, img, ref) {
-			s.pulls.Add(1)
-		}
-	}
-}
-
-// pull fetches an image as engines do: its manifest, then its configuration, then up to
-// three layers at a time. It tells whether that has ended well; what must not be, it
-// notes.
-func (s *soak) pull(ctx context.Context, img lab.Image, ref string) bool {
-	root := img.Root()
-	manifest := lab.RawBlob{Digest: root.Digest, Size: int64(len(root.Bytes))}
-	if !s.fetch(ctx, manifestURL(s.m, img.Repo, ref), manifest) {
-		return false
-	}
-	config := len(img.Blobs) - 1
-	if !s.fetch(ctx, blobURL(s.m, img.Repo, img.Blobs[config].Digest), img.Blobs[config]) {
-		return false
-	}
-	var wg sync.WaitGroup
-	var failed atomic.Bool
-	places := make(chan struct{}, 3)
-	for _, b := range img.Blobs[:config] {
-		places <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-places }()
-			if !s.fetch(ctx, blobURL(s.m, img.Repo, b.Digest), b) {
-				failed.Store(true)
-			}
-		})
-	}
-	wg.Wait()
-	return !failed.Load()
-}
-
-// fetch fetches from a URL what is wanted, as often as it is refused.
-func (s *soak) fetch(ctx context.Context, url string, want lab.RawBlob) bool {
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for ctx.Err() == nil {
-		f, err := fetch(ctx, url)
-		switch {
-		case ctx.Err() != nil:
-			return false
-		case err != nil:
-			s.fail(fmt.Errorf("%s: %w", url, err))
-			return false
-		case f.Status == http.StatusOK && f.Err != nil:
-			s.truncated.Add(1)
-			s.fail(fmt.Errorf("%s: 200, and the end after %d of %d bytes: %w", url, f.Size, want.Size, f.Err))
-		case f.Status == http.StatusOK:
-			if err := f.whole(want); err != nil {
-				s.fail(fmt.Errorf("%s: %w", url, err))
-				return false
-			}
-			s.served.Add(f.Size)
-			return true
-		case f.Status == http.StatusBadGateway, f.Status == http.StatusServiceUnavailable, f.Status == http.StatusTooManyRequests:
-			s.refused.Add(1)
-		default:
-			s.fail(fmt.Errorf("%s: status %d", url, f.Status))
-			return false
-		}
-		select {
-		case <-ctx.Done():
-		case <-again.C:
-		}
-	}
-	return false
-}
-
 func (s *soak) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,148 +211,4 @@ func (s *soak) report(t *testing.T) {
 	if s.pulls.Load() < 10 {
 		t.Errorf("%d pulls have ended well, which shows nothing", s.pulls.Load())
 	}
-}
-
-// diskUse is what a data directory has taken.
-type diskUse struct {
-	samples int
-	most    int64 // of one measurement
-	certain int64 // that was more than the limit for sure; 0 where none was
-	slowest time.Duration
-	err     error
-}
-
-// sampleDisk measures a directory ten times a second until ctx ends.
-func sampleDisk(ctx context.Context, dir string, limit int64) (u diskUse) {
-	every(ctx, 100*time.Millisecond, func() bool {
-		begun := time.Now()
-		v, err := lab.Allocated(dir)
-		u.slowest = max(u.slowest, time.Since(begun))
-		if err != nil {
-			u.err = err
-			return false
-		}
-		u.samples++
-		u.most = max(u.most, v.Bytes())
-		if v.Bytes() <= limit {
-			return ctx.Err() == nil
-		}
-		// What was removed while others came counts, and was not there with them.
-		next, err := lab.Allocated(dir)
-		if err != nil {
-			u.err = err
-			return false
-		}
-		if n := v.Both(next).Bytes(); n > limit {
-			u.certain = max(u.certain, n)
-		}
-		return ctx.Err() == nil
-	})
-	return u
-}
-
-func (u diskUse) check(t *testing.T, limit int64) {
-	t.Helper()
-	t.Logf("disk: %d samples, each within %v, at most %.1f MiB of %.1f MiB", u.samples, u.slowest, float64(u.most)/mib, float64(limit)/mib)
-	if u.err != nil {
-		t.Error(u.err)
-	}
-	if u.certain > 0 {
-		t.Errorf("%d bytes were taken at a moment, more than the limit of %d", u.certain, limit)
-	}
-	if u.samples < 50 {
-		t.Errorf("%d samples are too few", u.samples)
-	}
-	if u.most < limit/2 {
-		t.Errorf("at most %d bytes were taken, too few for the limit of %d to mean something", u.most, limit)
-	}
-}
-
-// cli runs a command for the data directory of a server, whether that runs or not, and
-// returns what it prints.
-func cli(t *testing.T, m *lab.Server, args ...string) string {
-	t.Helper()
-	out, err := tryCLI(t.Context(), m, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// tryCLI is as cli, for any goroutine.
-func tryCLI(ctx context.Context, m *lab.Server, args ...string) (string, error) {
-	return lab.Run(ctx, filepath.Dir(m.Data), lab.Env{"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": m.Data}, bin.module, args...)
-}
-
-// cliJSON runs one and reads the JSON that it prints.
-func cliJSON[T any](t *testing.T, m *lab.Server, args ...string) (v T) {
-	t.Helper()
-	out := cli(t, m, append(args, "-o", "json")...)
-	if err := json.Unmarshal([]byte(out), &v); err != nil {
-		t.Fatalf("%v: %v\n%s", args, err, out)
-	}
-	return v
-}
-
-// verified fails the test if `registry-module verify` finds something.
-func verified(t *testing.T, m *lab.Server) {
-	t.Helper()
-	report := cliJSON[cache.VerifyReport](t, m, "verify")
-	t.Logf("verify: %d blobs, %d bytes in %v", report.Blobs, report.Bytes, report.Took)
-	for _, p := range report.Problems {
-		t.Errorf("verify: %+v", p)
-	}
-	if n, size, err := lab.CheckStore(m.Data); err != nil || n != report.Blobs || size != report.Bytes {
-		t.Errorf("verify has found %d blobs, %d bytes; there are %d, %d, %v", report.Blobs, report.Bytes, n, size, err)
-	}
-}
-
-// sameAsIndex compares the blobs of a server that was stopped with its index.
-func sameAsIndex(t *testing.T, m *lab.Server) {
-	t.Helper()
-	idx := must(index.Open(filepath.Join(m.Data, "index"), nil))(t)
-	defer func() {
-		if err := idx.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	indexed := map[digest.Digest]int64{}
-	prefix := []byte("b\x00") // docs/disk-format.md
-	for e, err := range idx.Scan(t.Context(), prefix, nil) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		var blob struct {
-			Size int64 `json:"s"`
-		}
-		if err := json.Unmarshal(e.Value, &blob); err != nil {
-			t.Fatal(err)
-		}
-		indexed[digest.Digest(e.Key[len(prefix):])] = blob.Size
-	}
-	blobs := 0
-	err := filepath.WalkDir(filepath.Join(m.Data, "docker/registry/v2/blobs"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		blobs++
-		hex := filepath.Base(filepath.Dir(path))
-		dgst := digest.NewDigestFromEncoded(digest.SHA256, hex)
-		if size, known := indexed[dgst]; !known || size != info.Size() {
-			t.Errorf("%s has %d bytes on the disk, and %d in the index (%v)", dgst, info.Size(), size, known)
-		}
-		delete(indexed, dgst)
-		return nil
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
-	}
-	for dgst, size := range indexed {
-		t.Errorf("%s has %d bytes in the index, and is not on the disk", dgst, size)
-	}
-	t.Logf("the index has the %d blobs that are on the disk", blobs)
 }
