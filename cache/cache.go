@@ -71,6 +71,12 @@ type Options struct {
 	// Quarantine keeps stored content that turned out damaged; nil: it is removed.
 	Quarantine Quarantine
 
+	// ScrubInterval is how long after one pass in the background over all that is stored,
+	// which finds what is damaged, the next one begins; 0 or less is never. ScrubRate is
+	// how many bytes it reads in a second; 0 is no limit.
+	ScrubInterval time.Duration
+	ScrubRate     int64
+
 	// Log gets what an operator should know; default nothing.
 	Log logrus.FieldLogger
 
@@ -116,6 +122,7 @@ type Cache struct {
 	condition condition
 	healing   sync.Mutex
 	health    health
+	doubtful  bool // the last process has not ended as it should have, or is not known
 
 	// accounts keeps the entries of stored blobs in step with space.
 	accounts sync.Mutex
@@ -223,6 +230,9 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	}
 	c.wg.Go(c.watchLeft)
 	c.wg.Go(c.keepRoom)
+	if opts.ScrubInterval > 0 {
+		c.wg.Go(c.scrub)
+	}
 	asked := slices.DeleteFunc(slices.Clone(c.remotes), func(r *remote) bool { return r.Upstream == nil })
 	if opts.Resume {
 		for _, r := range asked {

@@ -91,7 +91,7 @@ func (k *checker) until(ctx context.Context, pos, n int64) (end int64, err error
 		if err := k.part(ctx, i); err != nil {
 			return 0, err
 		}
-		first = i + 1
+		first = k.st.from(i + 1)
 	}
 	if first >= int64(len(k.sums.crcs)) {
 		return k.sums.size, nil

@@ -126,7 +126,7 @@ func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (remov
 
 // takeOut removes content, by all its names. The caller holds its lock.
 func (c *Cache) takeOut(ctx context.Context, p *place, sum *Removed) error {
-	if err := c.unlink(ctx, p, sum); err != nil {
+	if err := c.unname(ctx, p, sum); err != nil {
 		return err
 	}
 	if err := c.remove(ctx, p.dgst); err != nil {
@@ -141,8 +141,8 @@ func (c *Cache) takeOut(ctx context.Context, p *place, sum *Removed) error {
 	return nil
 }
 
-// unlink removes all names of content: tags, then the links that they lead to.
-func (c *Cache) unlink(ctx context.Context, p *place, sum *Removed) error {
+// unname removes all names of content: tags, then the links that they lead to.
+func (c *Cache) unname(ctx context.Context, p *place, sum *Removed) error {
 	for _, tag := range p.tags {
 		if err := c.dropTag(ctx, tag, p.dgst); err != nil {
 			return err

@@ -33,6 +33,11 @@ func (d *damage) Error() string {
 
 func (d *damage) Unwrap() error { return d.err }
 
+func isDamage(err error) bool {
+	_, ok := errors.AsType[*damage](err)
+	return ok
+}
+
 var (
 	// errSum is the damage of a part that is not what it was.
 	errSum = errors.New("other bytes than were stored")
@@ -72,7 +77,7 @@ const maxHeals = 3
 // stored blob is damaged: nothing of it was given out that is not right, or the reader
 // ends with an error.
 func (b *Reader) heal(cause error) error {
-	if _, ok := errors.AsType[*damage](cause); !ok {
+	if !isDamage(cause) {
 		return cause
 	}
 	b.repo.c.takeAway(b.ctx, b.dgst, b.stored, cause)
@@ -268,6 +273,8 @@ func (c *Cache) takeAway(ctx context.Context, dgst digest.Digest, b Blob, cause 
 	c.health.damaged.Add(1)
 	c.condition.standings.Remove(dgst)
 	log := c.log.WithError(cause)
+	// The sums stay: who has opened it before finds the damage by them, too, and they are
+	// those of what is fetched again.
 	if err := c.removeBy(ctx, dgst, c.putAway); err != nil {
 		c.condition.bad.Add(dgst, c.opts.Now())
 		log.Warnf("stored blob %s is damaged and cannot be taken away (%v); it is passed through uncached: "+

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,16 @@ type brokenFS struct {
 	bad    int64 // where it cannot be read; 0 is nowhere
 	inodes map[string]uint64
 	last   uint64
+	fixed  bool // nothing can be removed
+
+	compared atomic.Int64 // bytes that were read by ReadAt
+}
+
+// readOnly tells whether something can be removed.
+func (f *brokenFS) readOnly(is bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fixed = is
 }
 
 func (f *brokenFS) damage(name string, opened error, bad int64) {
@@ -73,6 +84,12 @@ func (f *brokenFS) Rename(from, to string) error {
 }
 
 func (f *brokenFS) Remove(name string) error {
+	f.mu.Lock()
+	fixed := f.fixed
+	f.mu.Unlock()
+	if fixed {
+		return &fs.PathError{Op: "remove", Path: name, Err: syscall.EROFS}
+	}
 	if err := f.Mem.Remove(name); err != nil {
 		return err
 	}
@@ -130,6 +147,7 @@ func (f *brokenFile) Read(p []byte) (int, error) {
 func (f *brokenFile) ReadAt(p []byte, off int64) (int, error) {
 	good, bad := f.good(p, off)
 	n, err := f.File.ReadAt(good, off)
+	f.fs.compared.Add(int64(n))
 	return n, cmp.Or(err, bad)
 }
 
@@ -200,6 +218,7 @@ func (f rooted) OpenFile(name string, flag int, perm fs.FileMode) (durable.File,
 func (f rooted) Mkdir(name string, perm fs.FileMode) error  { return f.FS.Mkdir(f.at(name), perm) }
 func (f rooted) Rename(from, to string) error               { return f.FS.Rename(f.at(from), f.at(to)) }
 func (f rooted) Remove(name string) error                   { return f.FS.Remove(f.at(name)) }
+func (f rooted) Lstat(name string) (fs.FileInfo, error)     { return f.FS.Lstat(f.at(name)) }
 func (f rooted) ReadDir(name string) ([]fs.DirEntry, error) { return f.FS.ReadDir(f.at(name)) }
 
 func blobFile(dgst digest.Digest) string {
@@ -371,4 +390,225 @@ func (w *ward) askTwice(t *testing.T, ask request, dgst digest.Digest, content [
 	}
 	wg.Wait()
 	synctest.Wait()
+}
+
+// What the process has run out of says nothing about what is stored.
+func TestNoDamage(t *testing.T) {
+	for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWard(t)
+			order, _ := w.stock(t, 1, 1000)
+			w.fs.damage(blobFile(order[0]), err, 0)
+			if _, got := w.Repository("a").OpenBlob(t.Context(), order[0]); !errors.Is(got, err) {
+				t.Errorf("error %v, want %v", got, err)
+			}
+			if w.vault.n != 0 || w.Health().Damaged != 0 {
+				t.Errorf("%v: it was taken away", err)
+			}
+			w.fs.damage("", nil, 0)
+			readAll(t, w.openBlob(t, "a", order[0]))
+			w.wantCalls(t, "blob", 1)
+		})
+	}
+}
+
+// What is damaged and cannot be taken away passes through from the remote, with one
+// warning, until it can be.
+func TestDamageStays(t *testing.T) {
+	for name, damage := range damages {
+		if name == "deleted" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWard(t, realClock)
+				order, all := w.stock(t, 1, 100_000)
+				dgst := order[0]
+				damage.do(t, w, dgst)
+				w.reopen(t)
+				w.vault.refuse(syscall.EROFS)
+				w.fs.readOnly(true)
+				for range 3 {
+					if got := readAll(t, w.openBlob(t, "a", dgst)); !bytes.Equal(got, all[dgst]) {
+						t.Error("other content")
+					}
+				}
+				w.wantCalls(t, "blob", 4)
+				if n := len(w.log.AllEntries()); n != 1 {
+					t.Errorf("%d warnings, want 1", n)
+				}
+				w.up.Fail(cache.ErrUnavailable)
+				if _, err := w.Repository("a").OpenBlob(t.Context(), dgst); !errors.Is(err, cache.ErrUnavailable) {
+					t.Errorf("remote away: error %v", err)
+				}
+				w.up.Fail(nil)
+				w.vault.refuse(nil)
+				w.fs.readOnly(false)
+				time.Sleep(10 * time.Minute)
+				for range 2 {
+					readAll(t, w.openBlob(t, "a", dgst))
+					synctest.Wait()
+				}
+				w.wantCalls(t, "blob", 6)
+			})
+		})
+	}
+}
+
+// A manifest is compared each time that it is read, whatever is wrong with its file.
+func TestDamagedManifest(t *testing.T) {
+	for name, damage := range damages {
+		if name == "read error" {
+			damage.do = func(_ *testing.T, w *ward, d digest.Digest) { w.fs.damage(blobFile(d), nil, 6) }
+		}
+		for _, away := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/away %v", name, away), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWard(t)
+					w.addImage("a", "v1", "first")
+					m, err := w.Repository("a").Tag(t.Context(), "v1")
+					must(t, err)
+					w.reopen(t)
+					damage.do(t, w, m.Digest)
+					if away {
+						w.up.Fail(cache.ErrUnavailable)
+						if _, err := w.Repository("a").Manifest(t.Context(), m.Digest); !errors.Is(err, cache.ErrUnavailable) {
+							t.Errorf("remote away: error %v", err)
+						}
+						w.up.Fail(nil)
+					}
+					got, err := w.Repository("a").Manifest(t.Context(), m.Digest)
+					if err != nil || !bytes.Equal(got.Bytes, m.Bytes) {
+						t.Errorf("%d bytes, %v", len(got.Bytes), err)
+					}
+					w.reopen(t, noUpstream)
+					if _, err := w.Repository("a").Tag(t.Context(), "v1"); err != nil {
+						t.Errorf("afterwards, by its tag: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A HEAD of what is damaged fetches nothing.
+func TestHeadOfDamagedBlob(t *testing.T) {
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWard(t)
+				order, _ := w.stock(t, 1, 100_000)
+				w.reopen(t)
+				damage.do(t, w, order[0])
+				if b, err := w.Repository("a").CachedBlob(t.Context(), order[0]); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("error %v, want that it is not stored", err)
+					if err == nil {
+						must(t, b.Close())
+					}
+				}
+				if d, err := w.Repository("a").StatBlob(t.Context(), order[0]); err != nil || d.Size != 100_000 {
+					t.Errorf("%d bytes, %v", d.Size, err)
+				}
+				w.wantCalls(t, "blob", 1)
+			})
+		})
+	}
+}
+
+// A file that becomes shorter, or cannot be read on, while a reader is in the middle of
+// it: the reader gets the rest from the remote, and if that is away an error.
+func TestDamageWhileReading(t *testing.T) {
+	content := randomBytes(3 << 20)
+	for name, damage := range map[string]func(*testing.T, *ward, digest.Digest){
+		"shorter": func(t *testing.T, w *ward, d digest.Digest) {
+			w.fs.damage("", nil, 0)
+			w.alter(t, d, func(p []byte) []byte { return p[:2<<20] })
+		},
+		"cannot be read": func(_ *testing.T, w *ward, d digest.Digest) { w.fs.damage(blobFile(d), nil, 2<<20) },
+	} {
+		for _, away := range []bool{false, true} {
+			for _, sent := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/away %v/sent %v", name, away, sent), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						w := newWard(t)
+						dgst := w.up.AddBlob("a", content)
+						readAll(t, w.openBlob(t, "a", dgst))
+						synctest.Wait()
+						w.fs.damage(blobFile(dgst), nil, 3<<20)
+						b := w.openBlob(t, "a", dgst)
+						var got bytes.Buffer
+						_, err := io.CopyN(&got, b, 1<<20)
+						must(t, err)
+						damage(t, w, dgst)
+						if away {
+							w.up.Fail(cache.ErrUnavailable)
+						}
+						if sent {
+							_, err = b.CopyN(&got, 2<<20)
+						} else {
+							_, err = io.Copy(&got, b)
+						}
+						must(t, b.Close())
+						if away && (!errors.Is(err, cache.ErrUnavailable) || !bytes.HasPrefix(content, got.Bytes())) ||
+							!away && (err != nil || !bytes.Equal(got.Bytes(), content)) {
+							t.Errorf("%d bytes, error %v", got.Len(), err)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Sums that make no sense are none.
+func TestDamagedSums(t *testing.T) {
+	for _, sums := range []string{``, `{}`, `{"s":1,"p":0,"c":""}`, `{"s":200000,"p":1048576,"c":"AAA="}`, `{"s":200000,"p":1,"c":"AAAAAA=="}`, `{"s":-1,"p":-1,"c":"AAAAAA=="}`} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWard(t)
+			order, all := w.stock(t, 1, 200_000)
+			must(t, w.index.Apply(t.Context(), cache.Change{Key: []byte("c\x00" + order[0].String()), Value: []byte(sums)}))
+			w.reopen(t, noUpstream)
+			if got := readAll(t, w.openBlob(t, "a", order[0])); !bytes.Equal(got, all[order[0]]) {
+				t.Errorf("%s: other content", sums)
+			}
+			if w.Health().Damaged != 0 {
+				t.Errorf("%s: it counts as damaged", sums)
+			}
+		})
+	}
+}
+
+// Once compared, a blob is not read again to be compared, and a range makes only its
+// parts be read.
+func TestComparedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		const size = 20 << 20
+		order, all := w.stock(t, 1, size)
+		w.reopen(t, noUpstream)
+		read := func(from, n int64) int64 {
+			before := w.fs.compared.Load()
+			b := w.openBlob(t, "a", order[0])
+			_, err := b.Seek(from, io.SeekStart)
+			must(t, err)
+			var got bytes.Buffer
+			_, err = b.CopyN(&got, n)
+			must(t, err)
+			must(t, b.Close())
+			if !bytes.Equal(got.Bytes(), all[order[0]][from:from+n]) {
+				t.Error("other content")
+			}
+			return w.fs.compared.Load() - before
+		}
+		for _, step := range []struct{ from, n, want int64 }{
+			{10<<20 + 5, 100, 2 << 20}, // its part, and the first
+			{10<<20 + 5, 100, 0},
+			{0, size, size - 2<<20},
+			{0, size, 0},
+		} {
+			if got := read(step.from, step.n); got != step.want {
+				t.Errorf("%d bytes from %d: %d were compared, want %d", step.n, step.from, got, step.want)
+			}
+		}
+	})
 }

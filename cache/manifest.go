@@ -115,7 +115,7 @@ func (c *Cache) readBlob(ctx context.Context, dgst digest.Digest) ([]byte, error
 	}
 	defer func() { _ = b.Close() }() // it was only read
 	content, err := c.readWhole(ctx, dgst, b)
-	if _, ok := errors.AsType[*damage](err); ok {
+	if isDamage(err) {
 		c.takeAway(ctx, dgst, b, err)
 		return nil, errDamaged
 	}

@@ -168,6 +168,20 @@ type Quarantine interface {
 	Quarantine(ctx context.Context, dgst digest.Digest) error
 }
 
+// Strays may be implemented by [Blobs].
+type Strays interface {
+	// Strays yields the files that are in the way of nothing and of use to nobody. What
+	// cannot be read is yielded with its error and does not end the iteration.
+	Strays(ctx context.Context) iter.Seq2[Stray, error]
+}
+
+// Stray is a file that does not belong where it is.
+type Stray struct {
+	Path string
+	Size int64 // in bytes
+	What string
+}
+
 // Document is a small file that is kept durably, for what the operator has decided.
 type Document interface {
 	// Read returns what was last written. Where nothing ever was, the error is

@@ -26,6 +26,7 @@ func (c *Cache) openIndex(ctx context.Context) error {
 		return err
 	}
 	c.since = complete.Since
+	c.doubtful = !covers || clean.Used == nil
 	if err := c.opts.Index.Apply(ctx, Change{Key: key(kindMeta, metaClean), Delete: true}); err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ const (
 	metaClean = "clean"
 	// metaTurns tells how much remotes have brought.
 	metaTurns = "turns"
+	// metaScrub tells how far the scrub has come.
+	metaScrub = "scrub"
 )
 
 // cleanRecord tells what was known when the index was closed.

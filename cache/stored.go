@@ -110,7 +110,7 @@ func (r *Repository) readStored(ctx context.Context, dgst digest.Digest, b Blob,
 	if err == nil {
 		return reader, nil
 	}
-	if _, ok := errors.AsType[*damage](err); ok {
+	if isDamage(err) {
 		c.takeAway(ctx, dgst, b, err)
 		err = errDamaged
 	}
@@ -211,18 +211,20 @@ func (e absentError) Is(target error) bool { return absent(target) }
 
 // remove deletes stored content.
 func (c *Cache) remove(ctx context.Context, dgst digest.Digest) error {
-	return c.removeBy(ctx, dgst, c.opts.Blobs.Remove)
+	return c.removeBy(ctx, dgst, c.opts.Blobs.Remove, Change{Key: key(kindSums, dgst.String()), Delete: true})
 }
 
-// removeBy is remove in another way.
-func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(context.Context, digest.Digest) error) error {
+// removeBy takes stored content out of its place by remove, and out of the account, with
+// further changes of the index.
+func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(context.Context, digest.Digest) error, further ...Change) error {
 	if err := remove(ctx, dgst); err != nil {
 		return err
 	}
 	c.condition.standings.Remove(dgst)
 	select {
 	case <-c.space.known:
-		return c.uncount(ctx, dgst)
+		c.uncount(ctx, dgst, further)
+		return nil
 	default:
 	}
 	// It may have been counted, or not.
@@ -231,9 +233,7 @@ func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(co
 			defer c.wg.Done()
 			select {
 			case <-c.space.known:
-				if err := c.uncount(context.WithoutCancel(c.ctx), dgst); err != nil {
-					c.log.WithError(err).Warnf("taking %s out of the account", dgst)
-				}
+				c.uncount(context.WithoutCancel(c.ctx), dgst, further)
 			case <-c.ctx.Done():
 			}
 		}()
@@ -242,11 +242,9 @@ func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(co
 }
 
 // uncount takes content that was removed out of the account.
-func (c *Cache) uncount(ctx context.Context, dgst digest.Digest) error {
+func (c *Cache) uncount(ctx context.Context, dgst digest.Digest, further []Change) {
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
 	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
-	return c.opts.Index.Apply(ctx,
-		Change{Key: key(kindBlob, dgst.String()), Delete: true},
-		Change{Key: key(kindSums, dgst.String()), Delete: true})
+	c.tryApply(ctx, append(further, Change{Key: key(kindBlob, dgst.String()), Delete: true})...)
 }

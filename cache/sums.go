@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
@@ -53,6 +54,10 @@ func (rec sumsRecord) sums() *sums {
 		s.crcs[i] = binary.BigEndian.Uint32(rec.CRCs[4*i:])
 	}
 	return s
+}
+
+func (s *sums) equal(other *sums) bool {
+	return other != nil && s.size == other.size && s.part == other.part && slices.Equal(s.crcs, other.crcs)
 }
 
 // bounds returns where part i begins and ends.
@@ -132,6 +137,8 @@ type pace struct {
 	limit *rate.Limiter                          // bytes; its burst is at least streamBuffer
 	idle  func(ctx context.Context, work func()) // runs what reads; nil: as it is
 	tell  func(n int64)                          // is told how many bytes were read; may be nil
+	// forget is told what will not be read again soon; may be nil.
+	forget func(off, n int64)
 }
 
 // read fills p from the position off.
@@ -155,6 +162,9 @@ func (p pace) read(ctx context.Context, b io.ReaderAt, buf []byte, off int64) (n
 	}
 	if p.tell != nil {
 		p.tell(int64(n))
+	}
+	if p.forget != nil {
+		p.forget(off, int64(n))
 	}
 	return n, err
 }
