@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
+
 	"registry-module/cache"
 	"registry-module/cache/disk"
 	"registry-module/cache/index"
@@ -51,8 +53,11 @@ func listenControl(dataDir string) (net.Listener, error) {
 }
 
 // controlHandler answers commands.
-func controlHandler(b bindings, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
+func controlHandler(b bindings, i imageControl, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
 	mux := http.NewServeMux()
+	if i != nil {
+		handleImages(mux, i)
+	}
 	mux.Handle("GET /remotes", remotesHandler(statuses))
 	handleOffline(mux, s)
 	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, r *http.Request) {
@@ -91,11 +96,26 @@ func listBindings(ctx context.Context, b bindings) ([]cache.Binding, error) {
 // withBindings does something with the bindings of the data directory: by way of
 // the server that runs on it, or directly where none does.
 func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) error) error {
+	return withData(ctx, cfg,
+		func(c *controlClient) error { return do(c) },
+		func(d dataDir) error { return do(cache.Bindings{Index: d.index, TTL: orNever(cfg.BindingTTL)}) })
+}
+
+// dataDir is the data directory, open while no server runs on it.
+type dataDir struct {
+	store *disk.Store
+	index *index.Index
+	log   logrus.FieldLogger
+}
+
+// withData does something by way of the server that runs on the data directory, or
+// directly where none does.
+func withData(ctx context.Context, cfg *config.Config, byServer func(*controlClient) error, directly func(dataDir) error) error {
 	remote := newControlClient(controlPath(cfg.DataDir))
 	err := remote.ping(ctx)
 	switch {
 	case err == nil:
-		return do(remote)
+		return byServer(remote)
 	case !noServer(err) && !errors.Is(err, syscall.EINVAL):
 		return err
 	}
@@ -107,11 +127,12 @@ func withBindings(ctx context.Context, cfg *config.Config, do func(bindings) err
 	if err != nil {
 		return fmt.Errorf("no running server answers at %s, and without one: %w", remote.path, err)
 	}
-	idx, err := index.Open(indexPath(cfg.DataDir), newLogger(cfg, os.Stderr))
+	log := newLogger(cfg, os.Stderr)
+	idx, err := openIndex(cfg.DataDir, store, log)
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
-	return errors.Join(do(cache.Bindings{Index: idx, TTL: orNever(cfg.BindingTTL)}), idx.Close(), store.Close())
+	return errors.Join(directly(dataDir{store, idx, log}), idx.Close(), store.Close())
 }
 
 // ownedBy makes sure that the data directory is the user's, so that the server can read

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -36,6 +37,8 @@ import (
 type program struct {
 	handler http.Handler
 	cache   *cache.Cache
+	// images are what cache holds, for commands; nil where it cannot tell.
+	images  imageControl
 	offline *offlineControl
 	// contact is what all remotes go by.
 	contact upstream.Switch
@@ -68,7 +71,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 	p.closers = append(p.closers, store)
-	idx, err := index.Open(indexPath(cfg.DataDir), log)
+	idx, err := openIndex(cfg.DataDir, store, log)
 	if err != nil {
 		return nil, err
 	}
@@ -86,24 +89,15 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	c, err := cache.New(ctx, cache.Options{
-		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
-		Usage: store, Quarantine: store, Pinned: store.Document(pinsName), Pins: cfg.Pins,
-		Remotes:    remotes,
-		BindingTTL: orNever(cfg.BindingTTL),
-		MaxSize:    cfg.MaxSize,
-		MinFree:    cfg.MinFree.Of,
-		PartialTTL: orNever(cfg.PartialTTL),
-		Resume:     cfg.Resume,
-		Prefetch:   cfg.Prefetch,
-		Attached:   cfg.Referrers,
-		Log:        log,
-	})
+	c, err := cache.New(ctx, cacheOptions(cfg, store, idx, remotes, log))
 	if err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, c)
 	p.cache = c
+	if p.images, err = newNamedImages(c, c, remotes, routes); err != nil {
+		return nil, err
+	}
 
 	srv, err := server.New(ctx, server.Options{
 		Cache:   c,
@@ -122,8 +116,44 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	return p, nil
 }
 
+// openIndex opens the index, or makes one that lives in memory where nothing can be
+// written.
+func openIndex(dataDir string, store *disk.Store, log logrus.FieldLogger) (*index.Index, error) {
+	if store.ReadOnly() {
+		log.Errorf("the file system of %s is read-only: what is stored is served, and nothing more is stored; "+
+			"see why (dmesg), and mount it read-write", dataDir)
+		return index.OpenInMemory(log)
+	}
+	idx, err := index.Open(indexPath(dataDir), log)
+	if errors.Is(err, syscall.ENOSPC) {
+		log.WithError(err).Warn("there is no room for the index, which is kept in memory until the next start")
+		return index.OpenInMemory(log)
+	}
+	return idx, err
+}
+
 // pinsName is the file in the data directory that has the operator's pins.
 const pinsName = "registry-module.pins.json"
+
+// cacheOptions are what the configuration says of the cache.
+func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remotes []cache.Remote, log logrus.FieldLogger) cache.Options {
+	return cache.Options{
+		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
+		Usage: store, Quarantine: store, Pinned: store.Document(pinsName), Pins: cfg.Pins,
+		IndexDamaged:  !idx.Sound(),
+		ScrubInterval: cfg.ScrubInterval,
+		ScrubRate:     cfg.ScrubRate,
+		Remotes:       remotes,
+		BindingTTL:    orNever(cfg.BindingTTL),
+		MaxSize:       cfg.MaxSize,
+		MinFree:       cfg.MinFree.Of,
+		PartialTTL:    orNever(cfg.PartialTTL),
+		Resume:        cfg.Resume,
+		Prefetch:      cfg.Prefetch,
+		Attached:      cfg.Referrers,
+		Log:           log,
+	}
+}
 
 // indexPath is where the index is.
 func indexPath(dataDir string) string { return filepath.Join(dataDir, "index") }
@@ -131,25 +161,36 @@ func indexPath(dataDir string) string { return filepath.Join(dataDir, "index") }
 // wireRemotes connects the configured remote registries, and says which requests
 // they are for. Without any, what the data directory holds is served as it is.
 func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.FieldLogger) ([]cache.Remote, []router.Remote, error) {
+	remotes, routes, err := unasked(cfg, store)
+	if err != nil {
+		return nil, nil, err
+	}
+	limit := throttled.NewLimiter(cfg.Bandwidth)
+	for i, r := range cfg.Remotes { // there may be others without any
+		if remotes[i].Upstream, err = p.wireUpstream(cfg, r, limit, log); err != nil {
+			return nil, nil, err
+		}
+	}
+	return remotes, routes, nil
+}
+
+// unasked are the configured remotes, or those of the data directory, with nobody to
+// ask, and which requests they are for.
+func unasked(cfg *config.Config, store *disk.Store) ([]cache.Remote, []router.Remote, error) {
 	if len(cfg.Remotes) == 0 {
 		return mirrored(store)
 	}
 	var remotes []cache.Remote
 	var routes []router.Remote
 	var hosts []string
-	limit := throttled.NewLimiter(cfg.Bandwidth)
 	for _, r := range cfg.Remotes {
-		up, err := p.wireUpstream(cfg, r, limit, log)
-		if err != nil {
-			return nil, nil, err
-		}
 		var maxStale time.Duration // no limit
 		if r.MaxStale != nil {
 			maxStale = orNever(*r.MaxStale)
 		}
-		hosts = append(hosts, up.Host())
+		hosts = append(hosts, r.URL.Host)
 		remotes = append(remotes, cache.Remote{
-			Host: up.Host(), Upstream: up,
+			Host:                 r.URL.Host,
 			TagTTL:               r.TagTTL,
 			TagRules:             r.TagRules,
 			StaleWhileRevalidate: r.StaleWhileRevalidate,
@@ -162,7 +203,7 @@ func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.
 			RetryFor:             orNever(r.RetryFor),
 		})
 		routes = append(routes, router.Remote{
-			Host: up.Host(), Alias: r.Alias, Namespaces: r.Namespaces, Default: r.Default,
+			Host: r.URL.Host, Alias: r.Alias, Namespaces: r.Namespaces, Default: r.Default,
 			Allow: r.Allow, Deny: r.Deny,
 		})
 	}
