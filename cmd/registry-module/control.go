@@ -52,6 +52,14 @@ func listenControl(dataDir string) (net.Listener, error) {
 	return ln, nil
 }
 
+// newControlServer serves commands until ctx ends: what takes long, such as verify, does
+// not hold up the end of the program.
+func newControlServer(ctx context.Context, h http.Handler, log logrus.FieldLogger) *http.Server {
+	srv := newHTTPServer(h, log)
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	return srv
+}
+
 // controlHandler answers commands.
 func controlHandler(b bindings, i imageControl, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
 	mux := http.NewServeMux()

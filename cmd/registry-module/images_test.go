@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"registry-module/cache"
 	"registry-module/upstream/breaker"
@@ -427,10 +426,8 @@ func controlledImages(t *testing.T, store *fakeStore, b fakeBindings) (client *c
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	srv := &http.Server{
-		Handler:     controlHandler(b, named(t, store, b), nil, func() []breaker.Status { return nil }),
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
+	log, _ := test.NewNullLogger()
+	srv := newControlServer(ctx, controlHandler(b, named(t, store, b), nil, func() []breaker.Status { return nil }), log)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ln) }()
 	t.Cleanup(func() {

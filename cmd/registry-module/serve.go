@@ -82,10 +82,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
 	} else {
-		commands := newHTTPServer(controlHandler(p.cache, p.images, p.offline, p.statuses), log)
-		// What takes long, such as verify, ends with the server, and does not hold it up.
-		commands.BaseContext = func(net.Listener) context.Context { return ctx }
-		all = append(all, served{commands, control})
+		all = append(all, served{newControlServer(ctx, controlHandler(p.cache, p.images, p.offline, p.statuses), log), control})
 	}
 	announce(log, cfg, p, ln.Addr())
 	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)
