@@ -24,6 +24,8 @@ type many struct {
 	server *lab.Server
 	// warm are images that were asked for before.
 	warm []volumeImage
+	// free is how many bytes are to be made free to remove a tenth of the blobs.
+	free int64
 }
 
 // manyBlobs: a module on a volume with many small images, which it has not written
@@ -32,7 +34,7 @@ func (b *bench) manyBlobs(ctx context.Context) (rows []report.Row, err error) {
 	count := b.blobs
 	b.describe("many-blobs: a volume of %d blobs in images of 10, as the stock registry writes it, is adopted by the module, which is offline. "+
 		"Lookups are of 500 images that were asked for before, one at a time over one connection. Anonymous memory has no file behind it; "+
-		"the rest of RSS is mapped files, which the kernel takes back. While evicting: gc makes room for a tenth of all bytes.", count)
+		"the rest of RSS is mapped files, which the kernel takes back. While evicting: gc removes a tenth of all blobs.", count)
 	if b.binaries[module] == "" {
 		return nil, nil // it could not be built, and that is noted
 	}
@@ -253,14 +255,39 @@ func (p planned) blobs() (n int) {
 	return n
 }
 
-// tenth is how much to make free, as commands take it.
-func (m *many) tenth() string { return fmt.Sprintf("%dMiB", max(1, m.volume.bytes/10/mib)) }
+// room is how much to make free, as commands take it.
+func (m *many) room() string { return fmt.Sprintf("%dMiB", max(1, m.free/mib)) }
+
+// aim finds out how much to make free so that a tenth of all blobs has to go: what a blob
+// takes on the disk is more than its length.
+func (m *many) aim(ctx context.Context) error {
+	m.free = m.volume.bytes / 10
+	for range 3 {
+		var p planned
+		_, err := m.command(ctx, &p, "gc", "--dry-run", "--free", m.room())
+		n := int64(p.blobs())
+		if err != nil || n == 0 {
+			m.free = 0
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errors.New("gc --dry-run for a tenth of all bytes would remove nothing")
+		}
+		m.free = m.free * int64(m.volume.blobs/10) / n
+	}
+	return nil
+}
 
 // commands: what operators ask.
 func (m *many) commands(ctx context.Context) ([]report.Row, error) {
 	list := report.Row{Metric: "ls, s"}
 	plan := report.Row{Metric: "gc --dry-run for a tenth, s"}
 	victims := report.Row{Metric: "gc --dry-run: blobs to be removed"}
+	if err := m.aim(ctx); err != nil {
+		return nil, err
+	}
 	for range pick(m.bench, 3, 1) {
 		var images []struct{}
 		took, err := m.command(ctx, &images, "ls")
@@ -269,7 +296,7 @@ func (m *many) commands(ctx context.Context) ([]report.Row, error) {
 		}
 		list.Add(module, took.Seconds())
 		var p planned
-		if took, err = m.command(ctx, &p, "gc", "--dry-run", "--free", m.tenth()); err != nil {
+		if took, err = m.command(ctx, &p, "gc", "--dry-run", "--free", m.room()); err != nil {
 			return []report.Row{list}, err
 		}
 		plan.Add(module, took.Seconds())
@@ -287,6 +314,9 @@ func (m *many) commands(ctx context.Context) ([]report.Row, error) {
 // evict: pulls of warm images before and while a tenth of all is removed.
 func (m *many) evict(ctx context.Context) ([]report.Row, error) {
 	const clients = 4
+	if m.free == 0 {
+		return nil, errors.New("it is not known how much a tenth is, so that nothing is evicted")
+	}
 	before, err := m.load(ctx, clients, pick(m.bench, 5*time.Second, time.Second), nil)
 	if err != nil {
 		return nil, err
@@ -297,7 +327,7 @@ func (m *many) evict(ctx context.Context) ([]report.Row, error) {
 	var gcErr error
 	go func() {
 		defer close(done)
-		took, gcErr = m.command(ctx, &p, "gc", "--free", m.tenth())
+		took, gcErr = m.command(ctx, &p, "gc", "--free", m.room())
 	}()
 	while, err := m.load(ctx, clients, 0, done)
 	<-done

@@ -34,6 +34,9 @@ func (m *many) halfImage(ctx context.Context, client *http.Client, img volumeIma
 // load has clients ask for warm images, for a time or until something has ended, whichever
 // is later.
 func (m *many) load(ctx context.Context, clients int, d time.Duration, until <-chan struct{}) (times, error) {
+	if len(m.warm) == 0 {
+		return nil, errors.New("nothing was asked for before")
+	}
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex // guards what follows
