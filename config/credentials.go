@@ -2,7 +2,10 @@ package config
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"strings"
+	"time"
 )
 
 // kind is a kind of credentials, of which a setting is set.
@@ -100,4 +103,43 @@ func (r remoteReader) dockerConfig() {
 	if err := json.Unmarshal(text, &object); err != nil || object == nil {
 		r.bad("dockerconfig", r.section.DockerConfig, "is not a Docker configuration: write the path of a config.json, as docker login makes it")
 	}
+}
+
+// Credentials say where those for a remote come from. At most one kind is set:
+// username and password, an identity token, a Docker configuration, or a
+// command.
+type Credentials struct {
+	// Username goes with Password, or with what PasswordFile holds.
+	Username     string
+	Password     Secret
+	PasswordFile string
+	// IdentityToken is what the remote's token service exchanges for access
+	// tokens (OAuth 2.0 refresh token), or is in IdentityTokenFile.
+	IdentityToken     Secret
+	IdentityTokenFile string
+	// DockerConfig is the path of a Docker config.json, whose auths, credHelpers
+	// and credsStore are used.
+	DockerConfig string
+	// Command prints credentials, as proxy.exec.command of the stock registry.
+	Command string
+	// CommandLifetime is how long what Command has printed is used: for good
+	// where it is nil, not at all where it is 0.
+	CommandLifetime *time.Duration
+}
+
+// Secret is text that is not to be printed: formatting shows a placeholder.
+// Convert it to a string to use it.
+type Secret string
+
+// Format implements [fmt.Formatter], so that no verb prints the secret.
+func (s Secret) Format(f fmt.State, _ rune) {
+	if s != "" {
+		// A Formatter has no way to report that writing has failed.
+		_, _ = io.WriteString(f, "REDACTED")
+	}
+}
+
+// MarshalText keeps the secret out of JSON and the like.
+func (s Secret) MarshalText() ([]byte, error) {
+	return fmt.Append(nil, s), nil
 }
