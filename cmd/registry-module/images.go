@@ -110,7 +110,10 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
-			opts := cacheOptions(cfg, d.store, d.index, remotes, d.log)
+			opts, err := cacheOptions(cfg, d.store, d.index, remotes, routes, d.log)
+			if err != nil {
+				return err
+			}
 			// A command does what it is told, and nothing on the side.
 			opts.Resume, opts.Prefetch, opts.Attached, opts.ScrubInterval = false, false, false, 0
 			c, err := cache.New(ctx, opts)

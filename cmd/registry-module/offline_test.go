@@ -444,7 +444,7 @@ func TestOfflineWithoutServer(t *testing.T) {
 	t.Setenv("REGISTRY_PROXY_REMOTEURL", "registry.test")
 	t.Setenv("REGISTRY_PROXY_OFFLINESCHEDULE", "daily 00:00-24:00")
 	stop := serving(t, testConfig(t, long, ""))
-	if _, _, err := command(t, "offline", "off"); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if _, _, err := command(t, "offline", "off"); err == nil || !strings.Contains(err.Error(), "in use by process") {
 		t.Errorf("while a server without a socket runs: %v", err)
 	}
 	stop()

@@ -89,7 +89,11 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	c, err := cache.New(ctx, cacheOptions(cfg, store, idx, remotes, log))
+	opts, err := cacheOptions(cfg, store, idx, remotes, routes, log)
+	if err != nil {
+		return nil, err
+	}
+	c, err := cache.New(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -136,10 +140,14 @@ func openIndex(dataDir string, store *disk.Store, log logrus.FieldLogger) (*inde
 const pinsName = "registry-module.pins.json"
 
 // cacheOptions are what the configuration says of the cache.
-func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remotes []cache.Remote, log logrus.FieldLogger) cache.Options {
+func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remotes []cache.Remote, routes []router.Remote, log logrus.FieldLogger) (cache.Options, error) {
+	names, err := newImageNames(nil, remotes, routes) // patterns are not bound to a remote
+	if err != nil {
+		return cache.Options{}, err
+	}
 	return cache.Options{
 		Blobs: store, Partials: store.Partials(), Refs: store.Refs(), Index: idx,
-		Usage: store, Quarantine: store, Pinned: store.Document(pinsName), Pins: cfg.Pins,
+		Usage: store, Quarantine: store, Pinned: store.Document(pinsName), Pins: names.expandAll(cfg.Pins),
 		IndexDamaged:  !idx.Sound(),
 		ScrubInterval: cfg.ScrubInterval,
 		ScrubRate:     cfg.ScrubRate,
@@ -152,7 +160,7 @@ func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remot
 		Prefetch:      cfg.Prefetch,
 		Attached:      cfg.Referrers,
 		Log:           log,
-	}
+	}, nil
 }
 
 // indexPath is where the index is.
