@@ -32,7 +32,7 @@ func (g *Graph) evict(e *eviction, u uint32, why Why) {
 		g.eachParent(e.order[i], func(index uint32) {
 			r := g.records.at(g.nodes.at(index).record - 1)
 			r.children--
-			if r.children == 0 && r.subject == 0 {
+			if r.children == 0 && !g.attached(index) {
 				take(index)
 			}
 		})
@@ -40,22 +40,18 @@ func (g *Graph) evict(e *eviction, u uint32, why Why) {
 	for i, j := first, len(e.order)-1; i < j; i, j = i+1, j-1 {
 		e.order[i], e.order[j] = e.order[j], e.order[i]
 	}
-	// Downwards: what is attached to any of that, then the parts of all of it;
-	// and, should that be possible, what is attached to those.
-	for done := first; done < len(e.order); {
-		for i := done; i < len(e.order); i++ {
-			g.eachFollower(e.order[i], take)
-		}
-		end := len(e.order)
-		for ; done < end; done++ {
-			g.eachPart(e.order[done], func(part uint32) {
-				n := g.nodes.at(part)
-				n.refs--
-				if n.refs == 0 && n.record == 0 {
-					take(part)
-				}
-			})
-		}
+	// Downwards: what is attached to any of that, then the blobs of all of it.
+	for i := first; i < len(e.order); i++ {
+		g.eachFollower(e.order[i], take)
+	}
+	for _, n := range e.order[first:] {
+		g.eachPart(n, func(part uint32) {
+			p := g.nodes.at(part)
+			p.refs--
+			if p.refs == 0 && p.record == 0 {
+				take(part)
+			}
+		})
 	}
 	unit := evicted{node: u, first: uint32(first), end: uint32(len(e.order)), why: why}
 	for _, n := range e.order[first:] {

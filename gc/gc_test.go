@@ -236,7 +236,11 @@ func TestPlan(t *testing.T) {
 		},
 		"attached to a blob": {
 			stored{parts: map[string]string{"m": "a", "s": "b"}, subject: map[string]string{"s": "a"}}, all, false,
-			"room m: m a s b",
+			"room m: m a, s: s b",
+		},
+		"attached to its own layer": {
+			stored{parts: map[string]string{"s": "b"}, subject: map[string]string{"s": "b"}}, all, false,
+			"room s: s b",
 		},
 		"attached to what is not stored": {
 			stored{parts: map[string]string{"s": "b"}, subject: map[string]string{"s": "m"}, absent: "m"}, all, false,
@@ -356,7 +360,7 @@ func TestSizes(t *testing.T) {
 		"image of an index":          {stored{parts: map[string]string{"i": "m m2", "m": "a", "m2": "b"}}, "m", "m a", "m a", 0},
 		"layer of two of its images": {stored{parts: map[string]string{"i": "m m2", "m": "a", "m2": "a"}}, "i", "i m m2 a", "i m m2 a", 0},
 		"signature":                  {stored{parts: map[string]string{"m": "a", "s": "b"}, subject: map[string]string{"s": "m"}}, "m", "m s a b", "m s a b", 0},
-		"attached to another":        {stored{parts: map[string]string{"i": "m s", "m": "a", "s": "b"}, subject: map[string]string{"s": "m2"}, size: map[string]int64{"m2": 1}}, "i", "i m s a b", "i m a", 0},
+		"attached to another":        {stored{parts: map[string]string{"i": "m s", "m": "a", "s": "b", "m2": ""}, subject: map[string]string{"s": "m2"}}, "i", "i m s a b", "i m a", 0},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -398,15 +402,40 @@ func TestTouch(t *testing.T) {
 	for range 1000 {
 		often = often.Touch(1, 0)
 	}
-	if late := never.Touch(1, 1000); late.Score <= often.Score || math.IsInf(late.Score, 0) {
-		t.Errorf("one use now is worth %v, a thousand long ago %v", late.Score, often.Score)
+	if often.Score <= twice.Score {
+		t.Errorf("a thousand uses are worth %v, two %v", often.Score, twice.Score)
 	}
-	if u := late(never); math.IsInf(u.Score, 0) || math.IsNaN(u.Score) {
+	if late := never.Touch(1, 5); late.Score <= often.Score {
+		t.Errorf("one use now is worth %v, a thousand five turns ago %v", late.Score, often.Score)
+	}
+	if u := never.Touch(math.MaxInt64, 1e9).Touch(1, 0).Touch(1, 1e9); !(u.Score > 1e8 && u.Score < 1e10) {
 		t.Errorf("got %+v", u)
+	}
+	if !never.Faded(0) || once.Faded(0) || once.Faded(1) || !once.Faded(4) || twice.Faded(2) || often.Faded(4) || !often.Faded(10) {
+		t.Error("uses fade at other times")
 	}
 }
 
-func late(u gc.Use) gc.Use { return u.Touch(math.MaxInt64, 1e9).Touch(1, 0).Touch(1, 1e9) }
+func TestSucceed(t *testing.T) {
+	var never gc.Use
+	hot, cold := never.Touch(7, 50).Touch(8, 50), never.Touch(9, 50)
+	old, new := hot.Succeed(never)
+	if new.Score != hot.Score || new.Last != 0 || old.Score >= cold.Score || old.Last != 8 {
+		t.Errorf("a new version is worth %+v, the one before %+v", new, old)
+	}
+	if next := new.Touch(10, 50); next.Score <= hot.Score || next.Last != 10 {
+		t.Errorf("its first use makes %+v of it", next)
+	}
+	if _, new := cold.Succeed(hot); new != hot {
+		t.Errorf("what is used more becomes %+v", new)
+	}
+	if old, new := never.Succeed(never); old != never || new != never {
+		t.Errorf("nothing becomes %+v, %+v", old, new)
+	}
+	if old, _ := never.Touch(1, 0).Succeed(never); !(float32(old.Score) > 0) {
+		t.Errorf("what was used becomes %+v", old)
+	}
+}
 
 func TestWhy(t *testing.T) {
 	for why, want := range map[gc.Why]string{gc.Unused: "unused", gc.Expired: "expired", gc.Room: "room", 0: "unknown"} {

@@ -134,9 +134,9 @@ func (g *Graph) contents(id ID, parts []ID, count bool) {
 const maxChain = 64
 
 // Attach says that id, a stored manifest such as a signature or an SBOM, refers
-// to subject: it lives and dies with it if subject is stored. The first subject
-// that is stored counts. What would make a chain of more than 64, or a ring, is
-// not attached.
+// to subject: it lives and dies with it if subject is a stored manifest. The
+// first subject that is stored counts. What would make a chain of more than 64,
+// or a ring, is not attached, nor what refers to a blob, which may be its own.
 //
 // The images that an attached index names are not attached by that.
 func (g *Graph) Attach(id, subject ID) {

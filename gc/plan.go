@@ -107,7 +107,7 @@ func (g *Graph) Plan(o PlanOptions) Plan {
 		}
 	}
 	units := g.units(o)
-	var e eviction
+	e := eviction{units: make([]evicted, 0, len(units)), order: make([]uint32, 0, g.nodes.len())}
 	for _, u := range units {
 		why := g.why(u)
 		if e.freed >= o.Free && why != Expired && (why != Unused || !o.Unused) {

@@ -17,7 +17,7 @@ func (g *Graph) prepare() {
 	for i := range uint32(g.records.len()) {
 		r := g.records.at(i)
 		r.children = 0
-		if r.subject != 0 {
+		if g.attached(r.node) {
 			s := r.subject - 1
 			g.flags[s] |= hasFollowers
 			g.followers = append(g.followers, uint64(s)<<32|uint64(r.node))
@@ -66,10 +66,10 @@ func (g *Graph) inherit() {
 	}
 }
 
-// attached tells whether node n is attached to one that is stored.
+// attached tells whether node n is attached to a manifest that is stored.
 func (g *Graph) attached(n uint32) bool {
-	r := g.nodes.at(n).record
-	return r != 0 && g.records.at(r-1).subject != 0
+	s := g.manifest(n).subject
+	return s != 0 && g.nodes.at(s-1).record != 0
 }
 
 // manifest returns the record of node n, or an empty one.
