@@ -101,6 +101,10 @@ var architecture = Rules{
 			nil,
 			"gc plans over a graph that it is given; what is stored, and removing it, is for its callers",
 		},
+		"gc/...": {
+			[]string{"gc", "gc/..."},
+			"simulations replay pulls through the plans of gc, and nothing else",
+		},
 		"internal/...": {
 			[]string{"internal/..."},
 			"internal packages are leaves that all others can build on",
