@@ -274,6 +274,10 @@ func TestPlan(t *testing.T) {
 			stored{parts: map[string]string{"i": "m1 m2", "m1": "a", "m2": "b", "s": "c"}, subject: map[string]string{"s": "i"}, busy: "m1"}, all, false,
 			"room m2: m2 b",
 		},
+		"kept attestation keeps no index": {
+			stored{parts: map[string]string{"i": "m s", "m": "a", "s": "b"}, subject: map[string]string{"s": "m"}, keep: "s"}, all, false,
+			"room m: i m a",
+		},
 		"busy layer": {
 			stored{parts: map[string]string{"m1": "a b"}, busy: "b"}, all, false,
 			"room m1: m1 a",
@@ -301,6 +305,14 @@ func TestPlan(t *testing.T) {
 				score: map[string]float64{"m1": 1, "m2": 2, "m3": 3},
 			}, unit, false,
 			"room m1: m1, m2: m2 base",
+		},
+		"frees next to nothing, and its index goes with another": {
+			stored{
+				parts: map[string]string{"i": "m1 m2", "m1": "base", "m2": "a", "m3": "base"},
+				size:  map[string]int64{"m1": 1, "m2": 1, "i": 1},
+				score: map[string]float64{"m1": 1, "m2": 2, "m3": 3},
+			}, unit, false,
+			"room m1: m1, m2: i m2 a",
 		},
 		"index of images that free next to nothing": {
 			stored{
@@ -378,6 +390,7 @@ func TestAddMerges(t *testing.T) {
 	g.Add(2, 7, gc.Use{Score: math.NaN()})
 	g.Add(1, 20, gc.Use{Last: 3, Score: 2})
 	g.Manifest(1, []gc.ID{2})
+	g.Manifest(1, []gc.ID{9})
 	g.Add(3, 1, gc.Use{})
 	p := g.Plan(gc.PlanOptions{Free: 100})
 	if len(p.Victims) != 1 || p.Freed != 27 || p.Victims[0].Use != (gc.Use{Last: 5, Score: 2}) || !slices.Equal(p.Victims[0].Content, []gc.ID{1, 2}) {

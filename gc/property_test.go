@@ -60,16 +60,17 @@ func newWorld(r *rand.Rand) *world {
 	for range r.IntN(8) {
 		w.parts[add()] = pick(blobs)
 	}
-	manifests := slices.Clone(all[len(blobs):])
-	for range r.IntN(5) {
-		from := slices.Concat(manifests, all[len(blobs):])
-		if r.IntN(4) == 0 {
-			from = all
+	for range r.IntN(10) {
+		if r.IntN(2) == 0 {
+			from := all[len(blobs):]
+			if r.IntN(4) == 0 {
+				from = all
+			}
+			parts := pick(from)
+			id := add()
+			w.parts[id], w.index[id] = parts, true
+			continue
 		}
-		id := add()
-		w.parts[id], w.index[id] = pick(from), true
-	}
-	for range r.IntN(5) {
 		subject := pick(all)
 		id := add()
 		w.parts[id] = pick(all[:len(all)-1])

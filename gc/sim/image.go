@@ -19,7 +19,7 @@ type Policy struct {
 	// Succeed, if not nil, is called when a tag moves, as [gc.Use.Succeed].
 	Succeed func(old, new State) (State, State)
 	// Touch returns what an image is worth after one more use of it.
-	Touch func(s State, p Now) State
+	Touch func(s State, n Now) State
 }
 
 // State is what a policy knows of an image.
