@@ -148,7 +148,7 @@ type Partial interface {
 // bytes; what it takes is more: whole blocks, directories, links.
 type Usage interface {
 	// Occupies returns how many bytes of storage content of size bytes takes, with its
-	// place and a link.
+	// place.
 	Occupies(size int64) int64
 
 	// OccupiesRef returns how many bytes of storage a reference takes at most, with its

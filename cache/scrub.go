@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
+
+	"registry-module/internal/idleio"
 )
 
 const (
@@ -46,7 +48,7 @@ type scrubber struct {
 
 // scrub works until the cache is closed.
 func (c *Cache) scrub() {
-	s := &scrubber{c: c, pace: pace{limit: limiter(c.opts.ScrubRate), idle: c.idle}}
+	s := &scrubber{c: c, pace: pace{limit: limiter(c.opts.ScrubRate)}}
 	s.pace.tell = func(n int64) {
 		s.read += n
 		c.health.scrubbed.Add(n)
@@ -58,7 +60,11 @@ func (c *Cache) scrub() {
 	c.health.passed.Store(s.at.Passed)
 	wait := s.first()
 	for sleep(c.ctx, wait) == nil {
-		s.pass(c.ctx)
+		// Only who waits for nothing gets what nobody waits for.
+		_ = idleio.Do(c.ctx, func(ctx context.Context) error {
+			s.pass(ctx)
+			return nil
+		})
 		wait = c.opts.ScrubInterval
 	}
 }
@@ -70,9 +76,6 @@ func limiter(bytesPerSecond int64) *rate.Limiter {
 	}
 	return rate.NewLimiter(rate.Limit(bytesPerSecond), streamBuffer)
 }
-
-// idle runs what only reads in the background.
-func (c *Cache) idle(_ context.Context, work func()) { work() }
 
 // first is how long to wait for the first pass.
 func (s *scrubber) first() time.Duration {

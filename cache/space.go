@@ -46,8 +46,9 @@ func (s *space) occupied(size int64) int64 {
 	return s.usage.Occupies(size)
 }
 
-// extra is by how much content can take more than its size.
-func (s *space) extra() int64 { return s.occupied(1) }
+// extra is by how much content can take more than its size, where there is a Usage.
+// With it come a journal and links.
+func (s *space) extra() int64 { return s.occupied(1) + s.usage.OccupiesRef(RefManifest) }
 
 // adopt claims n bytes that are on disk already.
 func (s *space) adopt(n int64) *reservation {

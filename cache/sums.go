@@ -134,9 +134,8 @@ func (s *summer) finish() *sums {
 // pace says how content is read that nobody waits for. The zero value is as fast as
 // possible.
 type pace struct {
-	limit *rate.Limiter                          // bytes; its burst is at least streamBuffer
-	idle  func(ctx context.Context, work func()) // runs what reads; nil: as it is
-	tell  func(n int64)                          // is told how many bytes were read; may be nil
+	limit *rate.Limiter // bytes; its burst is at least streamBuffer
+	tell  func(n int64) // is told how many bytes were read; may be nil
 	// forget is told what will not be read again soon; may be nil.
 	forget func(off, n int64)
 }
@@ -151,13 +150,7 @@ func (p pace) read(ctx context.Context, b io.ReaderAt, buf []byte, off int64) (n
 			return 0, err
 		}
 	}
-	work := func() { n, err = b.ReadAt(buf, off) }
-	if p.idle == nil {
-		work()
-	} else {
-		p.idle(ctx, work)
-	}
-	if n == len(buf) {
+	if n, err = b.ReadAt(buf, off); n == len(buf) {
 		err = nil // io.EOF may come with the last bytes
 	}
 	if p.tell != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -28,15 +29,22 @@ type Blobs struct {
 	// "open draft", "commit", "open", and "keep", "sync", "suspend" of
 	// [Partials]); an error makes that operation fail.
 	Fail func(op string) error
+	// Others is what Beside answers.
+	Others int64
 
 	mu     sync.Mutex
 	m      map[digest.Digest][]byte
+	aside  []digest.Digest
 	drafts int
 	// life counts the restarts: drafts of an earlier one are dead.
 	life int
 }
 
-var _ cache.Blobs = (*Blobs)(nil)
+var (
+	_ cache.Blobs      = (*Blobs)(nil)
+	_ cache.Usage      = (*Blobs)(nil)
+	_ cache.Quarantine = (*Blobs)(nil)
+)
 
 func (b *Blobs) fail(op string) error {
 	if b.Fail == nil {
@@ -91,6 +99,33 @@ func (b *Blobs) Free(context.Context) (free, total int64, err error) {
 		return b.Room, b.Room, nil
 	}
 	return 1 << 50, 1 << 50, nil
+}
+
+// Occupies implements cache.Usage: content takes its bytes, and nothing else.
+func (b *Blobs) Occupies(size int64) int64 { return size }
+
+// OccupiesRef implements cache.Usage: references take nothing.
+func (b *Blobs) OccupiesRef(cache.RefKind) int64 { return 0 }
+
+// Beside implements cache.Usage.
+func (b *Blobs) Beside(context.Context) (int64, error) { return b.Others, nil }
+
+// Quarantine implements cache.Quarantine.
+func (b *Blobs) Quarantine(_ context.Context, dgst digest.Digest) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.m[dgst]; ok {
+		b.aside = append(b.aside, dgst)
+		delete(b.m, dgst)
+	}
+	return nil
+}
+
+// Quarantined returns what was put into quarantine, in order.
+func (b *Blobs) Quarantined() []digest.Digest {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.aside)
 }
 
 // Create implements cache.Blobs.

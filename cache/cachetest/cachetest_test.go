@@ -28,3 +28,14 @@ func TestFakes(t *testing.T) {
 		})
 	})
 }
+
+func TestMemoryDocument(t *testing.T) {
+	cachetest.TestDocument(t, func(*testing.T) cache.Document { return new(cachetest.Document) })
+}
+
+func TestMemoryQuarantine(t *testing.T) {
+	cachetest.TestQuarantine(t, func(*testing.T) (cache.Blobs, cache.Quarantine) {
+		b := new(cachetest.Blobs)
+		return b, b
+	})
+}

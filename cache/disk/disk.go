@@ -33,6 +33,7 @@ import (
 
 	"registry-module/cache"
 	"registry-module/internal/durable"
+	"registry-module/internal/idleio"
 )
 
 // Options are the choices of [Open]. The zero value is good.
@@ -225,6 +226,8 @@ func (s *Store) dirs(dir string) iter.Seq2[string, error] {
 	}
 }
 
+// blob is an open file of content. Beside the methods of [cache.Blob], and Raw, it has
+// Forget, for who reads it all and is not to push out what others use.
 type blob struct {
 	durable.File
 	size     int64
@@ -249,6 +252,13 @@ func (b blob) Size() int64 { return b.size }
 
 // Identity gives the file's, as it was when it was opened.
 func (b blob) Identity() any { return b.identity }
+
+// Forget drops the n bytes from off on from the page cache; see [idleio.Drop].
+func (b blob) Forget(off, n int64) {
+	if f, ok := b.File.(interface{ Fd() uintptr }); ok {
+		idleio.Drop(f, off, n)
+	}
+}
 
 // Raw gives the file itself, which the kernel can send to a socket.
 func (b blob) Raw() io.Reader { return b.File }

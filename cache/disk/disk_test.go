@@ -52,6 +52,15 @@ func TestContract(t *testing.T) {
 	t.Run("refs", func(t *testing.T) {
 		cachetest.TestRefs(t, func(t *testing.T) cache.Refs { return open(t, t.TempDir()).Refs() })
 	})
+	t.Run("document", func(t *testing.T) {
+		cachetest.TestDocument(t, func(t *testing.T) cache.Document { return open(t, t.TempDir()).Document("registry-module.x") })
+	})
+	t.Run("quarantine", func(t *testing.T) {
+		cachetest.TestQuarantine(t, func(t *testing.T) (cache.Blobs, cache.Quarantine) {
+			s := open(t, t.TempDir())
+			return s, s
+		})
+	})
 	for name, boot := range map[string]func() string{
 		"boot not known": func() string { return "" },
 		"same boot":      func() string { return "boot" },

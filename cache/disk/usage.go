@@ -20,11 +20,11 @@ func (s *Store) Free(context.Context) (free, total int64, err error) {
 	return free, total, nil
 }
 
-// Occupies implements cache.Usage. It is what du(1) shows on ext4 for a blob with one
-// link: the content, its directory, the link and the link's directory, each in whole
-// blocks. Other file systems take less for directories and short files.
+// Occupies implements cache.Usage. It is what du(1) shows on ext4 for a blob: the content
+// and its directory, each in whole blocks. Other file systems take less for directories
+// and short files.
 func (s *Store) Occupies(size int64) int64 {
-	const others = 3
+	const others = 1
 	size = max(size, 0)
 	if size > math.MaxInt64-(others+1)*s.block {
 		return math.MaxInt64

@@ -174,6 +174,13 @@ func damaged(err error) bool {
 // gateway with 1 GiB of memory. Badger's defaults map 2 GiB of files and keep
 // 64 MiB tables and 256 MiB of block cache; measured with these instead: 8 MB
 // of heap and some 40 MB of (mostly sparse) files.
+//
+// With a million blobs, 3 million entries of 298 MiB (BenchmarkLarge, two slow
+// processors that others used, too): 70 tables, 0.27 s of processor time to open it,
+// checksums included, 5 MiB of heap and 22 MB of memory of its own then; 1.2 µs of
+// processor time for an entry of a Scan. 20,000 updates of 1.7 MiB in batches of 100
+// write 4 MiB. Tables of half the size are twice as many files, and open as fast; of
+// twice the size, merging them takes twice the memory.
 func tuned(dir string, log logrus.FieldLogger) badger.Options {
 	const memTable = 4 << 20
 	return badger.DefaultOptions(dir).
@@ -183,7 +190,7 @@ func tuned(dir string, log logrus.FieldLogger) badger.Options {
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(6).
 		WithNumCompactors(2). // Badger's minimum
-		WithBaseTableSize(4 << 20).
+		WithBaseTableSize(2 << 20).
 		WithValueThreshold(maxValue + 1).
 		WithValueLogFileSize(1 << 20). // Badger's minimum
 		WithBlockCacheSize(0).         // tables are mapped and not compressed: the page cache serves
