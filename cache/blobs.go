@@ -29,6 +29,14 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 	}
 	if err == nil {
 		d.Size = rec.Size
+		if named := r.namedSize(ctx, dgst); named != 0 && named != d.Size {
+			// It may be that of a file which was damaged when the index was rebuilt.
+			d.Size = named
+			if b, err := r.CachedBlob(ctx, dgst); err == nil {
+				d.Size = b.Size()
+				return d, b.Close()
+			}
+		}
 		return d, nil
 	}
 	if !absent(err) {

@@ -461,8 +461,8 @@ func TestDamagedManifest(t *testing.T) {
 		if name == "read error" {
 			damage.do = func(_ *testing.T, w *ward, d digest.Digest) { w.fs.damage(blobFile(d), nil, 6) }
 		}
-		for _, away := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/away %v", name, away), func(t *testing.T) {
+		for _, state := range []string{"there", "away", "index lost"} {
+			t.Run(name+"/"+state, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWard(t)
 					w.addImage("a", "v1", "first")
@@ -470,7 +470,11 @@ func TestDamagedManifest(t *testing.T) {
 					must(t, err)
 					w.reopen(t)
 					damage.do(t, w, m.Digest)
-					if away {
+					switch state {
+					case "index lost":
+						w.loseIndex()
+						w.reopen(t)
+					case "away":
 						w.up.Fail(cache.ErrUnavailable)
 						if _, err := w.Repository("a").Manifest(t.Context(), m.Digest); !errors.Is(err, cache.ErrUnavailable) {
 							t.Errorf("remote away: error %v", err)
@@ -489,6 +493,28 @@ func TestDamagedManifest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The size of a blob that was damaged when the index was lost is what its manifest says.
+func TestHeadAfterIndexIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		text := strings.Repeat("layer", 1_200_000)
+		_, dgst := w.addImage("a", "v1", text)
+		_, err := w.Repository("a").Tag(t.Context(), "v1")
+		must(t, err)
+		readAll(t, w.openBlob(t, "a", dgst))
+		synctest.Wait()
+		damages["truncated"].do(t, w, dgst)
+		w.loseIndex()
+		w.reopen(t)
+		if d, err := w.Repository("a").StatBlob(t.Context(), dgst); err != nil || d.Size != int64(len(text)) {
+			t.Errorf("%d bytes, %v, want %d", d.Size, err, len(text))
+		}
+		if got := readAll(t, w.openBlob(t, "a", dgst)); string(got) != text {
+			t.Error("other content")
+		}
+	})
 }
 
 // A HEAD of what is damaged fetches nothing.

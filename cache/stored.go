@@ -245,6 +245,8 @@ func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(co
 func (c *Cache) uncount(ctx context.Context, dgst digest.Digest, further []Change) {
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
-	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
+	if c.space != nil { // else the index is being rebuilt, and counted after that
+		c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
+	}
 	c.tryApply(ctx, append(further, Change{Key: key(kindBlob, dgst.String()), Delete: true})...)
 }
