@@ -638,3 +638,36 @@ func TestComparedOnce(t *testing.T) {
 		}
 	})
 }
+
+// Where a large blob without sums cannot be read to its end, the response goes on only if
+// what was given out was right.
+func TestWrongBytesBeforeReadError(t *testing.T) {
+	content := randomBytes(6 << 20)
+	for name, wrong := range map[string]bool{"right before": false, "wrong before": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWard(t)
+				dgst := w.up.AddBlob("a", content)
+				readAll(t, w.openBlob(t, "a", dgst))
+				synctest.Wait()
+				w.loseIndex()
+				w.reopen(t)
+				if wrong {
+					w.alter(t, dgst, flip(func(int) int { return 100 }))
+				}
+				w.fs.damage(blobFile(dgst), nil, 3<<20)
+				b := w.openBlob(t, "a", dgst)
+				got, err := io.ReadAll(b)
+				must(t, b.Close())
+				if wrong && err == nil || !wrong && (err != nil || !bytes.Equal(got, content)) {
+					t.Errorf("%d bytes, error %v", len(got), err)
+				}
+				synctest.Wait()
+				if got := readAll(t, w.openBlob(t, "a", dgst)); !bytes.Equal(got, content) {
+					t.Error("afterwards: other content")
+				}
+				w.wantCalls(t, "blob", 2)
+			})
+		})
+	}
+}

@@ -148,7 +148,13 @@ func TestScrubGoesOn(t *testing.T) {
 			t.Errorf("after the restart: %+v", h)
 		}
 		before := index.writes.Load()
-		time.Sleep(20 * time.Hour)
+		w.reopen(t)
+		w.reopen(t)
+		if wrote := index.writes.Load() - before; wrote > 4 { // that it was not, and was, closed as it should be
+			t.Errorf("two restarts in its pause: %d writes", wrote)
+		}
+		before, h = index.writes.Load(), w.Health()
+		time.Sleep(18 * time.Hour)
 		if wrote := index.writes.Load() - before; wrote != 0 || w.Health().Scrubbed != h.Scrubbed {
 			t.Errorf("in its pause: %d writes, %d bytes read", wrote, w.Health().Scrubbed-h.Scrubbed)
 		}
@@ -157,7 +163,7 @@ func TestScrubGoesOn(t *testing.T) {
 		if got := w.Health().Scrubbed; got != 0 {
 			t.Errorf("restarted in its pause: %d bytes read", got)
 		}
-		time.Sleep(4 * time.Hour)
+		time.Sleep(6 * time.Hour)
 		if h := w.Health(); h.Damaged != 1 || h.Repaired != 1 {
 			t.Errorf("the next pass: %+v", h)
 		}
