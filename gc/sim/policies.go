@@ -87,7 +87,10 @@ func scored(name string, f func(State, Now) float64) Policy {
 // counts less by probation half-lives, and all together as much as one now and
 // ceiling half-lives more, at most.
 func Decay(halfLife, probation, ceiling float64) Policy {
-	name := fmt.Sprintf("decay %g, probation %g, ceiling %g", halfLife, probation, ceiling)
+	name := fmt.Sprintf("decay %g, probation %g", halfLife, probation)
+	if !math.IsInf(ceiling, 1) {
+		name += fmt.Sprintf(", ceiling %g", ceiling)
+	}
 	return Policy{Name: name, Touch: func(s State, n Now) State {
 		one := 100 + n.Turns/halfLife
 		if s.Use.Score == 0 {
@@ -104,7 +107,11 @@ func Decay(halfLife, probation, ceiling float64) Policy {
 // remembers makes p remember evicted images for so many turns after their last
 // use.
 func remembers(p Policy, turns float64) Policy {
-	p.Name += fmt.Sprintf(", remembers %g", turns)
+	if math.IsInf(turns, 1) {
+		p.Name += ", remembers for ever"
+	} else {
+		p.Name += fmt.Sprintf(", remembers %g", turns)
+	}
 	p.Forget = func(s State, now float64) bool { return now-s.Last > turns }
 	return p
 }
