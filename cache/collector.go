@@ -173,6 +173,11 @@ func (c *Cache) plan(ctx context.Context, o collectOptions) (gc.Plan, error) {
 		if err != nil {
 			return gc.Plan{}, err
 		}
+		if len(s.uses)-len(s.stored) > manyForgotten && !o.dryRun {
+			if err := c.forgetUses(ctx, s); err != nil {
+				return gc.Plan{}, err
+			}
+		}
 		plan := s.Plan(gc.PlanOptions{Free: o.free, Unused: o.unused})
 		if plan.Freed >= o.need || pause == pullPauseInNeed {
 			return plan, nil

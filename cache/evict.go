@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -126,12 +127,20 @@ func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (remov
 
 // takeOut removes content, by all its names. The caller holds its lock.
 func (c *Cache) takeOut(ctx context.Context, p *place, sum *Removed) error {
-	if err := c.unname(ctx, p, sum); err != nil {
+	err := c.unname(ctx, p)
+	full := errors.Is(err, syscall.ENOSPC) // the index cannot even be told what goes
+	if err != nil && !full {
 		return err
 	}
 	if err := c.remove(ctx, p.dgst); err != nil {
 		return err
 	}
+	if full {
+		if err := c.unname(ctx, p); err != nil {
+			return err
+		}
+	}
+	sum.Tags += len(p.tags)
 	if len(p.manifest) > 0 {
 		sum.Manifests++
 	} else {
@@ -142,12 +151,11 @@ func (c *Cache) takeOut(ctx context.Context, p *place, sum *Removed) error {
 }
 
 // unname removes all names of content: tags, then the links that they lead to.
-func (c *Cache) unname(ctx context.Context, p *place, sum *Removed) error {
+func (c *Cache) unname(ctx context.Context, p *place) error {
 	for _, tag := range p.tags {
 		if err := c.dropTag(ctx, tag, p.dgst); err != nil {
 			return err
 		}
-		sum.Tags++
 	}
 	for _, repo := range p.manifest {
 		if err := c.dropManifest(ctx, repo, p.dgst); err != nil {

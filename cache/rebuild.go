@@ -27,7 +27,12 @@ func (c *Cache) openIndex(ctx context.Context) error {
 	}
 	c.since = complete.Since
 	c.doubtful = !covers || clean.Used == nil
-	if err := c.opts.Index.Apply(ctx, Change{Key: key(kindMeta, metaClean), Delete: true}); err != nil {
+	begun := []Change{{Key: key(kindMeta, metaClean), Delete: true}}
+	if !covers {
+		// At the next start the index may look fine, and it is not before it was rebuilt.
+		begun = append(begun, Change{Key: key(kindMeta, metaComplete), Delete: true})
+	}
+	if err := c.opts.Index.Apply(ctx, begun...); err != nil {
 		return err
 	}
 	if covers && clean.Used != nil {

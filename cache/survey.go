@@ -17,6 +17,8 @@ import (
 type survey struct {
 	gc.Graph
 	uses map[gc.ID]gc.Use
+	// stored are those of uses whose content is stored.
+	stored map[gc.ID]bool
 	// pins are all pins.
 	pins []Pin
 }
@@ -30,7 +32,7 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 	if err := c.flushUses(ctx); err != nil {
 		return nil, err
 	}
-	s := &survey{pins: c.pins.all()}
+	s := &survey{pins: c.pins.all(), stored: make(map[gc.ID]bool)}
 	var err error
 	if s.uses, err = c.allUses(ctx); err != nil {
 		return nil, err
@@ -73,7 +75,11 @@ func (c *Cache) surveyBlobs(ctx context.Context, s *survey) error {
 			return err
 		}
 		id := idOf(parts[0])
-		s.Add(id, c.space.occupied(rec.Size), s.uses[id])
+		use, used := s.uses[id]
+		if used {
+			s.stored[id] = true
+		}
+		s.Add(id, c.space.occupied(rec.Size), use)
 		return nil
 	}, kindBlob)
 }

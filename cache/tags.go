@@ -195,6 +195,7 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 	stored, err := r.c.opts.Refs.Get(ctx, ref)
 	if err == nil && stored != m.Digest {
 		r.keepIfPinned(ctx, tag, stored)
+		r.c.uses.move(stored, m.Digest)
 	}
 	if err != nil || stored != m.Digest { // unchanged tags cost no write
 		err = r.c.opts.Refs.Put(ctx, ref, m.Digest)

@@ -29,6 +29,8 @@ const (
 type uses struct {
 	mu      sync.Mutex
 	pending map[digest.Digest]pendingUse
+	// moved are the tags that have moved, in order.
+	moved []move
 	// filled is how many bytes remotes have brought that the index does not know of.
 	filled int64
 }
@@ -37,6 +39,9 @@ type pendingUse struct {
 	last int64 // Unix seconds
 	n    int
 }
+
+// move is that a tag stands for something else.
+type move struct{ from, to digest.Digest }
 
 // useRecord is how content was used; see [gc.Use].
 type useRecord struct {
@@ -75,6 +80,15 @@ func (u *uses) add(dgst digest.Digest, now int64) (first, many bool) {
 	return first, len(u.pending) >= manyUses
 }
 
+// move notes that a tag stands for something else.
+func (u *uses) move(from, to digest.Digest) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.moved) < manyUses {
+		u.moved = append(u.moved, move{from, to})
+	}
+}
+
 // fill counts bytes that a remote has brought.
 func (u *uses) fill(n int64) {
 	u.mu.Lock()
@@ -83,44 +97,99 @@ func (u *uses) fill(n int64) {
 }
 
 // take returns what is not written, and forgets it.
-func (u *uses) take() (pending map[digest.Digest]pendingUse, filled int64) {
+func (u *uses) take() (pending map[digest.Digest]pendingUse, moved []move, filled int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	pending, filled = u.pending, u.filled
-	u.pending, u.filled = nil, 0
-	return pending, filled
+	pending, moved, filled = u.pending, u.moved, u.filled
+	u.pending, u.moved, u.filled = nil, nil, 0
+	return pending, moved, filled
 }
 
 // flushUses writes what is known of uses to the index. It does nothing where there is
 // nothing new. What cannot be written is lost.
 func (c *Cache) flushUses(ctx context.Context) error {
-	pending, filled := c.uses.take()
-	if len(pending) == 0 && filled == 0 {
+	pending, moved, filled := c.uses.take()
+	if len(pending) == 0 && len(moved) == 0 && filled == 0 {
 		return nil
 	}
-	var turns turnsRecord
-	if err := c.record(ctx, key(kindMeta, metaTurns), &turns); err != nil && !absent(err) {
+	rec, turns, err := c.turns(ctx, filled)
+	if err != nil {
 		return err
 	}
-	turns.Filled += filled
-	changes := batch{index: c.opts.Index}
-	at := float64(turns.Filled) / float64(c.space.capacity(ctx))
-	for dgst, p := range pending {
-		k := key(kindUse, dgst.String())
+	known := make(map[digest.Digest]gc.Use)
+	use := func(dgst digest.Digest) (gc.Use, error) {
+		if u, ok := known[dgst]; ok {
+			return u, nil
+		}
 		var rec useRecord
-		if err := c.record(ctx, k, &rec); err != nil && !absent(err) {
+		if err := c.record(ctx, key(kindUse, dgst.String()), &rec); err != nil && !absent(err) {
+			return gc.Use{}, err
+		}
+		return gc.Use(rec), nil
+	}
+	for _, m := range moved {
+		from, err := use(m.from)
+		if err != nil {
 			return err
 		}
-		u := gc.Use(rec)
-		for range p.n {
-			u = u.Touch(p.last, at)
+		to, err := use(m.to)
+		if err != nil {
+			return err
 		}
-		if err := changes.add(ctx, put(k, useRecord(u))); err != nil {
+		known[m.from], known[m.to] = from.Succeed(to)
+	}
+	for dgst, p := range pending {
+		u, err := use(dgst)
+		if err != nil {
+			return err
+		}
+		for range p.n {
+			u = u.Touch(p.last, turns)
+		}
+		known[dgst] = u
+	}
+	changes := batch{index: c.opts.Index, changes: []Change{put(key(kindMeta, metaTurns), rec)}}
+	for dgst, u := range known {
+		if err := changes.add(ctx, put(key(kindUse, dgst.String()), useRecord(u))); err != nil {
 			return err
 		}
 	}
-	if err := changes.add(ctx, put(key(kindMeta, metaTurns), turns)); err != nil {
+	return changes.flush(ctx)
+}
+
+// turns tells how often the limit was filled from remotes, which have brought filled
+// bytes more than the index knows.
+func (c *Cache) turns(ctx context.Context, filled int64) (rec turnsRecord, turns float64, err error) {
+	if err := c.record(ctx, key(kindMeta, metaTurns), &rec); err != nil && !absent(err) {
+		return rec, 0, err
+	}
+	rec.Filled += filled
+	return rec, float64(rec.Filled) / float64(c.space.capacity(ctx)), nil
+}
+
+// manyForgotten is of how many manifests that are not stored any more is remembered how
+// they were used, whatever that is worth.
+const manyForgotten = 1024
+
+// forgetUses forgets how manifests were used that are not stored any more, where that is
+// not worth to be remembered.
+func (c *Cache) forgetUses(ctx context.Context, s *survey) error {
+	_, turns, err := c.turns(ctx, 0)
+	if err != nil {
 		return err
+	}
+	changes := batch{index: c.opts.Index}
+	for dgst, err := range c.names(ctx, "", kindUse) {
+		if err != nil {
+			return err
+		}
+		id := idOf(dgst)
+		if s.stored[id] || !s.uses[id].Faded(turns) {
+			continue
+		}
+		if err := changes.add(ctx, Change{Key: key(kindUse, dgst), Delete: true}); err != nil {
+			return err
+		}
 	}
 	return changes.flush(ctx)
 }
