@@ -218,7 +218,7 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		}
 		return b, err
 	}
-	r.c.log.Warnf("blob %s can neither be read nor replaced; it is passed through uncached", dgst)
+	r.c.seldom("unreadable "+dgst.String(), errDamaged)("blob %s can neither be read nor replaced; it is passed through uncached", dgst)
 	return r.through(ctx, dgst)
 }
 
@@ -274,7 +274,7 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 		}
 	}
 	if errors.Is(err, ErrNoSpace) {
-		r.c.log.WithError(err).Warnf("blob %s is passed through uncached", f.dgst)
+		r.c.warnPassing(f.dgst, err)
 		return r.through(ctx, f.dgst)
 	}
 	return nil, err
@@ -314,6 +314,7 @@ func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
 // that the index can say so.
 func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
 	defer r.c.contents.lock(dgst.String())() // so that it is not removed meanwhile
+	r.c.pulls.linked(idOf(dgst.String()))    // by a name that who removes it does not know
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
 	if err != nil {
 		return err
@@ -332,14 +333,14 @@ func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) e
 // again next time; that is no reason to withhold what is at hand.
 func (r *Repository) tryLink(ctx context.Context, dgst digest.Digest, size int64) {
 	if err := r.link(ctx, dgst, size); err != nil {
-		r.c.log.WithError(err).Warnf("blob %s could not be linked into %s", dgst, r.key)
+		r.c.seldom("link "+r.key+dgst.String(), err)("blob %s could not be linked into %s", dgst, r.key)
 	}
 }
 
 // tryApply changes the index where that succeeds. The index may lose entries.
 func (c *Cache) tryApply(ctx context.Context, changes ...Change) {
 	if err := c.opts.Index.Apply(ctx, changes...); err != nil {
-		c.log.WithError(err).Warn("the index could not be changed; look-ups are slower until it can")
+		c.seldom("index", err)("the index could not be changed; look-ups are slower until it can")
 	}
 }
 

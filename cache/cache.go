@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -131,6 +132,7 @@ type Cache struct {
 	// entries of a repository up from who adds some. Of several of these locks, contents
 	// is taken first, then tags, repos, lists, accounts.
 	contents, repos stripes
+	warned          seldom
 	pulls           pulls
 	uses            uses
 	pins            *pins
@@ -170,7 +172,12 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		return nil, errors.New("cache: Blobs, Partials, Refs and Index are required")
 	}
 	opts = opts.withDefaults()
+	opts.Index = &owingIndex{Index: opts.Index}
 	manifests, err := lru.New[manifestKey, Manifest](memManifests)
+	if err != nil {
+		return nil, err
+	}
+	warned, err := newSeldom()
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +203,7 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		fills:     make(map[digest.Digest]*fill),
 		left:      make(map[digest.Digest]*leftover),
 		collector: newCollector(),
+		warned:    warned,
 		indexed:   make(chan struct{}),
 	}
 	for _, r := range opts.Remotes {
@@ -309,7 +317,12 @@ func (c *Cache) closeIndex(ctx context.Context) error {
 	}
 	c.tryFlushUses(ctx)
 	used := c.space.committed()
-	return c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
+	err := c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
+	if errors.Is(err, syscall.ENOSPC) {
+		c.log.WithError(err).Warn("the next start counts what is stored, since that could not be noted")
+		return nil
+	}
+	return err
 }
 
 // absent tells whether err says that something is not stored.

@@ -97,7 +97,7 @@ func (c *Cache) relieve() {
 		_, err = c.collect(c.ctx, collectOptions{free: over})
 	}
 	if err != nil && c.ctx.Err() == nil {
-		c.log.WithError(err).Warn("making room")
+		c.seldom("room", err)("making room")
 	}
 }
 
@@ -107,7 +107,7 @@ func (c *Cache) makeRoom(ctx context.Context, n int64) bool {
 	before := c.collector.runs.Load()
 	got, err := c.collect(ctx, collectOptions{free: n, need: n, since: before})
 	if err != nil && ctx.Err() == nil {
-		c.log.WithError(err).Warn("making room")
+		c.seldom("room", err)("making room")
 	}
 	return err == nil && got.enough
 }

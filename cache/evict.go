@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -103,7 +102,7 @@ func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched
 		}
 		removed, err := c.evictContent(ctx, p, sum)
 		if err != nil {
-			c.log.WithError(err).Warnf("%s could not be removed", p.dgst)
+			c.seldom("remove", err)("%s could not be removed", p.dgst)
 		}
 		if !removed && id == v.ID {
 			return // all of it has come into use
@@ -127,18 +126,11 @@ func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (remov
 
 // takeOut removes content, by all its names. The caller holds its lock.
 func (c *Cache) takeOut(ctx context.Context, p *place, sum *Removed) error {
-	err := c.unname(ctx, p)
-	full := errors.Is(err, syscall.ENOSPC) // the index cannot even be told what goes
-	if err != nil && !full {
+	if err := c.unname(ctx, p); err != nil {
 		return err
 	}
 	if err := c.remove(ctx, p.dgst); err != nil {
 		return err
-	}
-	if full {
-		if err := c.unname(ctx, p); err != nil {
-			return err
-		}
 	}
 	sum.Tags += len(p.tags)
 	if len(p.manifest) > 0 {

@@ -182,7 +182,7 @@ func (f *fill) run() {
 	}
 	// Readers have everything by now; what follows is for those to come.
 	if err := f.store(ctx, d.res); err != nil {
-		f.c.log.WithError(err).Warnf("blob %s could not be stored and was served uncached", f.dgst)
+		f.c.seldom("store "+f.dgst.String(), err)("blob %s could not be stored and was served uncached", f.dgst)
 		d.discard()
 	}
 	f.drop()

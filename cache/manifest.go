@@ -170,7 +170,7 @@ func (r *Repository) fetchManifest(ctx context.Context, ref string) (m Manifest,
 	m.Age, m.Stale = 0, false
 	r.remember(m)
 	if err := r.storeManifest(ctx, m, doc); err != nil {
-		r.c.log.WithError(err).Warnf("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
+		r.c.seldom("store "+m.Digest.String(), err)("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
 	}
 	// It is there, whatever was said before.
 	for _, known := range []string{r.memoryKey(kindRepo, ""), r.memoryKey(kindManifest, m.Digest.String())} {
@@ -237,6 +237,7 @@ func (r *Repository) linkManifest(ctx context.Context, m Manifest, doc *manifest
 	if err := b.Close(); err != nil {
 		return err
 	}
+	r.c.pulls.linked(idOf(m.Digest.String())) // by a name that who removes it does not know
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefManifest, m.Digest.String()}, m.Digest); err != nil {
 		return err
 	}
@@ -269,7 +270,7 @@ func (r *Repository) manifestChanges(ctx context.Context, m Manifest, doc *manif
 	}
 	changes = append(changes, r.refers(ctx, m, doc)...)
 	parts, ids := partsOf(doc)
-	r.c.pulls.named(ids)
+	r.c.pulls.linked(append(ids, idOf(m.Digest.String()))...)
 	return append(changes,
 		put(key(kindParts, m.Digest.String()), parts),
 		put(key(kindRepo, r.key), struct{}{}),

@@ -114,12 +114,12 @@ func (p *pulls) want(dgst digest.Digest) {
 	}
 }
 
-// named notes that a manifest that is being stored names content.
-func (p *pulls) named(parts []gc.ID) {
+// linked notes that content is being linked, or named by a manifest that is.
+func (p *pulls) linked(content ...gc.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.wanted != nil {
-		for _, id := range parts {
+		for _, id := range content {
 			p.wanted[id] = struct{}{}
 		}
 	}

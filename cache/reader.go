@@ -92,7 +92,7 @@ func (b *Reader) ready(n int64) (int64, error) {
 // detach goes on with the remote's own answer where the fill cannot: the client
 // must not suffer from a full disk.
 func (b *Reader) detach(cause error) error {
-	b.repo.c.log.WithError(cause).Warnf("blob %s is passed through uncached", b.fill.dgst)
+	b.repo.c.warnPassing(b.fill.dgst, cause)
 	on, err := b.repo.through(b.ctx, b.fill.dgst)
 	if err != nil {
 		return err

@@ -29,9 +29,7 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 	if err := c.Ready(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.flushUses(ctx); err != nil {
-		return nil, err
-	}
+	c.tryFlushUses(ctx) // or else they are lost: there may be no room, which is to be made
 	s := &survey{pins: c.pins.all(), stored: make(map[gc.ID]bool)}
 	var err error
 	if s.uses, err = c.allUses(ctx); err != nil {

@@ -184,6 +184,9 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 	if said.Stale {
 		t.Stale = r.notConfirmed()
 	}
+	// So that it is not removed meanwhile, by who does not know the tag.
+	defer r.c.contents.lock(m.Digest.String())()
+	r.c.pulls.linked(idOf(m.Digest.String()))
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, m.Digest.String()}); err != nil {
 		return t // it could not be stored, and is served uncached
 	}
@@ -204,7 +207,7 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), rec))
 	}
 	if err != nil {
-		r.c.log.WithError(err).Warnf("tag %s of %s could not be stored", tag, r.key)
+		r.c.seldom("tag "+r.key+":"+tag, err)("tag %s of %s could not be stored", tag, r.key)
 	}
 	return t
 }

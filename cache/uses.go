@@ -214,7 +214,7 @@ func (c *Cache) allUses(ctx context.Context) (map[gc.ID]gc.Use, error) {
 // tryFlushUses is flushUses for who has nobody to tell.
 func (c *Cache) tryFlushUses(ctx context.Context) {
 	if err := c.flushUses(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		c.log.WithError(err).Warn("when images were last used could not be written")
+		c.seldom("uses", err)("when images were last used could not be written")
 	}
 }
 

@@ -17,13 +17,17 @@ import (
 	"registry-module/internal/durable"
 )
 
-// Room is looked for before Badger is given something to write: it maps files that
+// Free space is looked for before Badger is given something to write: it maps files that
 // have no blocks yet, and a full disk then ends the process (SIGBUS). A memtable and
 // the tables that come of it take up to 8 MiB.
 const (
 	leastRoom  = 8 << 20
 	enoughRoom = 16 << 20
 )
+
+// Room is how many bytes of the disk should be left free for the index, so that it takes
+// all changes: with less it refuses them.
+const Room = enoughRoom + leastRoom
 
 // place is the directory of a database, locked.
 type place struct {

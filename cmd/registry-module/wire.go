@@ -75,7 +75,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, idx)
+	p.closers = append(p.closers, replaceable{idx, log})
 
 	p.offline = startOfflineControl(cfg, &p.contact, log)
 	p.closers = append(p.closers, p.offline)
@@ -120,6 +120,23 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	return p, nil
 }
 
+// replaceable is an index that need not be closed as it should be: without room on the
+// disk it cannot be, and the next start makes up for it.
+type replaceable struct {
+	*index.Index
+	log logrus.FieldLogger
+}
+
+// Close implements io.Closer.
+func (r replaceable) Close() error {
+	err := r.Index.Close()
+	if errors.Is(err, syscall.ENOSPC) {
+		r.log.WithError(err).Warn("the next start looks at what is stored, since the index could not be closed")
+		return nil
+	}
+	return err
+}
+
 // openIndex opens the index, or makes one that lives in memory where nothing can be
 // written.
 func openIndex(dataDir string, store *disk.Store, log logrus.FieldLogger) (*index.Index, error) {
@@ -154,7 +171,7 @@ func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remot
 		Remotes:       remotes,
 		BindingTTL:    orNever(cfg.BindingTTL),
 		MaxSize:       cfg.MaxSize,
-		MinFree:       cfg.MinFree.Of,
+		MinFree:       func(total int64) int64 { return max(cfg.MinFree.Of(total), index.Room) },
 		PartialTTL:    orNever(cfg.PartialTTL),
 		Resume:        cfg.Resume,
 		Prefetch:      cfg.Prefetch,
