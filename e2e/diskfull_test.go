@@ -51,7 +51,7 @@ func TestDiskFull(t *testing.T) {
 	filling := noise(t, "full/filling", 12*mib)
 	later := noise(t, "full/later", 6*mib, 300<<10)
 	up := origin(t, lab.OriginOptions{}, old, filling, later)
-	m, mount := smallDisk(t, 48*mib, up.Env())
+	m, mount := smallDisk(t, 64*mib, up.Env())
 	if err := pull(t.Context(), m, old); err != nil {
 		t.Fatal(err)
 	}
