@@ -123,6 +123,7 @@ func TestFileSystemFails(t *testing.T) {
 		"done all the same, or half": {durabletest.Done, nil},
 		"disk full":                  {durabletest.Absent, syscall.ENOSPC},
 		"half, disk full":            {durabletest.Done, syscall.ENOSPC},
+		"over quota":                 {durabletest.Absent, syscall.EDQUOT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for at := 0; ; at++ {
