@@ -22,6 +22,8 @@ type collector struct {
 	// kick wakes the background, uses tells it that there are some to be written, and
 	// write that there are many.
 	kick, uses, write chan struct{}
+	// short is how many bytes are missing that the storage has promised.
+	short atomic.Int64
 	// runs counts collections that have ended.
 	runs atomic.Uint64
 }
@@ -93,6 +95,7 @@ func (c *Cache) expires() bool {
 // relieve makes room ahead of need, and removes what has expired.
 func (c *Cache) relieve() {
 	over, err := c.space.over(c.ctx)
+	over = max(over, c.collector.short.Swap(0))
 	if err == nil && (over > 0 || c.expires()) {
 		_, err = c.collect(c.ctx, collectOptions{free: over})
 	}

@@ -175,6 +175,7 @@ func (f *fill) run() {
 		// meet this fill.
 		f.change(func() { f.ending = true })
 		kept := d.putAside(err)
+		f.c.ranShort(f.dgst, f.size, err)
 		f.drop()
 		f.logFailure(err, kept)
 		f.fail(err)
@@ -184,6 +185,7 @@ func (f *fill) run() {
 	if err := f.store(ctx, d.res); err != nil {
 		f.c.seldom("store "+f.dgst.String(), err)("blob %s could not be stored and was served uncached", f.dgst)
 		d.discard()
+		f.c.ranShort(f.dgst, f.size, err)
 	}
 	f.drop()
 }
