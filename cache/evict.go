@@ -95,20 +95,26 @@ func (c *Cache) find(ctx context.Context, all places) error {
 // what is left by a crash is not taken for the whole. It notes in touched the
 // repositories that have lost a manifest or a blob.
 func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched map[string]bool, sum *Removed) {
+	above := true // the image, or an index of it
 	for _, id := range v.Content {
+		needed := above
+		above = above && id != v.ID
 		p := at[id]
 		if p == nil || p.dgst == "" {
 			continue // it is gone
 		}
 		removed, err := c.evictContent(ctx, p, sum)
+		if removed || err != nil {
+			for _, repo := range append(p.manifest, p.layer...) {
+				touched[repo] = true
+			}
+		}
 		if err != nil {
 			c.seldom("remove", err)("%s could not be removed", p.dgst)
+			return // it needs what it consists of
 		}
-		if !removed && id == v.ID {
+		if !removed && needed {
 			return // all of it has come into use
-		}
-		for _, repo := range append(p.manifest, p.layer...) {
-			touched[repo] = true
 		}
 	}
 }
@@ -121,7 +127,10 @@ func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (remov
 	if c.running(p.dgst) != nil || c.pulls.spares(p.dgst) {
 		return false, nil
 	}
-	return true, c.takeOut(ctx, p, sum)
+	if err := c.takeOut(ctx, p, sum); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // takeOut removes content, by all its names. The caller holds its lock.

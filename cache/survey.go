@@ -43,7 +43,8 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 	if err := c.surveyPulls(ctx, s, pause); err != nil {
 		return nil, err
 	}
-	return s, c.surveyHeld(ctx, s)
+	c.surveyHeld(ctx, s)
+	return s, nil
 }
 
 // surveyPulls adds what belongs to running pulls: what was just asked for, and manifests
@@ -160,7 +161,7 @@ func attachedTo(tag string) (subject gc.ID, ok bool) {
 
 // surveyHeld keeps what pinned tags have stood for, where what they stand for now is not
 // complete, and lets go of it where it is.
-func (c *Cache) surveyHeld(ctx context.Context, s *survey) error {
+func (c *Cache) surveyHeld(ctx context.Context, s *survey) {
 	var done []string
 	for name, old := range c.pins.held() {
 		i := strings.LastIndexByte(name, ':')
@@ -174,9 +175,12 @@ func (c *Cache) surveyHeld(ctx context.Context, s *survey) error {
 		s.Keep(idOf(old.String()))
 	}
 	if len(done) == 0 {
-		return nil
+		return
 	}
-	return c.pins.letGo(ctx, done...)
+	// Not to have that written down keeps nobody from making room: it is found out again.
+	if err := c.pins.letGo(ctx, done...); err != nil {
+		c.seldom("pins", err)("what pinned tags have stood for is kept on")
+	}
 }
 
 // replaces tells whether all is stored of an image that was of another one: what its
