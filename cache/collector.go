@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,17 @@ const (
 	lowWatermark  = 90
 )
 
+const (
+	// lookEvery is how often is looked whether others have filled the storage.
+	lookEvery = time.Minute
+	// inVainEvery is how often room is made ahead of need where there is not enough that
+	// can go.
+	inVainEvery = 10 * time.Minute
+	// roomEvery is how often who waits for others that make room looks whether there is
+	// enough by now.
+	roomEvery = 100 * time.Millisecond
+)
+
 // collector makes room.
 type collector struct {
 	// turn is taken by who collects.
@@ -24,8 +36,8 @@ type collector struct {
 	kick, uses, write chan struct{}
 	// short is how many bytes are missing that the storage has promised.
 	short atomic.Int64
-	// runs counts collections that have ended.
-	runs atomic.Uint64
+	// wanted is how many bytes those need who wait for room.
+	wanted atomic.Int64
 }
 
 func newCollector() *collector {
@@ -55,9 +67,16 @@ func (l *collector) noteUses(many bool) {
 // keepRoom works in the background until the cache is closed: it makes room ahead of
 // need, removes what has expired, and writes uses together.
 func (c *Cache) keepRoom() {
-	expire := time.NewTicker(expireEvery)
+	expire, look := time.NewTicker(expireEvery), time.NewTicker(lookEvery)
 	defer expire.Stop()
-	var write <-chan time.Time
+	defer look.Stop()
+	var write, again <-chan time.Time
+	indexed := c.indexed
+	relieve := func() {
+		if again == nil && !c.relieve(false) {
+			again = time.After(inVainEvery)
+		}
+	}
 	for {
 		select {
 		case <-c.ctx.Done():
@@ -72,11 +91,20 @@ func (c *Cache) keepRoom() {
 		case <-write:
 			write = nil
 			c.tryFlushUses(c.ctx)
+		case <-indexed: // the limits may be others than before
+			indexed = nil
+			relieve()
 		case <-c.collector.kick:
-			c.relieve()
+			relieve()
+		case <-look.C:
+			if indexed == nil {
+				relieve()
+			}
+		case <-again:
+			again = nil
 		case <-expire.C:
 			if c.expires() {
-				c.relieve()
+				c.relieve(true)
 			}
 		}
 	}
@@ -92,23 +120,33 @@ func (c *Cache) expires() bool {
 	return false
 }
 
-// relieve makes room ahead of need, and removes what has expired.
-func (c *Cache) relieve() {
+// relieve makes room ahead of need, and removes what has expired: where there is no need
+// only if that is told. It returns false where there is not enough that can go.
+func (c *Cache) relieve(expired bool) bool {
 	over, err := c.space.over(c.ctx)
-	over = max(over, c.collector.short.Swap(0))
-	if err == nil && (over > 0 || c.expires()) {
-		_, err = c.collect(c.ctx, collectOptions{free: over})
+	short := c.collector.short.Swap(0)
+	if err == nil && over <= 0 && short <= 0 && !expired {
+		return true
+	}
+	var got collected
+	if err == nil {
+		got, err = c.collect(c.ctx, collectOptions{free: short, ahead: true})
 	}
 	if err != nil && c.ctx.Err() == nil {
 		c.seldom("room", err)("making room")
 	}
+	return err == nil && got.enough
 }
 
-// makeRoom removes content until n bytes more are free, if enough can be removed, and
+// makeRoom removes content until needed bytes are free, if enough can be removed, and
 // otherwise nothing. It returns false where it is no use to try again.
-func (c *Cache) makeRoom(ctx context.Context, n int64) bool {
-	before := c.collector.runs.Load()
-	got, err := c.collect(ctx, collectOptions{free: n, need: n, since: before})
+func (c *Cache) makeRoom(ctx context.Context, needed int64) bool {
+	if !c.space.holds(ctx, needed) {
+		return false
+	}
+	c.collector.wanted.Add(needed)
+	defer c.collector.wanted.Add(-needed)
+	got, err := c.collect(ctx, collectOptions{need: needed})
 	if err != nil && ctx.Err() == nil {
 		c.seldom("room", err)("making room")
 	}
@@ -116,61 +154,103 @@ func (c *Cache) makeRoom(ctx context.Context, n int64) bool {
 }
 
 type collectOptions struct {
-	// free is how many bytes to free, and need how many of those at least, or else none.
-	free, need int64
+	// need is how many bytes somebody waits for that have to be free, or else nothing is
+	// removed. Others who wait get theirs, too, if that is possible for all.
+	need int64
+	// free is how many bytes to free at least, and ahead tells to make room ahead of need.
+	free  int64
+	ahead bool
 	// unused tells to remove what nothing uses, whether there is need or not.
 	unused bool
-	// dryRun tells to remove nothing.
-	dryRun bool
-	// since is which collection was the last one when the caller has found that there
-	// is need: if another one has run meanwhile, the need may be gone.
-	since uint64
+	// dryRun tells to remove nothing, report to describe the victims.
+	dryRun, report bool
 }
 
 // collected is what a collection has done, or would do.
 type collected struct {
-	// enough tells that what was needed is free, or may be by now.
-	enough bool
-	plan   gc.Plan
-	// places are where the content of victims is.
-	places  places
+	// enough tells that what was needed is free.
+	enough  bool
+	plan    gc.Plan
 	removed Removed
+	victims []Victim
+}
+
+// takeTurn waits until nobody else collects, and for the index. Where need is given, it
+// waits until so much is free, and returns no error and no release then.
+func (c *Cache) takeTurn(ctx context.Context, need int64) (release func(), err error) {
+	ready := ctx
+	if need > 0 {
+		// A client waits, and the index may never be complete.
+		var cancel context.CancelFunc
+		ready, cancel = context.WithTimeout(ctx, countPatience)
+		defer cancel()
+	}
+	if err := c.Ready(ready); err != nil {
+		return nil, err
+	}
+	look := time.NewTicker(roomEvery)
+	defer look.Stop()
+	for {
+		select {
+		case c.collector.turn <- struct{}{}:
+			return func() { <-c.collector.turn }, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-c.ctx.Done():
+			return nil, ErrClosed
+		case <-look.C:
+			if need > 0 && c.space.left(ctx) >= need {
+				return nil, nil
+			}
+		}
+	}
 }
 
 // collect removes what has expired, then what is worth least, until enough is free.
 func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, err error) {
-	select {
-	case c.collector.turn <- struct{}{}:
-		defer func() { <-c.collector.turn }()
-	case <-ctx.Done():
-		return got, ctx.Err()
+	release, err := c.takeTurn(ctx, o.need)
+	if err != nil {
+		return got, err
 	}
-	if o.need > 0 && c.collector.runs.Load() != o.since {
+	if release == nil {
+		return collected{enough: true}, nil
+	}
+	defer release()
+	a, err := c.space.account(ctx)
+	if err != nil {
+		return got, err
+	}
+	if o.need > 0 && o.need <= a.left {
 		return collected{enough: true}, nil
 	}
 	if err := c.pins.broken; err != nil {
 		return got, err
 	}
+	// Those who wait for room need it at the same time.
+	atLeast, most := o.free, o.free
+	if o.ahead {
+		atLeast = max(o.free, c.space.overBy(a))
+		most = atLeast
+	}
+	if o.need > 0 {
+		atLeast = o.need - a.left
+		most = max(atLeast, c.collector.wanted.Load()-a.left)
+	}
 	c.pulls.collecting(true)
 	defer c.pulls.collecting(false)
-	got.plan, err = c.plan(ctx, o)
+	got.plan, err = c.plan(ctx, o, atLeast, most)
 	if err != nil {
 		return got, err
 	}
-	if got.enough = got.plan.Freed >= o.need; !got.enough && o.need > 0 {
+	if got.enough = got.plan.Freed >= atLeast; !got.enough && o.need > 0 {
 		return got, nil
 	}
-	if o.dryRun {
-		got.places, err = c.locate(ctx, got.plan.Victims)
-		return got, err
-	}
-	defer c.collector.runs.Add(1)
-	return got, c.evict(ctx, &got)
+	return got, c.evict(ctx, o, &got)
 }
 
 // plan decides what to remove. Where there is need, and nothing else left, pulls that have
 // paused for a while do not count as running any more.
-func (c *Cache) plan(ctx context.Context, o collectOptions) (gc.Plan, error) {
+func (c *Cache) plan(ctx context.Context, o collectOptions, atLeast, most int64) (gc.Plan, error) {
 	for _, pause := range []time.Duration{pullPause, pullPauseInNeed} {
 		s, err := c.survey(ctx, pause)
 		if err != nil {
@@ -181,8 +261,11 @@ func (c *Cache) plan(ctx context.Context, o collectOptions) (gc.Plan, error) {
 				c.seldom("uses", err)("how images were used that are gone could not be forgotten")
 			}
 		}
-		plan := s.Plan(gc.PlanOptions{Free: o.free, Unused: o.unused})
-		if plan.Freed >= o.need || pause == pullPauseInNeed {
+		plan := s.Plan(gc.PlanOptions{Free: most, Unused: o.unused})
+		if plan.Freed < most && atLeast < most { // in vain for others
+			plan = s.Plan(gc.PlanOptions{Free: atLeast, Unused: o.unused})
+		}
+		if o.need == 0 || plan.Freed >= atLeast || pause == pullPauseInNeed {
 			return plan, nil
 		}
 	}
@@ -194,7 +277,7 @@ func (c *Cache) plan(ctx context.Context, o collectOptions) (gc.Plan, error) {
 const evictAtOnce = 32 << 10
 
 // evict removes the victims, in order.
-func (c *Cache) evict(ctx context.Context, got *collected) error {
+func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) error {
 	victims := got.plan.Victims
 	for len(victims) > 0 {
 		n, content := 0, 0
@@ -206,17 +289,19 @@ func (c *Cache) evict(ctx context.Context, got *collected) error {
 		if err != nil {
 			return err
 		}
-		got.places = at
 		touched := make(map[string]bool)
 		for _, v := range victims[:n] {
 			if ctx.Err() != nil {
 				break
 			}
-			c.evictVictim(ctx, v, at, touched, &got.removed)
+			gone := o.dryRun || c.evictVictim(ctx, v, at, touched, &got.removed)
+			if gone && o.report {
+				got.victims = append(got.victims, describe(v, at))
+			}
 		}
 		// What is removed is removed, even if nobody wants to know any more.
 		if err := c.tidy(context.WithoutCancel(ctx), touched); err != nil {
-			return err
+			c.seldom("index", fmt.Errorf("tidying up: %w", err))("the index has more entries than there is content")
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -93,8 +93,8 @@ func (c *Cache) find(ctx context.Context, all places) error {
 
 // evictVictim removes an image: first what leads to it, then what it consists of, so that
 // what is left by a crash is not taken for the whole. It notes in touched the
-// repositories that have lost a manifest or a blob.
-func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched map[string]bool, sum *Removed) {
+// repositories that have lost a manifest or a blob. It returns whether the image is gone.
+func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched map[string]bool, sum *Removed) bool {
 	above := true // the image, or an index of it
 	for _, id := range v.Content {
 		needed := above
@@ -111,12 +111,13 @@ func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched
 		}
 		if err != nil {
 			c.seldom("remove", err)("%s could not be removed", p.dgst)
-			return // it needs what it consists of
+			return false // it needs what it consists of
 		}
 		if !removed && needed {
-			return // all of it has come into use
+			return false // all of it has come into use
 		}
 	}
+	return true
 }
 
 // evictContent removes content from all repositories and from the store, unless it is in

@@ -153,7 +153,7 @@ func (c *Cache) fit(ctx context.Context, res **reservation, n int64) error {
 		need := full.needed - full.left
 		switch abandoned := c.opts.Now().Add(-abandonedAfter); {
 		case need <= c.leftSize(abandoned) && c.dropOldest(ctx):
-		case c.makeRoom(ctx, need):
+		case c.makeRoom(ctx, full.needed):
 		case need <= c.leftSize(time.Time{}) && c.dropOldest(ctx):
 		default:
 			return err

@@ -18,12 +18,11 @@ import (
 //
 // A manifest that another tag stands for stays, and with it what it consists of.
 func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Removed, err error) {
-	select {
-	case c.collector.turn <- struct{}{}:
-		defer func() { <-c.collector.turn }()
-	case <-ctx.Done():
-		return sum, ctx.Err()
+	release, err := c.takeTurn(ctx, 0)
+	if err != nil {
+		return sum, err
 	}
+	defer release()
 	names, err := c.toRemove(ctx, repository, ref)
 	if err != nil {
 		return sum, err
@@ -45,7 +44,6 @@ func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Re
 	if err := c.removeManifests(ctx, s, repository, slices.Compact(digestsOf(names)), tidy, &sum); err != nil {
 		return sum, err
 	}
-	c.collector.runs.Add(1)
 	slices.Sort(sum.Remaining)
 	sum.Remaining = slices.Compact(sum.Remaining)
 	return sum, c.tidy(ctx, tidy)
@@ -184,18 +182,14 @@ func (c *Cache) removeContent(ctx context.Context, p *place, sum *Removed) error
 // Collect removes what has expired, what nothing uses, and what is worth least, as far as
 // there is need.
 func (c *Cache) Collect(ctx context.Context, o CollectOptions) (Collection, error) {
-	over, err := c.space.over(ctx)
-	if err != nil {
-		return Collection{}, err
-	}
 	if !o.DryRun {
 		c.expireLeft(ctx)
 	}
-	got, err := c.collect(ctx, collectOptions{free: max(over, o.Free), unused: true, dryRun: o.DryRun})
+	got, err := c.collect(ctx, collectOptions{free: o.Free, ahead: true, unused: true, dryRun: o.DryRun, report: true})
 	if err != nil {
 		return Collection{}, err
 	}
-	sum := Collection{Freed: got.removed.Bytes, Kept: got.plan.Kept, Busy: got.plan.Busy}
+	sum := Collection{Victims: got.victims, Freed: got.removed.Bytes, Kept: got.plan.Kept, Busy: got.plan.Busy}
 	if o.DryRun {
 		sum.Freed = got.plan.Freed
 	}
@@ -204,9 +198,6 @@ func (c *Cache) Collect(ctx context.Context, o CollectOptions) (Collection, erro
 	}
 	if o.DryRun {
 		sum.Used -= sum.Freed
-	}
-	for _, v := range got.plan.Victims {
-		sum.Victims = append(sum.Victims, describe(v, got.places))
 	}
 	return sum, nil
 }

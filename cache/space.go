@@ -107,12 +107,35 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 // marginOf is what of a limit is left for what is not reserved, in bytes.
 func marginOf(limit int64) int64 { return min(limit/64, 16<<20) }
 
+// account returns how much is taken.
+func (s *space) account(ctx context.Context) (account, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.look(ctx)
+}
+
+// left is how much may be reserved, 0 where that is not known.
+func (s *space) left(ctx context.Context) int64 {
+	a, err := s.account(ctx)
+	if err != nil {
+		return 0
+	}
+	return a.left
+}
+
+// holds tells whether n bytes have room where there is nothing else.
+func (s *space) holds(ctx context.Context, n int64) bool {
+	if s.max > 0 && n > s.max {
+		return false
+	}
+	_, total, err := s.blobs.Free(ctx)
+	return err != nil || n <= total-s.minFree(total)
+}
+
 // over returns how many bytes are to be freed so that there is room ahead of need, 0 where
 // there is enough of it.
 func (s *space) over(ctx context.Context) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, err := s.look(ctx)
+	a, err := s.account(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -130,9 +153,7 @@ func (s *space) overBy(a account) int64 {
 
 // state returns how much is taken, and of how much; 0 where there is no limit.
 func (s *space) state(ctx context.Context) (taken, limit int64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, err := s.look(ctx)
+	a, err := s.account(ctx)
 	return a.taken, s.max, err
 }
 
