@@ -29,6 +29,8 @@ const (
 type uses struct {
 	mu      sync.Mutex
 	pending map[digest.Digest]pendingUse
+	// noted tells that somebody knows that there are some.
+	noted bool
 	// moved are the tags that have moved, in order.
 	moved []move
 	// filled is how many bytes remotes have brought that the index does not know of.
@@ -36,8 +38,8 @@ type uses struct {
 }
 
 type pendingUse struct {
-	last int64 // Unix seconds
-	n    int
+	last time.Time
+	n    int // 0 of what was only stored
 }
 
 // move is that a tag stands for something else.
@@ -58,21 +60,34 @@ type turnsRecord struct {
 func (r *Repository) use(dgst digest.Digest) {
 	now := r.c.opts.Now()
 	r.c.pulls.manifest(r.key, dgst, now)
-	if first, many := r.c.uses.add(dgst, now.Unix()); first || many {
+	if first, many := r.c.uses.add(dgst, now); first || many {
 		r.c.collector.noteUses(many)
 	}
 }
 
-// add counts a use. First tells that there was none before since they were written.
-func (u *uses) add(dgst digest.Digest, now int64) (first, many bool) {
+// store notes that a manifest was stored, so that it does not expire before somebody
+// asks for it: who has may have left, or have got what the tag has stood for.
+func (u *uses) store(dgst digest.Digest, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.pending == nil {
 		u.pending = make(map[digest.Digest]pendingUse)
 	}
-	first = len(u.pending) == 0
+	if _, used := u.pending[dgst]; !used && len(u.pending) < manyUses {
+		u.pending[dgst] = pendingUse{last: now}
+	}
+}
+
+// add counts a use. First tells that there was none before since they were written.
+func (u *uses) add(dgst digest.Digest, now time.Time) (first, many bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.pending == nil {
+		u.pending = make(map[digest.Digest]pendingUse)
+	}
+	first, u.noted = !u.noted, true
 	use := u.pending[dgst]
-	if since := now - use.last; use.n == 0 || since >= int64(sameUse/time.Second) || since < 0 {
+	if since := now.Sub(use.last); use.n == 0 || since >= sameUse || since < 0 {
 		use.n++
 	}
 	use.last = now
@@ -101,17 +116,47 @@ func (u *uses) take() (pending map[digest.Digest]pendingUse, moved []move, fille
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	pending, moved, filled = u.pending, u.moved, u.filled
-	u.pending, u.moved, u.filled = nil, nil, 0
+	u.pending, u.moved, u.filled, u.noted = nil, nil, 0, false
 	return pending, moved, filled
 }
 
+// giveBack is for who has taken what could not be written.
+func (u *uses) giveBack(pending map[digest.Digest]pendingUse, moved []move, filled int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.pending == nil {
+		u.pending = make(map[digest.Digest]pendingUse)
+	}
+	for dgst, before := range pending {
+		use, used := u.pending[dgst]
+		switch {
+		case used:
+			use.n += before.n
+			u.pending[dgst] = use
+		case len(u.pending) < manyUses:
+			u.pending[dgst] = before
+		}
+	}
+	u.moved = append(moved, u.moved...)
+	u.moved = u.moved[:min(len(u.moved), manyUses)]
+	u.filled += filled
+}
+
 // flushUses writes what is known of uses to the index. It does nothing where there is
-// nothing new. What cannot be written is lost.
+// nothing new. What cannot be written is tried again the next time.
 func (c *Cache) flushUses(ctx context.Context) error {
 	pending, moved, filled := c.uses.take()
 	if len(pending) == 0 && len(moved) == 0 && filled == 0 {
 		return nil
 	}
+	err := c.writeUses(ctx, pending, moved, filled)
+	if err != nil {
+		c.uses.giveBack(pending, moved, filled)
+	}
+	return err
+}
+
+func (c *Cache) writeUses(ctx context.Context, pending map[digest.Digest]pendingUse, moved []move, filled int64) error {
 	rec, turns, err := c.turns(ctx, filled)
 	if err != nil {
 		return err
@@ -138,14 +183,19 @@ func (c *Cache) flushUses(ctx context.Context) error {
 		}
 		known[m.from], known[m.to] = from.Succeed(to)
 	}
+	now := c.opts.Now()
 	for dgst, p := range pending {
 		u, err := use(dgst)
 		if err != nil {
 			return err
 		}
+		// The clock may have been set right since, or may be wrong now, as on gateways
+		// that wake up in the past.
+		last := max(now.Add(-now.Sub(p.last)).Unix(), u.Last)
 		for range p.n {
-			u = u.Touch(p.last, turns)
+			u = u.Touch(last, turns)
 		}
+		u.Last = last
 		known[dgst] = u
 	}
 	changes := batch{index: c.opts.Index, changes: []Change{put(key(kindMeta, metaTurns), rec)}}

@@ -433,13 +433,13 @@ func TestSucceed(t *testing.T) {
 	var never gc.Use
 	hot, cold := never.Touch(7, 50).Touch(8, 50), never.Touch(9, 50)
 	old, new := hot.Succeed(never)
-	if new.Score != hot.Score || new.Last != 0 || old.Score >= cold.Score || old.Last != 8 {
+	if new.Score != hot.Score || new.Last != 8 || old.Score >= cold.Score || old.Last != 8 {
 		t.Errorf("a new version is worth %+v, the one before %+v", new, old)
 	}
 	if next := new.Touch(10, 50); next.Score <= hot.Score || next.Last != 10 {
 		t.Errorf("its first use makes %+v of it", next)
 	}
-	if _, new := cold.Succeed(hot); new != hot {
+	if _, new := cold.Succeed(hot); new != (gc.Use{Last: 9, Score: hot.Score}) {
 		t.Errorf("what is used more becomes %+v", new)
 	}
 	if old, new := never.Succeed(never); old != never || new != never {

@@ -50,11 +50,11 @@ func (u Use) Touch(now int64, turns float64) Use {
 }
 
 // Succeed returns what u and the use of its successor are worth once a tag has
-// moved from the one content to the other: the successor is worth as much as
-// what it takes the place of, which is hardly worth anything more. It is for
+// moved from the one content to the other: the successor was used and is worth as
+// much as what it takes the place of, which is hardly worth anything more. It is for
 // when the move is noticed, before the use is counted.
 func (u Use) Succeed(successor Use) (old, new Use) {
-	new = Use{Last: successor.Last, Score: max(u.Score, successor.Score)}
+	new = Use{Last: max(u.Last, successor.Last), Score: max(u.Score, successor.Score)}
 	if u.Score > 0 {
 		// Above 0, which is never used.
 		u.Score = max(u.Score-succession, math.SmallestNonzeroFloat32)
