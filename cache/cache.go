@@ -88,8 +88,10 @@ type Options struct {
 // Cache answers for the content of remote registries. Create it with [New].
 type Cache struct {
 	opts    Options
+	owing   *owingIndex // opts.Index
 	log     logrus.FieldLogger
 	space   *space
+	links   *countedRefs // opts.Refs; nil where links take nothing
 	remotes []*remote
 
 	// manifests are the small manifests that were used last, by repository
@@ -172,7 +174,8 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		return nil, errors.New("cache: Blobs, Partials, Refs and Index are required")
 	}
 	opts = opts.withDefaults()
-	opts.Index = &owingIndex{Index: opts.Index}
+	owing := &owingIndex{Index: opts.Index}
+	opts.Index = owing
 	manifests, err := lru.New[manifestKey, Manifest](memManifests)
 	if err != nil {
 		return nil, err
@@ -195,6 +198,7 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	}
 	c := &Cache{
 		opts:      opts,
+		owing:     owing,
 		condition: condition,
 		recorded:  recorded,
 		log:       opts.Log,
@@ -221,7 +225,8 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		tight: func() { poke(c.collector.kick) }, known: make(chan struct{}),
 	}
 	if opts.Usage != nil {
-		c.opts.Refs = countedRefs{opts.Refs, c.space}
+		c.links = &countedRefs{Refs: opts.Refs, space: c.space}
+		c.opts.Refs = c.links
 	}
 	if c.pins, err = loadPins(ctx, opts.Pinned, opts.Pins); err != nil {
 		return nil, err
@@ -317,7 +322,10 @@ func (c *Cache) closeIndex(ctx context.Context) error {
 	}
 	c.tryFlushUses(ctx)
 	used := c.space.committed()
-	err := c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
+	err := c.owing.makeUp(ctx)
+	if err == nil {
+		err = c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
+	}
 	if errors.Is(err, syscall.ENOSPC) {
 		c.log.WithError(err).Warn("the next start counts what is stored, since that could not be noted")
 		return nil

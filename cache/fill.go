@@ -126,8 +126,8 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest) 
 	c.fills[dgst] = f
 	done := c.pulls.begin(r.key, dgst, c.opts.Now)
 	c.wg.Go(func() {
-		defer done()
 		f.run()
+		done(f.cause() == nil)
 	})
 	return f, true, nil
 }

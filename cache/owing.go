@@ -75,6 +75,18 @@ func (x *owingIndex) Apply(ctx context.Context, changes ...Change) error {
 	return nil
 }
 
+// makeUp makes all deletions that are owed.
+func (x *owingIndex) makeUp(ctx context.Context) error {
+	for x.owes.Load() {
+		due := x.due(nil)
+		if err := x.Index.Apply(ctx, due...); err != nil {
+			return err
+		}
+		x.settle(due)
+	}
+	return nil
+}
+
 // due returns some of the deletions that are owed, but for keys that are changed.
 func (x *owingIndex) due(changes []Change) (due []Change) {
 	if !x.owes.Load() {

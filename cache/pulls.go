@@ -29,6 +29,7 @@ const (
 type pulls struct {
 	mu    sync.Mutex
 	repos map[string]*pull
+	limit int // of repos, from which on those are forgotten that have ended
 	// reading counts who reads a blob, or waits for its download.
 	reading map[digest.Digest]int
 	// wanted is what was asked for since a collection has begun, nil where none runs.
@@ -39,6 +40,7 @@ type pulls struct {
 type pull struct {
 	manifests []asked // the last one comes last
 	blobs     map[gc.ID]*read
+	limit     int // of blobs, like that of pulls
 }
 
 type asked struct {
@@ -63,8 +65,9 @@ func within(last, now time.Time, pause time.Duration) bool {
 func (p *pulls) at(repo string, now time.Time) *pull {
 	at := p.repos[repo]
 	if at == nil {
-		if len(p.repos) >= manyPulls {
+		if len(p.repos) >= max(p.limit, manyPulls) {
 			p.sweep(now)
+			p.limit = 2 * len(p.repos) // so that it is not done for each
 		}
 		if p.repos == nil {
 			p.repos = make(map[string]*pull)
@@ -125,15 +128,17 @@ func (p *pulls) linked(content ...gc.ID) {
 	}
 }
 
-// begin notes that a blob of a repository is being read or downloaded, until end is called.
-func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (end func()) {
+// begin notes that a blob of a repository is being read or downloaded, until end is called,
+// with whether it was there: what was not is of nobody's interest, however many ask for it.
+func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (end func(there bool)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at, id := p.at(repo, now()), idOf(dgst.String())
 	b := at.blobs[id]
 	if b == nil {
-		if len(at.blobs) >= manyBlobs {
+		if len(at.blobs) >= max(at.limit, manyBlobs) {
 			at.sweep(now())
+			at.limit = 2 * len(at.blobs)
 		}
 		b = new(read)
 		at.blobs[id] = b
@@ -144,15 +149,28 @@ func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (en
 	}
 	p.reading[dgst]++
 	p.want(dgst)
-	return sync.OnceFunc(func() {
+	ended := false
+	return func(there bool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		if ended {
+			return
+		}
+		ended = true
 		b.open--
-		b.last = now()
+		switch {
+		case there:
+			b.last = now()
+		case b.open == 0 && b.last.IsZero() && at.blobs[id] == b:
+			delete(at.blobs, id)
+			if len(at.blobs) == 0 && len(at.manifests) == 0 && p.repos[repo] == at {
+				delete(p.repos, repo)
+			}
+		}
 		if p.reading[dgst]--; p.reading[dgst] == 0 {
 			delete(p.reading, dgst)
 		}
-	})
+	}
 }
 
 // collecting begins or ends a collection, during which spares tells more.

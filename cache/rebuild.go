@@ -37,6 +37,9 @@ func (c *Cache) openIndex(ctx context.Context) error {
 	}
 	if covers && clean.Used != nil {
 		c.space.counted(*clean.Used)
+		if c.links != nil {
+			c.links.counted = true
+		}
 		close(c.indexed)
 		return nil
 	}
@@ -54,8 +57,7 @@ func (c *Cache) settle(covers bool) {
 		}
 	}
 	if err == nil {
-		used, err = c.countLinks(c.ctx)
-		c.space.free(-used)
+		err = c.countLinks(c.ctx)
 	}
 	switch {
 	case err == nil:

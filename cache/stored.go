@@ -23,10 +23,10 @@ func (r *Repository) reading(dgst digest.Digest, open func() (*Reader, error)) (
 	end := r.c.pulls.begin(r.key, dgst, r.c.opts.Now)
 	b, err := open()
 	if err != nil {
-		end()
+		end(false)
 		return nil, err
 	}
-	b.done = end
+	b.done = func() { end(true) }
 	return b, nil
 }
 
@@ -245,8 +245,13 @@ func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(co
 func (c *Cache) uncount(ctx context.Context, dgst digest.Digest, further []Change) {
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
-	if c.space != nil { // else the index is being rebuilt, and counted after that
-		c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
+	if b, err := c.opts.Blobs.Open(ctx, dgst); !absent(err) {
+		// It was stored again meanwhile: who did that counts it, instead of what was removed.
+		if err == nil {
+			_ = b.Close() // nothing was read
+		}
+		return
 	}
+	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
 	c.tryApply(ctx, append(further, Change{Key: key(kindBlob, dgst.String()), Delete: true})...)
 }
