@@ -124,6 +124,13 @@ func withData(ctx context.Context, cfg *config.Config, byServer func(*controlCli
 	switch {
 	case err == nil:
 		return byServer(remote)
+	case errors.Is(err, fs.ErrPermission):
+		if owner, ok := ownerOf(cfg.DataDir); ok && owner != os.Geteuid() {
+			err = fmt.Errorf("%w: the data directory is of user %d, %s", err, owner, runAs(owner))
+		}
+		return err
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("data directory %s is not a directory; %s", cfg.DataDir, nameIt)
 	case !noServer(err) && !errors.Is(err, syscall.EINVAL):
 		return err
 	}
@@ -140,27 +147,46 @@ func withData(ctx context.Context, cfg *config.Config, byServer func(*controlCli
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
-	return errors.Join(directly(dataDir{store, idx, log}), idx.Close(), store.Close())
+	return errors.Join(directly(dataDir{store, idx, log}), replaceable{idx, log}.Close(), store.Close())
 }
 
 // ownedBy makes sure that the data directory is the user's, so that the server can read
 // what is written to it.
 func ownedBy(user int, dataDir string) error {
-	info, err := statDataDir(dataDir)
-	if err != nil {
+	if _, err := statDataDir(dataDir); err != nil {
 		return err
 	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != user {
-		return fmt.Errorf("data directory %s is of user %d, and no server runs on it: run this command as that user (su, sudo -u '#%[2]d', docker exec --user %[2]d), "+
-			"or else the server could not read what it writes", dataDir, owner.Uid)
+	if owner, ok := ownerOf(dataDir); ok && owner != user {
+		return fmt.Errorf("data directory %s is of user %d, and no server runs on it: %s, or else the server could not read what it writes", dataDir, owner, runAs(owner))
 	}
 	return nil
 }
 
+// ownerOf is the user that owns the data directory, if that is known.
+func ownerOf(dataDir string) (user int, ok bool) {
+	info, err := os.Stat(dataDir)
+	if err != nil {
+		return 0, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(st.Uid), true
+}
+
+// runAs says how to run a command as the user that owns the data directory.
+func runAs(owner int) string {
+	return fmt.Sprintf("run this command as that user (su, sudo -u '#%d', docker exec --user %[1]d)", owner)
+}
+
+// nameIt says how to name the data directory.
+const nameIt = "name it as the server has it (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY)"
+
 func statDataDir(dataDir string) (fs.FileInfo, error) {
 	info, err := os.Stat(dataDir)
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %w; name it as the server has it (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY)", err)
+		return nil, fmt.Errorf("data directory: %w; %s", err, nameIt)
 	}
 	return info, nil
 }

@@ -26,7 +26,10 @@ limits (REGISTRY_CACHE_MAXSIZE, REGISTRY_CACHE_MINFREE). The server does so by i
 --free, more room is made now, whatever the limits are. Nothing that is pinned, or part of
 a running pull, is removed.
 
-With --dry-run nothing is removed, and what would be is shown.`,
+With --dry-run nothing is removed, and what would be is shown.
+
+It exits with 0 where as much is free as was wanted, 1 where nothing could be freed, and 3
+where it is less.`,
 		Example: `  registry-module gc --dry-run
   registry-module gc --free 2GiB
   registry-module gc --dry-run --free 2GiB -o json`,
@@ -51,9 +54,14 @@ With --dry-run nothing is removed, and what would be is shown.`,
 				}
 				if asJSON {
 					c.Victims = append([]cache.Victim{}, c.Victims...)
-					return writeIndented(cmd.OutOrStdout(), c)
+					err = writeIndented(cmd.OutOrStdout(), c)
+				} else {
+					err = printCollection(cmd.OutOrStdout(), c, o, time.Now())
 				}
-				return printCollection(cmd.OutOrStdout(), c, o, time.Now())
+				if err != nil {
+					return err
+				}
+				return tooLittle(c, o)
 			})
 		},
 	}
@@ -61,6 +69,29 @@ With --dry-run nothing is removed, and what would be is shown.`,
 	cmd.Flags().StringVar(&free, "free", "", "how much to make free at least, for example 2GiB")
 	flags.add(cmd, "a table")
 	return cmd
+}
+
+// tooLittle is the error for a collection that was to free more than it has.
+func tooLittle(c cache.Collection, o cache.CollectOptions) error {
+	planned := int64(0)
+	for _, v := range c.Victims {
+		planned += v.Bytes
+	}
+	var err error
+	switch {
+	case o.DryRun:
+		return nil
+	case c.Freed < planned:
+		err = fmt.Errorf("only %s of %s could be freed: see why in the log of the server, or that the data directory can be written to", sizeText(c.Freed), sizeText(planned))
+	case c.Freed < o.Free:
+		err = fmt.Errorf("%s could not be freed, only %s", sizeText(o.Free), sizeText(c.Freed))
+	default:
+		return nil
+	}
+	if c.Freed > 0 {
+		return partlyError{err}
+	}
+	return err
 }
 
 // printCollection prints what was removed, or would be.
@@ -119,8 +150,9 @@ func collectionText(c cache.Collection, o cache.CollectOptions) string {
 		b.WriteString(", without a limit")
 	}
 	fmt.Fprintf(&b, "; %s pinned, %s of running pulls\n", sizeText(c.Kept), sizeText(c.Busy))
-	if c.Freed < o.Free {
-		fmt.Fprintf(&b, "that is less than %s: the rest is pinned or in use; `registry-module pin --list` shows what is pinned\n", sizeText(o.Free))
+	if c.Freed < o.Free && (o.DryRun || len(c.Victims) == 0) {
+		fmt.Fprintf(&b, "%s cannot be freed: the rest is pinned, of running pulls or unfinished downloads, or the index; "+
+			"`registry-module pin --list` shows what is pinned\n", sizeText(o.Free))
 	}
 	return b.String()
 }

@@ -73,7 +73,7 @@ team/app:1  sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 `},
 		"nothing": {listOptions{patterns: []string{"none"}}, `
 IMAGE  DIGEST  PLATFORMS  SIZE  UNIQUE  LAST USED  PINNED  STATE
-0 images, 0 B, 0 B of that unique; what images share counts for each of them
+no stored image is like that; ` + "`registry-module ls`" + ` lists all
 `},
 		"no JSON": {listOptions{imageFlags: imageFlags{output: "json"}, patterns: []string{"none"}}, "\n[]\n"},
 		"JSON": {listOptions{imageFlags: imageFlags{output: "json"}, untagged: true}, `
@@ -275,7 +275,7 @@ sha256:111111111111 unused 1 1.0 MiB unknown
 IMAGE WHY BLOBS FREES LAST USED
 sha256:111111111111 unused 1 1.0 MiB unknown
 1.0 MiB would be freed; 1.0 GiB used then, without a limit; 0 B pinned, 0 B of running pulls
-that is less than 2.0 MiB: the rest is pinned or in use; ` + "`registry-module pin --list`" + ` shows what is pinned
+2.0 MiB cannot be freed: the rest is pinned, of running pulls or unfinished downloads, or the index; ` + "`registry-module pin --list`" + ` shows what is pinned
 `},
 		"nothing": {cache.Collection{Used: 1 << 30, Limit: 2 << 30}, cache.CollectOptions{DryRun: true}, `
 nothing to remove; 1.0 GiB used of the limit of 2.0 GiB; 0 B pinned, 0 B of running pulls
@@ -295,6 +295,7 @@ nothing to remove; 1.0 GiB used of the limit of 2.0 GiB; 0 B pinned, 0 B of runn
 
 func TestVerifyOutput(t *testing.T) {
 	damaged := cache.Problem{Digest: sum("1"), Image: "team/app:1", What: "other bytes", Hint: "pull it again"}
+	mendable := cache.Problem{What: "gone", Hint: "run `registry-module verify --repair`"}
 	repaired := cache.Problem{What: "a file \x1b", Repaired: true, Hint: "not shown"}
 	for name, tt := range map[string]struct {
 		problems []cache.Problem
@@ -306,6 +307,9 @@ func TestVerifyOutput(t *testing.T) {
 		"repaired":     {[]cache.Problem{repaired}, []string{"--repair"}, "repaired: \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem is repaired\n", false},
 		"some remain": {[]cache.Problem{damaged, repaired}, []string{"--repair"},
 			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\nrepaired: \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 1 repaired\n", true},
+		"what to do, once": {[]cache.Problem{mendable, mendable}, nil,
+			"damaged : gone\ndamaged : gone\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 0 repaired\n" +
+				"`registry-module verify --repair` takes away what is damaged, and fetches it again\n", true},
 		"without repair": {[]cache.Problem{damaged}, nil,
 			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem, 0 repaired\n" +
 				"`registry-module verify --repair` takes away what is damaged, and fetches it again\n", true},
@@ -442,6 +446,50 @@ func TestCollectCommand(t *testing.T) {
 	want := []cache.CollectOptions{{Free: 2 << 30, DryRun: true}, {}}
 	if !slices.Equal(store.collected, want) {
 		t.Errorf("collected with %+v", store.collected)
+	}
+}
+
+// Who asks for room is told by the exit status whether there is that much.
+func TestCollectTooLittle(t *testing.T) {
+	victims := []cache.Victim{{Digest: sum("1"), Why: "room", Blobs: 1, Bytes: 2 << 20}}
+	for name, tt := range map[string]struct {
+		c      cache.Collection
+		args   []string
+		says   string
+		partly bool
+	}{
+		"enough":                 {cache.Collection{Victims: victims, Freed: 2 << 20}, []string{"--free", "2MiB"}, "", false},
+		"as much as is too much": {cache.Collection{Victims: victims, Freed: 2 << 20}, nil, "", false},
+		"less":                   {cache.Collection{Victims: victims, Freed: 2 << 20}, []string{"--free", "3MiB"}, "3.0 MiB could not be freed, only 2.0 MiB", true},
+		"nothing":                {cache.Collection{}, []string{"--free", "3MiB"}, "3.0 MiB could not be freed, only 0 B", false},
+		"a plan":                 {cache.Collection{Victims: victims, Freed: 2 << 20}, []string{"--free", "3MiB", "--dry-run"}, "", false},
+		"removal fails":          {cache.Collection{Victims: victims}, nil, "only 0 B of 2.0 MiB could be freed", false},
+		"JSON":                   {cache.Collection{}, []string{"--free", "3MiB", "-o", "json"}, "3.0 MiB could not be freed", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			controlledImages(t, &fakeStore{collection: tt.c}, fakeBindings{})
+			_, _, err := command(t, append([]string{"gc"}, tt.args...)...)
+			if (err != nil) != (tt.says != "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("%v, want %q", err, tt.says)
+			}
+			if _, partly := errors.AsType[partlyError](err); partly != tt.partly {
+				t.Errorf("%v is partly: %v", err, partly)
+			}
+		})
+	}
+}
+
+// An empty store says so, and what to do is told once.
+func TestListOfNothing(t *testing.T) {
+	controlledImages(t, &fakeStore{}, fakeBindings{})
+	for _, tt := range []struct{ args, want string }{
+		{"ls", "nothing is stored yet"},
+		{"ls --pinned", "no stored image is like that"},
+	} {
+		_, notes, err := command(t, strings.Fields(tt.args)...)
+		if err != nil || !strings.Contains(notes, tt.want) {
+			t.Errorf("%s: %q, %v", tt.args, notes, err)
+		}
 	}
 }
 

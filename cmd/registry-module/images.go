@@ -125,6 +125,10 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
-			return do(openedImages{imageControl: i, direct: true})
+			err = do(openedImages{imageControl: i, direct: true})
+			if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
+				err = interrupted(ctx, err)
+			}
+			return err
 		})
 }

@@ -198,6 +198,14 @@ func target(path string, parameters ...string) string {
 	return path + "?" + values.Encode()
 }
 
+// unknownPath is what [http.ServeMux] says of a path that it does not have.
+const unknownPath = "404 page not found"
+
+// cutOff is the error for an answer that has no end.
+func cutOff(err error) error {
+	return fmt.Errorf("the running server has not told all, since it has ended or is of another version: %w; see its log, and run this again", err)
+}
+
 // said is the error of an answer, of the kind that it was there.
 func said(resp *http.Response) error {
 	const enough = 64 << 10
@@ -207,7 +215,10 @@ func said(resp *http.Response) error {
 		}
 		text, err := io.ReadAll(io.LimitReader(resp.Body, enough))
 		if err != nil {
-			return fmt.Errorf("reading the answer of the running server: %w", err)
+			return cutOff(err)
+		}
+		if k.status == http.StatusNotFound && strings.TrimSpace(string(text)) == unknownPath {
+			return errors.New("the running server does not know this command, since it is of another version: restart it with this one")
 		}
 		return &saidError{k.kind, strings.TrimSpace(string(text))}
 	}
@@ -225,7 +236,7 @@ func ask[T any](ctx context.Context, c *controlClient, method, target string) (v
 		return v, said(resp)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
-		return v, interrupted(ctx, fmt.Errorf("reading the answer of the running server: %w", err))
+		return v, interrupted(ctx, cutOff(err))
 	}
 	return v, nil
 }
@@ -253,7 +264,7 @@ func (c *controlClient) follow(ctx context.Context, method, target string) iter.
 				err = io.ErrUnexpectedEOF // there was no last one
 				fallthrough
 			case err != nil:
-				yield(event{}, interrupted(ctx, fmt.Errorf("reading the answer of the running server: %w", err)))
+				yield(event{}, interrupted(ctx, cutOff(err)))
 				return
 			case e.Error != "":
 				yield(event{}, errors.New(e.Error))
@@ -266,10 +277,16 @@ func (c *controlClient) follow(ctx context.Context, method, target string) iter.
 	}
 }
 
+// interruption is the end of a command whose user does not wait any more.
+type interruption struct{ error }
+
+func (i interruption) Error() string { return "interrupted" }
+func (i interruption) Unwrap() error { return i.error }
+
 // interrupted is err, or that the user does not wait any more.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("interrupted: %w", ctx.Err())
+		return interruption{ctx.Err()}
 	}
 	return err
 }

@@ -210,7 +210,7 @@ func TestVerifyIsCancelled(t *testing.T) {
 		byUser bool
 		want   string
 	}{
-		"by the user":   {true, "interrupted: context canceled"},
+		"by the user":   {true, "interrupted"},
 		"by the server": {false, "interrupted: the server is being stopped"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -258,6 +258,45 @@ func TestImagesRefuseSecondOwner(t *testing.T) {
 	}
 	if _, err := os.Stat(missing); err == nil {
 		t.Error("the directory was made")
+	}
+}
+
+// A server of another version, which does not have what it is asked for, is not one that
+// stores nothing; and what is no directory is no server.
+func TestOtherServer(t *testing.T) {
+	quiet(t)
+	dir, err := os.MkdirTemp("", "images")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ln, err := listenControl(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.NewServeMux()}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	t.Cleanup(func() {
+		_ = srv.Close() // what matters is that Serve returns
+		<-done
+	})
+	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", dir)
+	all := [][]string{{"ls"}, {"inspect", "a"}, {"pin", "a"}, {"pin", "--list"}, {"unpin", "a"}, {"rm", "a:1"}, {"gc"}, {"verify"}}
+	for _, args := range all {
+		if _, _, err := command(t, args...); err == nil || !strings.Contains(err.Error(), "another version") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	file := dir + "/file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", file)
+	for _, args := range all {
+		if _, _, err := command(t, args...); err == nil || !strings.Contains(err.Error(), "is not a directory") {
+			t.Errorf("%v of a file: %v", args, err)
+		}
 	}
 }
 

@@ -190,8 +190,20 @@ func (o *listOptions) list(ctx context.Context, out, notes io.Writer, i imageCon
 	if err := table.flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(notes, table.sums())
+	text := table.sums()
+	if table.lines == 0 {
+		text = o.none()
+	}
+	_, err := fmt.Fprintln(notes, text)
 	return err
+}
+
+// none says that there is nothing to list.
+func (o *listOptions) none() string {
+	if len(o.patterns) > 0 || o.pinned || o.partial || o.untagged || o.unused > 0 {
+		return "no stored image is like that; `registry-module ls` lists all"
+	}
+	return "nothing is stored yet: images are when they are pulled"
 }
 
 // writeArray writes a JSON array, element by element. Where there is an error, it has no

@@ -88,8 +88,11 @@ func remaining(r cache.VerifyReport) error {
 	if n == 0 {
 		return nil
 	}
-	return partlyError{fmt.Errorf("%s not as it has to be", quantity(n, "thing is", "things are"))}
+	return partlyError{fmt.Errorf("%s", quantity(n, "problem remains", "problems remain"))}
 }
+
+// repairCommand is told once, and not for each problem.
+const repairCommand = "registry-module verify --repair"
 
 // printVerified prints what was found and what became of it.
 func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
@@ -110,7 +113,7 @@ func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
 			b.WriteString("  of " + printable(p.Image))
 		}
 		b.WriteString(": " + printable(p.What) + "\n")
-		if p.Hint != "" && !p.Repaired {
+		if p.Hint != "" && !p.Repaired && (repair || !strings.Contains(p.Hint, repairCommand)) {
 			b.WriteString("          " + printable(p.Hint) + "\n")
 		}
 	}
@@ -124,7 +127,7 @@ func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
 		fmt.Fprintf(&b, ": %s, %d repaired\n", quantity(len(r.Problems), "problem", "problems"), len(r.Problems)-unrepaired)
 	}
 	if unrepaired > 0 && !repair {
-		b.WriteString("`registry-module verify --repair` takes away what is damaged, and fetches it again\n")
+		b.WriteString("`" + repairCommand + "` takes away what is damaged, and fetches it again\n")
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

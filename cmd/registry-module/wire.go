@@ -145,7 +145,13 @@ func openIndex(dataDir string, store *disk.Store, log logrus.FieldLogger) (*inde
 			"see why (dmesg), and mount it read-write", dataDir)
 		return index.OpenInMemory(log)
 	}
-	idx, err := index.Open(indexPath(dataDir), log)
+	return indexOrMemory(log, func() (*index.Index, error) { return index.Open(indexPath(dataDir), log) })
+}
+
+// indexOrMemory is what open returns, or an index in memory where there is no room for
+// it.
+func indexOrMemory(log logrus.FieldLogger, open func() (*index.Index, error)) (*index.Index, error) {
+	idx, err := open()
 	if errors.Is(err, syscall.ENOSPC) {
 		log.WithError(err).Warn("there is no room for the index, which is kept in memory until the next start")
 		return index.OpenInMemory(log)
