@@ -304,15 +304,14 @@ func TestVerifyOutput(t *testing.T) {
 		partly   bool
 	}{
 		"all is right": {nil, nil, "3 blobs read, 5.0 MiB, in 1.5s: all is right\n", false},
-		"repaired":     {[]cache.Problem{repaired}, []string{"--repair"}, "repaired: \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem is repaired\n", false},
+		"repaired":     {[]cache.Problem{repaired}, []string{"--repair"}, "repaired \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem is repaired\n", false},
 		"some remain": {[]cache.Problem{damaged, repaired}, []string{"--repair"},
-			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\nrepaired: \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 1 repaired\n", true},
+			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\nrepaired \"a file \\x1b\"\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 1 repaired\n", true},
 		"what to do, once": {[]cache.Problem{mendable, mendable}, nil,
-			"damaged : gone\ndamaged : gone\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 0 repaired\n" +
+			"damaged gone\ndamaged gone\n3 blobs read, 5.0 MiB, in 1.5s: 2 problems, 0 repaired\n" +
 				"`registry-module verify --repair` takes away what is damaged, and fetches it again\n", true},
 		"without repair": {[]cache.Problem{damaged}, nil,
-			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem, 0 repaired\n" +
-				"`registry-module verify --repair` takes away what is damaged, and fetches it again\n", true},
+			"damaged " + sum("1").String() + " of team/app:1: other bytes\npull it again\n3 blobs read, 5.0 MiB, in 1.5s: 1 problem, 0 repaired\n", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked cache.VerifyOptions

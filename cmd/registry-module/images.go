@@ -12,6 +12,8 @@ import (
 // imageStore is what is stored, by the names under which it is. It is what a
 // [cache.Cache] has for commands.
 type imageStore interface {
+	// Ready waits until it is known what is stored. Verify does not wait for that.
+	Ready(ctx context.Context) error
 	// Images are all images, by repository and tag, then manifests that have neither
 	// tag nor index.
 	Images(ctx context.Context) iter.Seq2[cache.Image, error]

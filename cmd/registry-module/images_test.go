@@ -28,11 +28,19 @@ type fakeStore struct {
 	collection cache.Collection
 	verify     func(context.Context, cache.VerifyOptions) (cache.VerifyReport, error)
 	listing    func(at int) error // before each image of a list
+	ready      func(context.Context) error
 
 	mu        sync.Mutex // guards what follows
 	pins      []cache.Pin
 	removed   []string
 	collected []cache.CollectOptions
+}
+
+func (f *fakeStore) Ready(ctx context.Context) error {
+	if f.ready == nil {
+		return nil
+	}
+	return f.ready(ctx)
 }
 
 func (f *fakeStore) Images(context.Context) iter.Seq2[cache.Image, error] {

@@ -204,6 +204,28 @@ func waiting() (verify func(context.Context, cache.VerifyOptions) (cache.VerifyR
 	}, ended
 }
 
+// What is stored is known before it is compared with anything.
+func TestVerifyWaits(t *testing.T) {
+	ready := false
+	store := &fakeStore{
+		ready: func(context.Context) error { ready = true; return nil },
+		verify: func(context.Context, cache.VerifyOptions) (cache.VerifyReport, error) {
+			if !ready {
+				t.Error("verifies what is not known yet")
+			}
+			return cache.VerifyReport{}, nil
+		},
+	}
+	client, _ := controlledImages(t, store, fakeBindings{})
+	if _, err := client.Verify(t.Context(), cache.VerifyOptions{}); err != nil {
+		t.Error(err)
+	}
+	store.ready = func(context.Context) error { return errors.New("disk on fire") }
+	if _, err := client.Verify(t.Context(), cache.VerifyOptions{}); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Who gives up cancels the work, and so does the end of the server.
 func TestVerifyIsCancelled(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -343,5 +343,9 @@ func (n *namedImages) Collect(ctx context.Context, o cache.CollectOptions) (cach
 
 // Verify implements imageControl.
 func (n *namedImages) Verify(ctx context.Context, o cache.VerifyOptions) (cache.VerifyReport, error) {
+	// While the index is rebuilt it lacks what is stored, and nothing is wrong with that.
+	if err := n.store.Ready(ctx); err != nil {
+		return cache.VerifyReport{}, err
+	}
 	return n.store.Verify(ctx, o)
 }

@@ -97,23 +97,25 @@ const repairCommand = "registry-module verify --repair"
 // printVerified prints what was found and what became of it.
 func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
 	var b strings.Builder
-	unrepaired := 0
+	unrepaired, mendable := 0, false
 	for _, p := range r.Problems {
-		state := "damaged "
+		state := "damaged   "
 		if p.Repaired {
-			state = "repaired"
+			state = "repaired  "
 		} else {
 			unrepaired++
 		}
-		b.WriteString(state)
-		if p.Digest != "" {
-			b.WriteString("  " + printable(p.Digest.String()))
-		}
+		subject := printable(p.Digest.String())
 		if p.Image != "" {
-			b.WriteString("  of " + printable(p.Image))
+			subject = strings.TrimSpace(subject + "  of " + printable(p.Image))
 		}
-		b.WriteString(": " + printable(p.What) + "\n")
-		if p.Hint != "" && !p.Repaired && (repair || !strings.Contains(p.Hint, repairCommand)) {
+		if subject != "" {
+			subject += ": "
+		}
+		b.WriteString(state + subject + printable(p.What) + "\n")
+		if byRepair := !repair && strings.Contains(p.Hint, repairCommand); byRepair {
+			mendable = true
+		} else if p.Hint != "" && !p.Repaired {
 			b.WriteString("          " + printable(p.Hint) + "\n")
 		}
 	}
@@ -126,7 +128,7 @@ func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
 	default:
 		fmt.Fprintf(&b, ": %s, %d repaired\n", quantity(len(r.Problems), "problem", "problems"), len(r.Problems)-unrepaired)
 	}
-	if unrepaired > 0 && !repair {
+	if mendable {
 		b.WriteString("`" + repairCommand + "` takes away what is damaged, and fetches it again\n")
 	}
 	_, err := io.WriteString(out, b.String())
