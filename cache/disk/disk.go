@@ -195,16 +195,10 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (cache.Blob, error) 
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.fs.OpenFile(name, os.O_RDONLY, 0)
+	// A link could lead anywhere, and is not what was stored.
+	f, info, err := durable.Open(s.fs, name, syscall.O_NOFOLLOW)
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", dgst, s.advise(err))
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("blob %s: %w", dgst, err), f.Close())
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("blob %s: %s is not a file", dgst, name), f.Close())
 	}
 	return blob{File: f, size: info.Size(), identity: identify(info)}, nil
 }
@@ -236,14 +230,14 @@ type blob struct {
 
 // identity is another one when a file was replaced, or written to.
 type identity struct {
-	inode    uint64
-	modified int64 // Unix nanoseconds
+	inode             uint64
+	modified, changed int64 // Unix nanoseconds; nobody can set the second one
 }
 
 func identify(info fs.FileInfo) identity {
 	id := identity{modified: info.ModTime().UnixNano()}
 	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.inode = sys.Ino
+		id.inode, id.changed = sys.Ino, sys.Ctim.Nano()
 	}
 	return id
 }

@@ -10,13 +10,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"registry-module/cache"
 	"registry-module/cache/cachetest"
 	"registry-module/cache/disk"
+	"registry-module/internal/durable"
 )
 
 func open(t *testing.T, dir string) *disk.Store {
@@ -316,6 +319,120 @@ func TestDamagedLinks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A directory without a link in it, as a crash or somebody else leaves it, is no reference,
+// and none that is damaged.
+func TestDirectoriesWithoutLinks(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	hex := digest.FromString("abc").Encoded()
+	for _, name := range []string{"_layers/sha256/" + hex, "_manifests/revisions/sha256/" + hex, "_manifests/tags/v1/current", "_manifests/tags/v2"} {
+		must(t, os.MkdirAll(filepath.Join(dir, "docker/registry/v2/repositories/a", name), 0o755))
+	}
+	writeFile(t, filepath.Join(dir, "docker/registry/v2/repositories/a/_layers/sha256", hex, "link.tmp"), "sha")
+	for e, err := range s.Refs().All(t.Context()) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// What is in the way of a link, whatever it is, makes room for it.
+func TestLinkIsInTheWay(t *testing.T) {
+	dgst := digest.FromString("abc")
+	ref := cache.Ref{Repo: "a/b", Kind: cache.RefTag, Name: "v1"}
+	const tag = "docker/registry/v2/repositories/a/b/_manifests/tags/v1"
+	link := tag + "/current/link"
+	for name, tt := range map[string]struct {
+		at   string
+		make func(t *testing.T, name string)
+	}{
+		"directory":               {link, fill},
+		"named pipe":              {link, fifo},
+		"socket":                  {link, socket},
+		"directory beside it":     {link + ".tmp", fill},
+		"named pipe beside it":    {link + ".tmp", fifo},
+		"file for its directory":  {tag + "/current", garbage},
+		"file for the tag":        {tag, garbage},
+		"file for the repository": {"docker/registry/v2/repositories/a/b", garbage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			refs := open(t, dir).Refs()
+			full := filepath.Join(dir, tt.at)
+			must(t, os.MkdirAll(filepath.Dir(full), 0o755))
+			tt.make(t, full)
+			if got, err := refs.Get(t.Context(), ref); err == nil {
+				t.Errorf("there is a link to %s", got)
+			}
+			must(t, refs.Put(t.Context(), ref, dgst))
+			if got, err := refs.Get(t.Context(), ref); err != nil || got != dgst {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+}
+
+func fill(t *testing.T, name string)    { writeFile(t, filepath.Join(name, "x"), "x") }
+func garbage(t *testing.T, name string) { writeFile(t, name, "x") }
+func fifo(t *testing.T, name string)    { must(t, syscall.Mkfifo(name, 0o644)) }
+func socket(t *testing.T, name string) {
+	must(t, syscall.Mknod(name, syscall.S_IFSOCK|0o644, 0))
+}
+
+// What is no file does not make anybody wait, and is taken away like what is damaged.
+func TestBlobIsNoFile(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "x")
+	writeFile(t, outside, "content")
+	for name, make := range map[string]func(t *testing.T, name string){
+		"directory": fill, "named pipe": fifo, "socket": socket,
+		"link to a file": func(t *testing.T, name string) { must(t, os.Symlink(outside, name)) },
+		"link to itself": func(t *testing.T, name string) { must(t, os.Symlink(name, name)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir)
+			dgst := store(t, s, "content")
+			must(t, os.Remove(blobFile(dir, dgst)))
+			make(t, blobFile(dir, dgst))
+			if _, err := s.Open(t.Context(), dgst); !errors.Is(err, durable.ErrNotFile) || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("opening it: %v", err)
+			}
+			if n, errs := listBlobs(s); n != 0 || len(errs) != 1 {
+				t.Errorf("listed: %d, errors %v", n, errs)
+			}
+			must(t, s.Quarantine(t.Context(), dgst))
+			wantGone(t, dir, s, "content")
+			if _, err := os.Stat(outside); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Who alters a file can set the time of its modification back, but not that of its change.
+func TestIdentity(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	dgst := store(t, s, "content")
+	identity := func() any {
+		b, err := s.Open(t.Context(), dgst)
+		must(t, err)
+		must(t, b.Close())
+		return b.(interface{ Identity() any }).Identity()
+	}
+	before, name := identity(), blobFile(dir, dgst)
+	if identity() != before {
+		t.Error("it changes by itself")
+	}
+	info, err := os.Stat(name)
+	must(t, err)
+	for start := time.Now(); identity() == before && time.Since(start) < 5*time.Second; { // the clock of the kernel ticks slowly
+		writeFile(t, name, "CONTENT")
+		must(t, os.Chtimes(name, info.ModTime(), info.ModTime()))
+	}
+	if identity() == before {
+		t.Error("it is the same for another content")
 	}
 }
 

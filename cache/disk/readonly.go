@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +42,7 @@ func (s *Store) ReadOnly() bool {
 
 // OpenFile implements durable.FS.
 func (r readOnly) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
-	if flag != os.O_RDONLY {
+	if flag&^syscall.O_NOFOLLOW != os.O_RDONLY {
 		return nil, r.err
 	}
 	return r.FS.OpenFile(name, flag, perm)

@@ -25,7 +25,7 @@ type refusing struct {
 }
 
 func (r refusing) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
-	if flag != os.O_RDONLY {
+	if flag&^unix.O_NOFOLLOW != os.O_RDONLY {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: r.err}
 	}
 	return r.FS.OpenFile(name, flag, perm)

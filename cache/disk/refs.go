@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -76,7 +77,7 @@ func (r refs) Get(_ context.Context, ref cache.Ref) (digest.Digest, error) {
 // empty ones.
 func (r refs) read(name string) (digest.Digest, error) {
 	data, err := durable.ReadFile(r.s.fs, r.s.path(name), maxLinkSize)
-	if err != nil && !errors.Is(err, durable.ErrTooLong) {
+	if err != nil && !errors.Is(err, durable.ErrTooLong) && !errors.Is(err, durable.ErrNotFile) {
 		return "", fmt.Errorf("link %s: %w", name, r.s.advise(err))
 	}
 	var dgst digest.Digest
@@ -100,13 +101,39 @@ func (r refs) Put(_ context.Context, ref cache.Ref, dgst digest.Digest) error {
 	}
 	defer r.s.lockPath(name)()
 	full := r.s.path(name)
-	if err := r.s.made.MkdirAll(r.s.fs, filepath.Dir(full)); err != nil {
-		return fmt.Errorf("directory of link %s: %w", name, err)
+	err = r.write(full, dgst)
+	// ENXIO was a pipe or a socket beside it, which is gone by now.
+	if err != nil && (r.clear(full) || errors.Is(err, syscall.ENXIO)) {
+		err = r.write(full, dgst)
 	}
-	if err := durable.WriteFile(r.s.fs, full, []byte(dgst)); err != nil {
+	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	return nil
+}
+
+func (r refs) write(full string, dgst digest.Digest) error {
+	if err := r.s.made.MkdirAll(r.s.fs, filepath.Dir(full)); err != nil {
+		return fmt.Errorf("its directory: %w", err)
+	}
+	return durable.WriteFile(r.s.fs, full, []byte(dgst))
+}
+
+// clear removes what is in the way of the link file full: what is no file in its place, or
+// beside it where it is written, and files in the place of directories below the
+// repositories. It tells whether there was something.
+func (r refs) clear(full string) (cleared bool) {
+	for _, name := range []string{full, durable.Unfinished(full)} {
+		if info, err := r.s.fs.Lstat(name); err == nil && !info.Mode().IsRegular() {
+			cleared = durable.RemoveAll(r.s.fs, name) == nil || cleared
+		}
+	}
+	for dir := filepath.Dir(full); dir != r.s.path(reposDir); dir = filepath.Dir(dir) {
+		if info, err := r.s.fs.Lstat(dir); err == nil && info.Mode().IsRegular() {
+			cleared = r.s.fs.Remove(dir) == nil || cleared
+		}
+	}
+	return cleared
 }
 
 // Remove implements cache.Refs. Directories that have nothing in them any more go,
@@ -189,7 +216,7 @@ func (r refs) walkDigests(repo string, kind cache.RefKind, dir string, yield fun
 			if err == nil {
 				entry.Digest, err = r.read(path.Join(base, alg, hex, linkName))
 			}
-			if !yield(entry, err) {
+			if !missing(err) && !yield(entry, err) {
 				return false
 			}
 		}
@@ -204,9 +231,16 @@ func (r refs) walkTags(repo string, yield func(cache.RefEntry, error) bool) bool
 		if err == nil {
 			entry.Digest, err = r.read(path.Join(base, tag, currentLink))
 		}
-		if !yield(entry, err) {
+		if !missing(err) && !yield(entry, err) {
 			return false
 		}
 	}
 	return true
+}
+
+// missing tells whether err says that there is no link file in a directory that is made
+// for one: it was removed, or never written. One that is damaged is not missing.
+func missing(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && errors.Is(err, fs.ErrNotExist)
 }

@@ -11,27 +11,19 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"registry-module/cache"
 	"registry-module/internal/durable"
 )
 
-// Stray is something in the data directory that belongs neither to the layout nor to
-// this program.
-type Stray struct {
-	// Path is relative to the root, with slashes. What is below a directory is not
-	// listed on its own.
-	Path string
-	// Size is how many bytes of storage it takes.
-	Size int64
-	// What says in a few words why it does not belong there.
-	What string
-}
+var _ cache.Strays = (*Store)(nil)
 
-// Strays yields what does not belong into the directory, in no order, and errors for
-// what cannot be read. It removes nothing. The index, and uploads of the stock
+// Strays implements cache.Strays. Paths are relative to the root, with slashes, sizes are
+// what is taken of the storage, and what is below a stray is not yielded on its own. Errors
+// are for what cannot be read. It removes nothing. The index, and uploads of the stock
 // registry, are not looked into; what is stored meanwhile is no stray. The end of ctx
 // ends it, with its error.
-func (s *Store) Strays(ctx context.Context) iter.Seq2[Stray, error] {
-	return func(yield func(Stray, error) bool) {
+func (s *Store) Strays(ctx context.Context) iter.Seq2[cache.Stray, error] {
+	return func(yield func(cache.Stray, error) bool) {
 		w := &strayWalk{s: s, ctx: ctx, yield: yield}
 		w.root()
 	}
@@ -42,7 +34,7 @@ func (s *Store) Strays(ctx context.Context) iter.Seq2[Stray, error] {
 type strayWalk struct {
 	s     *Store
 	ctx   context.Context
-	yield func(Stray, error) bool
+	yield func(cache.Stray, error) bool
 	ended bool
 }
 
@@ -68,7 +60,7 @@ func (w *strayWalk) each(dir string, f func(name, full string, e fs.DirEntry)) {
 }
 
 func (w *strayWalk) fail(err error) {
-	w.ended = w.ended || !w.yield(Stray{}, err)
+	w.ended = w.ended || !w.yield(cache.Stray{}, err)
 }
 
 // report yields full as a stray.
@@ -78,7 +70,7 @@ func (w *strayWalk) report(full, what string) {
 		w.fail(fmt.Errorf("size of %s: %w", full, w.s.advise(err)))
 		return
 	}
-	w.ended = w.ended || !w.yield(Stray{Path: full, Size: size, What: what}, nil)
+	w.ended = w.ended || !w.yield(cache.Stray{Path: full, Size: size, What: what}, nil)
 }
 
 // file reports full unless it is a regular file.

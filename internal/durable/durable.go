@@ -46,9 +46,10 @@ type OS struct{}
 
 var _ FS = OS{}
 
-// OpenFile implements FS.
+// OpenFile implements FS. It does not wait for who opens the other end of a named pipe,
+// which is no file of anybody's here.
 func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	f, err := os.OpenFile(name, flag, perm)
+	f, err := os.OpenFile(name, flag|syscall.O_NONBLOCK, perm)
 	if err != nil {
 		return nil, err // not a nil *os.File in a non-nil File
 	}
@@ -198,10 +199,36 @@ func removeIfThere(fsys FS, name string) error {
 // ErrTooLong is the error of [ReadFile] for a file that is longer than its limit.
 var ErrTooLong = errors.New("file is too long")
 
+// ErrNotFile is the error for a directory, a named pipe, a socket or a device in the place
+// of a file.
+var ErrNotFile = errors.New("it is not a file")
+
+// Open opens a file to read it, and tells what it is. The error for what is there and is
+// no file is [ErrNotFile]; that is so for a symbolic link, too, if flag, which is 0
+// otherwise, has O_NOFOLLOW.
+func Open(fsys FS, name string, flag int) (File, fs.FileInfo, error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY|flag, 0)
+	switch {
+	case errors.Is(err, syscall.ENXIO), // a socket, or a device that is not there
+		flag&syscall.O_NOFOLLOW != 0 && errors.Is(err, syscall.ELOOP):
+		return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFile)
+	case err != nil:
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w", name, ErrNotFile)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
 // ReadFile returns the content of name, which must not be longer than limit
-// bytes.
+// bytes. What is not a file is [ErrNotFile].
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
-	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	f, _, err := Open(fsys, name, 0)
 	if err != nil {
 		return nil, err
 	}

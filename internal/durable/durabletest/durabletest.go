@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"registry-module/internal/durable"
+	"syscall"
 )
 
 // ErrInjected is what a failing operation returns.
@@ -95,7 +96,7 @@ func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (file durable.Fil
 		return err
 	}
 	switch {
-	case flag == 0: // os.O_RDONLY
+	case flag&^syscall.O_NOFOLLOW == 0: // os.O_RDONLY
 		err = open(false)
 	case flag&os.O_CREATE == 0:
 		err = f.do("open", name, open)

@@ -215,7 +215,7 @@ func (m *Mem) OpenFile(name string, flag int, _ fs.FileMode) (durable.File, erro
 		m.do(entry{dir, base, n})
 	case flag&os.O_EXCL != 0:
 		err = fs.ErrExist
-	case n.dir && flag != os.O_RDONLY:
+	case n.dir && flag&^syscall.O_NOFOLLOW != os.O_RDONLY:
 		err = syscall.EISDIR
 	case flag&os.O_TRUNC != 0:
 		n.content = nil
