@@ -9,6 +9,7 @@
 package index
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,20 +171,27 @@ func damaged(err error) bool {
 	return true
 }
 
-// tuned are the options for an index of at most some hundred megabytes on a
-// gateway with 1 GiB of memory. Badger's defaults map 2 GiB of files and keep
-// 64 MiB tables and 256 MiB of block cache; measured with these instead: 8 MB
-// of heap and some 40 MB of (mostly sparse) files.
+// tuned are the options for an index of at most some hundred megabytes on a gateway with
+// 1 GiB of memory. Badger's defaults map 2 GiB of files, and keep 64 MiB tables and 256 MiB
+// of block cache. An empty index with these has 8 MB of heap and some 40 MB of (mostly
+// sparse) files.
 //
-// With a million blobs, 3 million entries of 298 MiB (BenchmarkLarge, two slow
-// processors that others used, too): 70 tables, 0.27 s of processor time to open it,
-// checksums included, 5 MiB of heap and 22 MB of memory of its own then; 1.2 µs of
-// processor time for an entry of a Scan. 20,000 updates of 1.7 MiB in batches of 100
-// write 4 MiB. Tables of half the size are twice as many files, and open as fast; of
-// twice the size, merging them takes twice the memory.
+// With a million blobs, 3 million entries of 298 MiB (BenchmarkLarge with INDEX_BLOBS, two
+// slow processors that others used, too): 180 tables; 0.2 s of processor time to open it,
+// checksums included; then some 10 MB of memory of its own, and 67 MB while it goes through
+// all entries, at 1 µs of processor time each; 150 MB at the most while all of that is
+// written at once. 20,000 updates of 1.7 MiB in batches of 100 write 4 MiB. The tables that
+// have been read are mapped: the kernel counts them as memory of the process, and takes it
+// back when others need it.
+//
+// What takes the memory is not reading but merging, which begins by itself after the
+// database was opened: up to ten tables are built at a time, each in a buffer of twice to
+// four times its size. So the tables of all levels have the size of the smallest ones: with
+// Badger's doubling from level to level they are half as many, and it takes twice the
+// memory; tables of half the size are twice as many, and save nothing.
 func tuned(dir string, log logrus.FieldLogger) badger.Options {
 	const memTable = 4 << 20
-	return badger.DefaultOptions(dir).
+	opts := badger.DefaultOptions(dir).
 		WithLogger(quiet{log}).
 		WithMemTableSize(memTable).
 		WithNumMemtables(2).
@@ -201,6 +209,8 @@ func tuned(dir string, log logrus.FieldLogger) badger.Options {
 		WithMetricsEnabled(false).
 		WithDetectConflicts(false). // changes are blind writes
 		WithSyncWrites(false)       // the index may be lost; flash should not wear for it
+	opts.TableSizeMultiplier = 1 // see above
+	return opts
 }
 
 // Close waits for calls that are running, then flushes and closes the database.
@@ -326,8 +336,13 @@ func (x *Index) admit(changes []cache.Change) error {
 	return x.place.room(need)
 }
 
-// Scan implements cache.Index. Entries are not copied: they are the consumer's until
-// it asks for the next one.
+// scanBatch is how many entries a Scan reads in one transaction: tables that were merged, and
+// what was written meanwhile, stay on the disk and in memory until those end that may read
+// them, and a consumer can take hours.
+const scanBatch = 4096
+
+// Scan implements cache.Index. Entries are the consumer's until it asks for the next one.
+// Those that are changed meanwhile are yielded as they were or as they are.
 func (x *Index) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[cache.Entry, error] {
 	return func(yield func(cache.Entry, error) bool) {
 		if err := x.begin(); err != nil {
@@ -335,57 +350,80 @@ func (x *Index) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[cache.E
 			return
 		}
 		defer x.calls.Done()
-		txn := x.db.NewTransaction(false)
-		defer txn.Discard()
-		opts := badger.DefaultIteratorOptions
-		opts.Prefix = prefix
-		opts.PrefetchValues = false // values lie beside their keys
-		c := cursor{start: prefix}
+		c := cursor{db: x.db, prefix: prefix, at: prefix}
 		if string(from) > string(prefix) {
-			c.start = from
+			c.at = from
 		}
-		err := guarded(func() error {
-			c.it = txn.NewIterator(opts)
-			return nil
-		})
-		if c.it != nil {
-			defer c.it.Close()
-		}
-		for err == nil {
+		defer c.close()
+		for {
 			// The consumer is not guarded: its panics are its own.
-			if err = guarded(c.next); err == nil {
+			err := guarded(c.next)
+			if err == nil {
 				err = ctx.Err()
 			}
-			if err == nil && (c.end || !yield(c.entry, nil)) {
+			if err != nil {
+				yield(cache.Entry{}, fmt.Errorf("index: %w", err))
+				return
+			}
+			if c.end || !yield(c.entry, nil) {
 				return
 			}
 		}
-		yield(cache.Entry{}, fmt.Errorf("index: %w", err))
 	}
 }
 
 // cursor goes through entries.
 type cursor struct {
-	it      *badger.Iterator
-	start   []byte
-	started bool
+	db     *badger.DB
+	prefix []byte
+	at     []byte // where the transaction begins
+
+	txn  *badger.Txn
+	it   *badger.Iterator // nil where there is none yet
+	read int              // how many entries in this transaction
 
 	entry cache.Entry
 	end   bool
 }
 
+// open begins a transaction, at c.at.
+func (c *cursor) open() {
+	opts := badger.DefaultIteratorOptions
+	opts.Prefix = c.prefix
+	opts.PrefetchValues = false // values lie beside their keys
+	c.txn, c.read = c.db.NewTransaction(false), 0
+	c.it = c.txn.NewIterator(opts)
+	c.it.Seek(c.at)
+}
+
+// close ends the transaction, if there is one.
+func (c *cursor) close() {
+	if c.it != nil {
+		c.it.Close()
+	}
+	if c.txn != nil {
+		c.txn.Discard()
+	}
+	c.it, c.txn = nil, nil
+}
+
 // next goes to the next entry.
 func (c *cursor) next() error {
-	if c.started {
+	switch {
+	case c.it == nil:
+		c.open()
+	case c.read == scanBatch:
+		c.at = append(bytes.Clone(c.entry.Key), 0) // the next key that there can be
+		c.close()
+		c.open()
+	default:
 		c.it.Next()
-	} else {
-		c.it.Seek(c.start)
-		c.started = true
 	}
-	if !c.it.Valid() {
+	if !c.it.ValidForPrefix(c.prefix) {
 		c.end = true
 		return nil
 	}
+	c.read++
 	item := c.it.Item()
 	c.entry.Key = item.Key()
 	return item.Value(func(value []byte) error {

@@ -1,12 +1,14 @@
 package index_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -237,6 +239,48 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A long Scan is one of many transactions, which nobody sees.
+func TestLongScan(t *testing.T) {
+	const entries = 3*4096 + 1
+	x := open(t, t.TempDir())
+	var changes []cache.Change
+	for i := range entries {
+		changes = append(changes, cache.Change{Key: fmt.Appendf(nil, "k\x00%06d", i), Value: []byte(strconv.Itoa(i))})
+		if len(changes) == 512 || i == entries-1 {
+			must(t, x.Apply(t.Context(), changes...))
+			changes = nil
+		}
+	}
+	put(t, x, "j", "before")
+	put(t, x, "l", "after")
+	for _, from := range []int{0, 4095, 4096, 4097, entries - 1, entries} {
+		next := from
+		for e, err := range x.Scan(t.Context(), []byte("k\x00"), fmt.Appendf(nil, "k\x00%06d", from)) {
+			must(t, err)
+			if string(e.Key) != fmt.Sprintf("k\x00%06d", next) || string(e.Value) != strconv.Itoa(next) {
+				t.Fatalf("from %d: %q is %q, after %d", from, e.Key, e.Value, next-1)
+			}
+			next++
+		}
+		if next != entries {
+			t.Errorf("from %d: ended before %d of %d", from, next, entries)
+		}
+	}
+	// What is removed by the consumer, as it comes, does not disturb it.
+	n := 0
+	for e, err := range x.Scan(t.Context(), []byte("k\x00"), nil) {
+		must(t, err)
+		n++
+		must(t, x.Apply(t.Context(), cache.Change{Key: bytes.Clone(e.Key), Delete: true}))
+	}
+	if n != entries {
+		t.Errorf("%d entries, want %d", n, entries)
+	}
+	for e := range x.Scan(t.Context(), []byte("k\x00"), nil) {
+		t.Fatalf("%q is still there", e.Key)
 	}
 }
 
