@@ -32,8 +32,9 @@ type pulls struct {
 	limit int // of repos, from which on those are forgotten that have ended
 	// reading counts who reads a blob, or waits for its download.
 	reading map[digest.Digest]int
-	// wanted is what was asked for since a collection has begun, nil where none runs.
-	wanted map[gc.ID]struct{}
+	// wanted is what was asked for since a collection has begun, with whether it was
+	// linked; nil where none runs.
+	wanted map[gc.ID]bool
 }
 
 // pull is what is going on in one repository.
@@ -113,7 +114,8 @@ func (p *pulls) manifest(repo string, dgst digest.Digest, now time.Time) {
 // want notes that content must outlive the collection that runs. The caller holds p.mu.
 func (p *pulls) want(dgst digest.Digest) {
 	if p.wanted != nil {
-		p.wanted[idOf(dgst.String())] = struct{}{}
+		id := idOf(dgst.String())
+		p.wanted[id] = p.wanted[id]
 	}
 }
 
@@ -123,7 +125,7 @@ func (p *pulls) linked(content ...gc.ID) {
 	defer p.mu.Unlock()
 	if p.wanted != nil {
 		for _, id := range content {
-			p.wanted[id] = struct{}{}
+			p.wanted[id] = true
 		}
 	}
 }
@@ -179,7 +181,7 @@ func (p *pulls) collecting(on bool) {
 	defer p.mu.Unlock()
 	p.wanted = nil
 	if on {
-		p.wanted = make(map[gc.ID]struct{})
+		p.wanted = make(map[gc.ID]bool)
 	}
 }
 
@@ -189,6 +191,14 @@ func (p *pulls) spares(dgst digest.Digest) bool {
 	defer p.mu.Unlock()
 	_, wanted := p.wanted[idOf(dgst.String())]
 	return wanted || p.reading[dgst] > 0
+}
+
+// isLinked tells whether content was linked since the collection has begun, or named by a
+// manifest that was.
+func (p *pulls) isLinked(dgst digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted[idOf(dgst.String())]
 }
 
 // running returns what belongs to pulls that have paused for no longer than pause:

@@ -27,9 +27,29 @@ func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Re
 	if err != nil {
 		return sum, err
 	}
+	digests := slices.Compact(digestsOf(names))
+	for _, dgst := range digests {
+		if err := c.dropPins(ctx, repository, dgst); err != nil {
+			return sum, err
+		}
+	}
+	c.pulls.collecting(true)
+	defer c.pulls.collecting(false)
 	s, err := c.survey(ctx, pullPause)
 	if err != nil {
 		return sum, err
+	}
+	for _, n := range names {
+		if n.tag != "" || !s.Kept(idOf(n.dgst.String())) {
+			continue
+		}
+		at := places{idOf(n.dgst.String()): new(place)}
+		if err := c.find(ctx, at); err != nil {
+			return sum, err
+		}
+		if len(at.at(n.dgst.String()).manifest) == 1 {
+			return sum, fmt.Errorf("%s: %w, as a part of an image that is", n, ErrPinned)
+		}
 	}
 	ctx = context.WithoutCancel(ctx)
 	tidy := map[string]bool{repository: true}
@@ -41,7 +61,7 @@ func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Re
 			sum.Tags++
 		}
 	}
-	if err := c.removeManifests(ctx, s, repository, slices.Compact(digestsOf(names)), tidy, &sum); err != nil {
+	if err := c.removeManifests(ctx, s, repository, digests, tidy, &sum); err != nil {
 		return sum, err
 	}
 	slices.Sort(sum.Remaining)
@@ -99,9 +119,6 @@ func (n imageName) String() string {
 func (c *Cache) removeManifests(ctx context.Context, s *survey, repository string, digests []digest.Digest, tidy map[string]bool, sum *Removed) error {
 	tops := make(places)
 	for _, dgst := range digests {
-		if err := c.dropPins(ctx, repository, dgst); err != nil {
-			return err
-		}
 		tops[idOf(dgst.String())] = new(place)
 	}
 	if err := c.find(ctx, tops); err != nil {
@@ -123,6 +140,7 @@ func (c *Cache) removeManifests(ctx context.Context, s *survey, repository strin
 			if err := c.dropManifest(ctx, repository, top.dgst); err != nil {
 				return err
 			}
+		case s.Kept(id): // by another image that names it
 		default:
 			ids = append(ids, id)
 		}
@@ -138,7 +156,12 @@ func (c *Cache) removeManifests(ctx context.Context, s *survey, repository strin
 	stays := make(map[gc.ID]bool) // since it has a name of its own
 	for _, id := range alone {
 		elsewhere := func(repo string) bool { return repo != repository }
-		if p := all[id]; tops[id] == nil && (len(p.tags) > 0 || slices.ContainsFunc(p.manifest, elsewhere)) {
+		p := all[id]
+		named := func(tag Ref) bool { // by a tag that is not only there for what goes
+			subject, ok := attachedTo(tag.Name)
+			return !ok || !slices.Contains(alone, subject)
+		}
+		if tops[id] == nil && (s.Kept(id) || slices.ContainsFunc(p.tags, named) || slices.ContainsFunc(p.manifest, elsewhere)) {
 			for _, below := range s.Below(id) {
 				stays[below] = true
 			}
@@ -152,7 +175,7 @@ func (c *Cache) removeManifests(ctx context.Context, s *survey, repository strin
 		for _, repo := range append(p.manifest, p.layer...) {
 			tidy[repo] = true
 		}
-		if err := c.removeContent(ctx, p, sum); err != nil {
+		if err := c.removeContent(ctx, p, tops[id] != nil, sum); err != nil {
 			return err
 		}
 	}
@@ -173,9 +196,20 @@ func (c *Cache) dropPins(ctx context.Context, repository string, dgst digest.Dig
 	return c.pins.letGo(ctx, tags...)
 }
 
-// removeContent is evictContent for what has to go.
-func (c *Cache) removeContent(ctx context.Context, p *place, sum *Removed) error {
+// removeContent is evictContent for what has to go, even if it is in use: unless it is only
+// a part, and something that was stored since names it.
+func (c *Cache) removeContent(ctx context.Context, p *place, top bool, sum *Removed) error {
 	defer c.contents.lock(p.dgst.String())()
+	if c.pulls.isLinked(p.dgst) {
+		if !top {
+			return nil
+		}
+		now := places{idOf(p.dgst.String()): new(place)}
+		if err := c.find(ctx, now); err != nil {
+			return err
+		}
+		*p = *now.at(p.dgst.String()) // with the names that it has got since
+	}
 	return c.takeOut(ctx, p, sum)
 }
 

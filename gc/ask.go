@@ -49,6 +49,20 @@ func (g *Graph) Alone(ids ...ID) []ID {
 	return alone
 }
 
+// Kept tells whether id stays because of [Graph.Keep].
+func (g *Graph) Kept(id ID) bool {
+	n, ok := g.find(id)
+	if !ok {
+		return false
+	}
+	g.prepare()
+	if !g.held {
+		g.hold(isKept, inKept)
+		g.held = true
+	}
+	return g.flags[n]&inKept != 0
+}
+
 // Below returns id with all that is stored below it and attached to any of that.
 func (g *Graph) Below(id ID) []ID {
 	n, ok := g.find(id)
