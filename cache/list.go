@@ -99,12 +99,12 @@ func (c *Cache) image(ctx context.Context, s *survey, n imageName) (Image, error
 	image.Complete = s.complete(n.dgst)
 	image.Used = timeOf(s.LastUse(id))
 	// What cannot be read is repaired when it is next asked for; a list is not the place.
-	image.Platforms, _ = c.platforms(ctx, s, n.dgst)
+	image.Platforms, _ = c.platforms(ctx, whole(s), n.dgst)
 	return image, nil
 }
 
 // platforms returns which platforms are stored of an image.
-func (c *Cache) platforms(ctx context.Context, s *survey, dgst digest.Digest) ([]string, error) {
+func (c *Cache) platforms(ctx context.Context, whole isWhole, dgst digest.Digest) ([]string, error) {
 	doc, err := c.readDoc(ctx, dgst)
 	if err != nil {
 		return nil, err
@@ -118,7 +118,15 @@ func (c *Cache) platforms(ctx context.Context, s *survey, dgst digest.Digest) ([
 	}
 	var all []string
 	for _, d := range doc.Manifests {
-		if p := platformName(d.Platform); p != "" && s.complete(d.Digest) {
+		p := platformName(d.Platform)
+		if p == "" || d.Digest.Validate() != nil {
+			continue
+		}
+		ok, err := whole(ctx, d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
 			all = append(all, p)
 		}
 	}

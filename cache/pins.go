@@ -182,7 +182,9 @@ func (r *Repository) hold(ctx context.Context, tag string, old digest.Digest) er
 	}
 	return p.change(ctx, func(s *pinState) bool {
 		name := heldName(r.key, tag)
-		if s.Held[name] != "" {
+		switch before := s.Held[name]; {
+		case before == "":
+		case before == old, !r.c.replaces(ctx, r.c.isWhole, old, before):
 			return false // that is the last one that was complete
 		}
 		if s.Held == nil {

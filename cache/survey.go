@@ -168,7 +168,7 @@ func (c *Cache) surveyHeld(ctx context.Context, s *survey) {
 		repo, tag := name[:max(i, 0)], name[i+1:]
 		var rec tagRecord
 		err := c.record(ctx, key(kindTag, repo, tag), &rec)
-		if err == nil && (rec.Digest == old || c.replaces(ctx, s, rec.Digest, old)) {
+		if err == nil && (rec.Digest == old || c.replaces(ctx, whole(s), rec.Digest, old)) {
 			done = append(done, name)
 			continue
 		}
@@ -185,15 +185,15 @@ func (c *Cache) surveyHeld(ctx context.Context, s *survey) {
 
 // replaces tells whether all is stored of an image that was of another one: what its
 // manifest names, or of an index the same platforms.
-func (c *Cache) replaces(ctx context.Context, s *survey, dgst, old digest.Digest) bool {
-	if !s.complete(dgst) {
+func (c *Cache) replaces(ctx context.Context, whole isWhole, dgst, old digest.Digest) bool {
+	if ok, err := whole(ctx, dgst); err != nil || !ok {
 		return false
 	}
-	is, err := c.platforms(ctx, s, dgst)
+	is, err := c.platforms(ctx, whole, dgst)
 	if err != nil {
 		return false
 	}
-	was, err := c.platforms(ctx, s, old)
+	was, err := c.platforms(ctx, whole, old)
 	if err != nil {
 		return true // it is not there any more
 	}
@@ -203,6 +203,54 @@ func (c *Cache) replaces(ctx context.Context, s *survey, dgst, old digest.Digest
 		}
 	}
 	return true
+}
+
+// isWhole tells whether all is stored that the stored manifests of an image name, and there
+// are some.
+type isWhole func(ctx context.Context, dgst digest.Digest) (bool, error)
+
+// whole is isWhole by a survey.
+func whole(s *survey) isWhole {
+	return func(_ context.Context, dgst digest.Digest) (bool, error) { return s.complete(dgst), nil }
+}
+
+// isWhole is isWhole for one image, without a survey.
+func (c *Cache) isWhole(ctx context.Context, dgst digest.Digest) (bool, error) {
+	doc, err := c.readDoc(ctx, dgst)
+	if absent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for part := range doc.blobs() {
+		if has, err := c.has(ctx, key(kindBlob, part.Digest.String())); err != nil || !has {
+			return false, err
+		}
+	}
+	for _, layer := range doc.schema1Layers() {
+		if has, err := c.has(ctx, key(kindBlob, layer)); err != nil || !has {
+			return false, err
+		}
+	}
+	stored := doc.Manifests == nil
+	for _, d := range doc.Manifests {
+		if d.Digest.Validate() != nil {
+			continue
+		}
+		has, err := c.has(ctx, key(kindBlob, d.Digest.String()))
+		if err == nil && has {
+			stored = true
+			has, err = c.isWhole(ctx, d.Digest)
+			if err == nil && !has {
+				return false, nil
+			}
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return stored, nil
 }
 
 // complete tells whether all is stored that the stored manifests of an image name, and
