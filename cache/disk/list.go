@@ -8,13 +8,16 @@ import (
 	"iter"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"registry-module/cache"
+	"registry-module/internal/durable"
 )
 
 // listed is what All yields.
@@ -109,23 +112,86 @@ func (s *Store) listBlobs(ctx context.Context, dirs []string) <-chan []listed {
 
 // listDir lists the blobs of one algorithm whose digests begin with prefix.
 func (s *Store) listDir(ctx context.Context, alg, prefix string) (list []listed) {
-	for hex, err := range s.dirs(path.Join(blobsDir, alg, prefix)) {
+	name := path.Join(blobsDir, alg, prefix)
+	dir, hexes, err := s.openDir(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return []listed{{err: fmt.Errorf("listing %s: %w", name, s.advise(err))}}
+	}
+	defer func() { _ = dir.close() }() // it was only read
+	for _, hex := range hexes {
 		if ctx.Err() != nil {
-			return list
+			break
 		}
-		if err != nil {
-			list = append(list, listed{err: err}) // of the directory
-			continue
-		}
-		entry := cache.BlobEntry{Digest: digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)}
 		if !validHex(alg, hex) || hex[:2] != prefix {
 			continue
 		}
-		if entry.Size, err = s.size(entry.Digest, s.path(blobsDir, alg, prefix, hex, "data")); !errors.Is(err, fs.ErrNotExist) {
+		entry := cache.BlobEntry{Digest: digest.Digest(alg + ":" + hex)}
+		if entry.Size, err = s.size(dir, hex, entry.Digest); !nothing(err) {
 			list = append(list, listed{entry, err})
 		}
 	}
 	return list
+}
+
+// nothing tells whether err says that there is no content, nor something in its place.
+func nothing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// blobDir is a directory <alg>/<xx> in which those of blobs are.
+type blobDir struct {
+	fs   durable.FS
+	path string
+	file *os.File // nil where fs is not the operating system's
+}
+
+// openDir opens dir, and lists what is in it, of what kind ever, in no order.
+func (s *Store) openDir(dir string) (d blobDir, names []string, err error) {
+	d = blobDir{fs: s.fs, path: s.path(dir)}
+	plain := s.fs
+	if r, ok := plain.(readOnly); ok {
+		plain = r.FS
+	}
+	if _, ok := plain.(durable.OS); !ok {
+		entries, err := s.fs.ReadDir(d.path)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return d, names, err
+	}
+	if d.file, err = os.Open(d.path); err != nil {
+		return d, nil, err
+	}
+	if names, err = d.file.Readdirnames(0); err != nil {
+		return d, nil, errors.Join(err, d.close())
+	}
+	return d, names, nil
+}
+
+func (d blobDir) close() error {
+	if d.file == nil {
+		return nil
+	}
+	return d.file.Close()
+}
+
+// stat tells the size of the content of hex, and whether it is a file of which the mode says
+// that we can read it.
+func (d blobDir) stat(hex string) (size int64, readable bool, err error) {
+	if d.file != nil { // with less to allocate, and a shorter way to go
+		var st unix.Stat_t
+		err := unix.Fstatat(int(d.file.Fd()), hex+"/data", &st, unix.AT_SYMLINK_NOFOLLOW)
+		return st.Size, st.Mode&unix.S_IFMT == unix.S_IFREG && mayRead(st.Mode, st.Uid), err
+	}
+	info, err := d.fs.Lstat(filepath.Join(d.path, hex, "data"))
+	if err != nil {
+		return 0, false, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return info.Size(), info.Mode().IsRegular() && (!ok || mayRead(uint32(info.Mode().Perm()), st.Uid)), nil
 }
 
 // validHex tells whether hex is the encoded part of a digest. It says what
@@ -143,15 +209,15 @@ func validHex(alg, hex string) bool {
 	return true
 }
 
-// size returns the size of a blob, whose content is name, or an error where it cannot
-// be read. It is opened only where its mode does not tell: there may be a million.
-func (s *Store) size(dgst digest.Digest, name string) (int64, error) {
-	info, err := s.fs.Lstat(name)
+// size returns the size of a blob in dir, or an error where it cannot be read. It is opened
+// only where its mode does not tell: there may be a million.
+func (s *Store) size(dir blobDir, hex string, dgst digest.Digest) (int64, error) {
+	size, readable, err := dir.stat(hex)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("blob %s: %w", dgst, s.advise(err))
-	case info.Mode().IsRegular() && readable(info):
-		return info.Size(), nil
+	case readable:
+		return size, nil
 	}
 	b, err := s.Open(context.Background(), dgst) // takes no time
 	if err != nil {
@@ -160,16 +226,15 @@ func (s *Store) size(dgst digest.Digest, name string) (int64, error) {
 	return b.Size(), b.Close()
 }
 
-// readable tells whether the mode of a file says that we can read it.
-func readable(info fs.FileInfo) bool {
+// mayRead tells whether the mode of a file, which belongs to uid, says that we can read it.
+func mayRead(mode, uid uint32) bool {
 	const owner, others = 0o400, 0o004
-	st, ok := info.Sys().(*syscall.Stat_t)
-	uid := os.Geteuid()
+	us := os.Geteuid()
 	switch {
-	case !ok || uid == 0:
+	case us == 0:
 		return true
-	case st.Uid == uint32(uid):
-		return info.Mode()&owner != 0
+	case uid == uint32(us):
+		return mode&owner != 0
 	}
-	return info.Mode()&others != 0 && info.Mode()&(others<<3) != 0 // whether we are of its group or not
+	return mode&others != 0 && mode&(others<<3) != 0 // whether we are of its group or not
 }

@@ -73,13 +73,6 @@ func (w *strayWalk) report(full, what string) {
 	w.ended = w.ended || !w.yield(cache.Stray{Path: full, Size: size, What: what}, nil)
 }
 
-// file reports full unless it is a regular file.
-func (w *strayWalk) file(full string, e fs.DirEntry) {
-	if !e.Type().IsRegular() {
-		w.report(full, "not a file")
-	}
-}
-
 // dir goes on with f below full, or reports it where it is no directory.
 func (w *strayWalk) dir(full string, e fs.DirEntry, f func(dir string)) {
 	if !e.IsDir() {
@@ -177,11 +170,9 @@ func (w *strayWalk) blobsOf(alg, prefix, dir string) {
 		}
 		w.dir(full, e, func(dir string) {
 			w.each(dir, func(name, full string, e fs.DirEntry) {
-				if name == "data" {
-					w.file(full, e)
-					return
+				if name != "data" { // else it is content, be it damaged
+					w.report(full, unknown)
 				}
-				w.report(full, unknown)
 			})
 		})
 	})
@@ -256,9 +247,7 @@ func (w *strayWalk) links(dir string) {
 func (w *strayWalk) link(dir string) {
 	w.each(dir, func(name, full string, e fs.DirEntry) {
 		switch name {
-		case linkName:
-			w.file(full, e)
-		case durable.Unfinished(linkName):
+		case linkName, durable.Unfinished(linkName): // be it damaged
 		default:
 			w.report(full, unknown)
 		}
