@@ -92,6 +92,9 @@ func (s *scrubber) first() time.Duration {
 
 // pass compares what is stored, from where the last one was interrupted.
 func (s *scrubber) pass(ctx context.Context) {
+	if s.c.Ready(ctx) != nil { // else what is stored is being counted, or cannot be
+		return
+	}
 	s.when, s.read = time.Now(), 0
 	s.c.refetch(ctx, s.c.condition.lost.Keys()) // whose remote was away
 	for {
@@ -122,12 +125,40 @@ func (s *scrubber) pass(ctx context.Context) {
 		}
 		s.c.refetch(ctx, lost)
 	}
+	if err := s.c.dropSums(ctx); err != nil && ctx.Err() == nil {
+		s.c.log.WithError(err).Warn("removing from the index what is known of blobs that are gone")
+	}
 	if s.at.After == "" { // nothing is stored
 		return
 	}
 	s.at = scrubRecord{Passed: s.c.opts.Now().UnixNano()}
 	s.c.health.passed.Store(s.at.Passed)
 	s.note(ctx)
+}
+
+// dropSums removes the sums of what is not stored any more, and not about to be fetched again.
+func (c *Cache) dropSums(ctx context.Context) error {
+	changes := batch{index: c.opts.Index}
+	for name, err := range c.names(ctx, "", kindSums) {
+		if err != nil {
+			return err
+		}
+		dgst := digest.Digest(name)
+		known, err := c.has(ctx, key(kindBlob, name))
+		if err != nil {
+			return err
+		}
+		if known || c.condition.lost.Contains(dgst) || c.running(dgst) != nil {
+			continue
+		}
+		if err := changes.add(ctx, Change{Key: key(kindSums, name), Delete: true}); err != nil {
+			return err
+		}
+	}
+	if len(changes.changes) == 0 {
+		return nil
+	}
+	return changes.flush(ctx)
 }
 
 // note keeps how far it has come, if that is news.
@@ -221,8 +252,7 @@ func (c *Cache) recount(ctx context.Context, dgst digest.Digest) {
 		return
 	}
 	_ = b.Close() // nothing was read
-	c.space.free(c.counted(ctx, dgst) - c.space.occupied(b.Size()))
-	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{b.Size()}))
+	c.count(ctx, dgst, b.Size())
 }
 
 // miss takes dgst, whose file is not there, out of the account. It returns false where it

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -219,6 +220,11 @@ func TestVerify(t *testing.T) {
 		"not in the index": {func(t *testing.T, w *ward, d digest.Digest) {
 			must(t, w.index.Apply(t.Context(), cache.Change{Key: []byte("b\x00" + d.String()), Delete: true}))
 		}, "the index does not know it"},
+		"link is a directory": {func(t *testing.T, w *ward, d digest.Digest) {
+			name := "/docker/registry/v2/repositories/a/_layers/sha256/" + d.Encoded() + "/link"
+			must(t, w.fs.Remove(name))
+			must(t, w.fs.Mkdir(name, 0o755))
+		}, "missing or damaged"},
 		"another size": {func(t *testing.T, w *ward, d digest.Digest) {
 			must(t, w.index.Apply(t.Context(), cache.Change{Key: []byte("b\x00" + d.String()), Value: []byte(`{"s":7}`)}))
 		}, "the index says that it has 7 bytes"},
@@ -270,6 +276,20 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// What does not belong into the directory is reported.
+func TestVerifyFindsStrays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		w.stock(t, 1, 1000)
+		must(t, w.fs.Mkdir("/docker/registry/v2/strange", 0o755))
+		r, err := w.Verify(t.Context(), cache.VerifyOptions{})
+		must(t, err)
+		if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].What, "v2/strange") || r.Problems[0].Hint == "" {
+			t.Errorf("%+v", r.Problems)
+		}
+	})
+}
+
 // Where nothing can be taken away, or fetched again, the report says what to do.
 func TestVerifyCannotRepair(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -308,6 +328,119 @@ func TestVerifyEnds(t *testing.T) {
 		r, err := w.Verify(ctx, cache.VerifyOptions{Rate: 1 << 20})
 		if !errors.Is(err, context.DeadlineExceeded) && err == nil || r.Bytes < 3<<20 || r.Bytes > 6<<20 {
 			t.Errorf("%d bytes, %v", r.Bytes, err)
+		}
+	})
+}
+
+// refilling fetches again what was put aside before anybody hears of that.
+type refilling struct {
+	aside cache.Quarantine
+	then  func()
+}
+
+func (r refilling) Quarantine(ctx context.Context, dgst digest.Digest) error {
+	if err := r.aside.Quarantine(ctx, dgst); err != nil {
+		return err
+	}
+	r.then()
+	return nil
+}
+
+// What was fetched again while it was being taken away stays in the account.
+func TestFetchedAgainWhileTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		order, all := w.stock(t, 1, 100_000)
+		dgst := order[0]
+		fetch := func() {
+			if got := readAll(t, w.openBlob(t, "a", dgst)); !bytes.Equal(got, all[dgst]) {
+				t.Error("other content")
+			}
+			synctest.Wait()
+		}
+		w.reopen(t, func(o *cache.Options) { o.Quarantine = refilling{w.vault, fetch} })
+		damages["a bit"].do(t, w, dgst)
+		fetch()
+		r, err := w.Verify(t.Context(), cache.VerifyOptions{})
+		must(t, err)
+		if len(r.Problems) != 0 || r.Blobs != 1 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// slowList is a store that is listed when gate is closed.
+type slowList struct {
+	cache.Blobs
+	gate chan struct{}
+}
+
+func (b slowList) All(ctx context.Context) iter.Seq2[cache.BlobEntry, error] {
+	return func(yield func(cache.BlobEntry, error) bool) {
+		<-b.gate
+		b.Blobs.All(ctx)(yield)
+	}
+}
+
+// Who compares what is stored waits until it is known what that is: what the index does not
+// know yet would be counted twice.
+func TestVerifyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, realClock, scrubbing(time.Hour, 0))
+		w.stock(t, 3, 1000)
+		w.loseIndex()
+		gate := make(chan struct{})
+		w.close(t, w.Cache)
+		opts := w.opts
+		opts.Blobs = slowList{opts.Blobs, gate}
+		c, err := cache.New(t.Context(), opts)
+		must(t, err)
+		done := make(chan cache.VerifyReport)
+		go func() {
+			r, err := c.Verify(t.Context(), cache.VerifyOptions{Repair: true})
+			if err != nil {
+				t.Error(err)
+			}
+			done <- r
+		}()
+		time.Sleep(10 * time.Minute)
+		if h := c.Health(); h.Scrubbed != 0 {
+			t.Errorf("%d bytes were compared before", h.Scrubbed)
+		}
+		close(gate)
+		if r := <-done; len(r.Problems) != 0 || r.Blobs != 3 {
+			t.Errorf("%+v", r)
+		}
+		time.Sleep(time.Minute)
+		if h := c.Health(); h.Scrubbed == 0 {
+			t.Error("no pass")
+		}
+		must(t, c.Close())
+	})
+}
+
+// What is known of the parts of a blob goes some time after the blob, if that does not come
+// back.
+func TestSumsAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, realClock, scrubbing(time.Hour, 0))
+		order, _ := w.stock(t, 3, 100_000)
+		has := func(dgst digest.Digest) bool {
+			_, err := w.index.Get(t.Context(), []byte("c\x00"+dgst.String()))
+			return err == nil
+		}
+		w.up.Fail(cache.ErrUnavailable)
+		damages["a bit"].do(t, w, order[1])
+		time.Sleep(2 * time.Hour)
+		for _, dgst := range order {
+			if !has(dgst) {
+				t.Errorf("%s has no sums, damaged: %t", dgst, dgst == order[1])
+			}
+		}
+		w.reopen(t) // nobody knows any more that it is missed
+		time.Sleep(2 * time.Hour)
+		if !has(order[0]) || has(order[1]) || !has(order[2]) {
+			t.Errorf("sums: %t, %t (of what is gone), %t", has(order[0]), has(order[1]), has(order[2]))
 		}
 	})
 }

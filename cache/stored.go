@@ -241,17 +241,24 @@ func (c *Cache) removeBy(ctx context.Context, dgst digest.Digest, remove func(co
 	return nil
 }
 
-// uncount takes content that was removed out of the account.
+// uncount takes content that was removed out of the account. What was stored again since
+// then stays in it.
 func (c *Cache) uncount(ctx context.Context, dgst digest.Digest, further []Change) {
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
-	if b, err := c.opts.Blobs.Open(ctx, dgst); !absent(err) {
-		// It was stored again meanwhile: who did that counts it, instead of what was removed.
-		if err == nil {
-			_ = b.Close() // nothing was read
-		}
+	if b, err := c.opts.Blobs.Open(ctx, dgst); err == nil {
+		size := b.Size()
+		_ = b.Close() // nothing was read
+		c.count(ctx, dgst, size)
 		return
 	}
 	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
 	c.tryApply(ctx, append(further, Change{Key: key(kindBlob, dgst.String()), Delete: true})...)
+}
+
+// count makes the account of dgst, which is stored, one of size bytes. The caller holds
+// c.accounts.
+func (c *Cache) count(ctx context.Context, dgst digest.Digest, size int64) {
+	c.space.free(c.counted(ctx, dgst) - c.space.occupied(size))
+	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 }

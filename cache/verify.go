@@ -26,9 +26,9 @@ const (
 )
 
 // Verify compares all that is stored with its digest, and what the index and the links
-// say with what is stored. The cache serves meanwhile. Without opts.Repair it changes
-// nothing. After an error, which is the end of ctx or of the index, the report is of what
-// was done before.
+// say with what is stored, once it is known what that is: see [Cache.Ready]. The cache serves
+// meanwhile. Without opts.Repair it changes nothing. After an error, which is the end of ctx
+// or of the index, the report is of what was done before.
 func (c *Cache) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, error) {
 	v := &verifier{c: c, opts: opts, begun: time.Now(), report: VerifyReport{Problems: []Problem{}}}
 	v.pace = pace{limit: limiter(opts.Rate), tell: func(n int64) {
@@ -36,7 +36,7 @@ func (c *Cache) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, e
 		v.tell(false)
 	}}
 	var err error
-	for _, step := range []func(context.Context) error{v.total, v.blobs, v.unknown, v.links, v.entries, v.strays, v.name} {
+	for _, step := range []func(context.Context) error{v.c.Ready, v.total, v.blobs, v.unknown, v.links, v.entries, v.strays, v.name} {
 		if err = step(ctx); err != nil {
 			break
 		}
