@@ -76,6 +76,22 @@ func TestSound(t *testing.T) {
 	must(t, m.Close())
 }
 
+// A kill may come between making a table and listing it, or between replacing one and
+// removing it: nothing is missing then.
+func TestSoundAfterKillWhileMerging(t *testing.T) {
+	states, entries := populated(t)
+	for state, want := range map[string]bool{"closed": false, "killed": true} {
+		dir := states[state]
+		tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, "000099.sst"), read(t, tables[0]), 0o644))
+		x := open(t, dir)
+		if n := count(t, x); n != entries || x.Sound() != want {
+			t.Errorf("%s: %d entries of %d, sound: %v, want %v", state, n, entries, x.Sound(), want)
+		}
+	}
+}
+
 // What the kernel had not written yet is gone with it.
 func TestSoundAfterPowerLoss(t *testing.T) {
 	states, _ := populated(t)

@@ -165,7 +165,7 @@ func (p *place) check(opts badger.Options) (sound, found bool, err error) {
 	if err != nil {
 		return false, true, err
 	}
-	whole, err := checkTables(opts, len(manifest), len(tables))
+	whole, listed, err := checkTables(opts, len(manifest))
 	if err != nil {
 		return false, true, err
 	}
@@ -178,8 +178,11 @@ func (p *place) check(opts badger.Options) (sound, found bool, err error) {
 	}
 	switch {
 	case st.Closed:
-		sound = st.Manifest == sum(manifest)
+		sound = st.Manifest == sum(manifest) && listed == len(tables)
 	default:
+		// A kill leaves tables that are not listed: those that were just made of logs or
+		// of other tables, which are still there and listed, and those that were just
+		// replaced.
 		// There is a log at any time while the database is open.
 		sound = st.Boot != "" && st.Boot == p.boot && len(logs) > 0
 	}

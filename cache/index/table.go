@@ -26,12 +26,11 @@ import (
 // them. It reads the whole index, which [cache.Index.Scan] is about to do, too.
 //
 // Whole tells whether the manifest, of size bytes, has no damaged end, which Badger
-// cuts off, and lists all of the files of tables, of which there are so many; Badger
-// removes the others.
-func checkTables(opts badger.Options, size, files int) (whole bool, err error) {
+// cuts off; tables is how many it lists. Badger removes the files of others.
+func checkTables(opts badger.Options, size int) (whole bool, tables int, err error) {
 	f, err := os.Open(filepath.Join(opts.Dir, badger.ManifestFilename))
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	var manifest badger.Manifest
 	var end int64
@@ -40,7 +39,7 @@ func checkTables(opts badger.Options, size, files int) (whole bool, err error) {
 		return err
 	})
 	if err := errors.Join(err, f.Close()); err != nil {
-		return false, fmt.Errorf("manifest: %w", err)
+		return false, 0, fmt.Errorf("manifest: %w", err)
 	}
 	ids := make(chan uint64, len(manifest.Tables))
 	for id := range manifest.Tables {
@@ -60,7 +59,7 @@ func checkTables(opts badger.Options, size, files int) (whole bool, err error) {
 		})
 	}
 	workers.Wait()
-	return end == int64(size) && files == len(manifest.Tables), errors.Join(errs...)
+	return end == int64(size), len(manifest.Tables), errors.Join(errs...)
 }
 
 // checkTable verifies one table: blocks of entries, an index that says where
