@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"registry-module/gc"
 )
 
@@ -309,7 +311,7 @@ func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) err
 		victims = victims[n:]
 	}
 	if r := got.removed; r.Bytes > 0 {
-		c.log.Infof("removed %d manifests and %d blobs, which has freed %d bytes", r.Manifests, r.Blobs, r.Bytes)
+		c.log.WithFields(logrus.Fields{"manifests": r.Manifests, "blobs": r.Blobs, "bytes": r.Bytes}).Info("made room")
 	}
 	return nil
 }

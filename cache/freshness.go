@@ -130,12 +130,14 @@ func (s stored) freshness() (f Freshness) {
 }
 
 // freshUntil tells until when a tag is answered without asking the remote, zero where
-// that is for ever or over, and whether it is over.
+// that is for ever or over, and whether it is over. A remote of which nothing is
+// configured is never asked.
 func (r *Repository) freshUntil(tag string, rec tagRecord) (until time.Time, stale bool) {
 	s := r.asStored(tag, rec)
 	ttl, immutable := r.policy(s)
+	mirrored := r.remote.Upstream == nil && r.remote.TagTTL == 0 && len(r.remote.TagRules) == 0
 	switch {
-	case immutable || r.remote.Upstream == nil:
+	case immutable || mirrored:
 		return time.Time{}, false
 	case !r.within(s, ttl):
 		return time.Time{}, true

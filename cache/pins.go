@@ -236,12 +236,18 @@ func (c *Cache) PinImages(ctx context.Context, p Pin) (matches int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for image, err := range c.allNames(ctx) {
+	for repo, err := range c.names(ctx, "", kindRepo) {
 		if err != nil {
 			return matches, err
 		}
-		if p.matches(image.repo, image.tag, image.dgst) {
-			matches++
+		names, err := c.listed(ctx, repo)
+		if err != nil {
+			return matches, err
+		}
+		for _, n := range names {
+			if p.matches(n.repo, n.tag, n.dgst) {
+				matches++
+			}
 		}
 	}
 	return matches, nil

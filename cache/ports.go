@@ -249,7 +249,8 @@ type Index interface {
 	Apply(ctx context.Context, changes ...Change) error
 
 	// Scan yields the entries whose key begins with prefix and is not less
-	// than from, in key order.
+	// than from, in key order. Those that are changed meanwhile are yielded as they
+	// were, or as they are. Key and Value are the consumer's until the next one.
 	Scan(ctx context.Context, prefix, from []byte) iter.Seq2[Entry, error]
 }
 
