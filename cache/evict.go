@@ -54,7 +54,7 @@ func (c *Cache) find(ctx context.Context, all places) error {
 		if at == nil {
 			return nil
 		}
-		rec, err := decode[blobRecord]("blob "+parts[0], value)
+		rec, err := decodeBlob(parts[0], value)
 		at.size = rec.Size
 		return err
 	}, kindBlob)

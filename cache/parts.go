@@ -83,15 +83,22 @@ func (rec partsRecord) ids() []gc.ID {
 // keyParts returns the parts of a key of that kind, of which there are n; nil where it is
 // another one.
 func keyParts(k []byte, n int) []string {
-	parts := bytes.Split(k, []byte{0})
-	if len(parts) != n+1 {
+	if bytes.Count(k, []byte{0}) != n {
 		return nil
 	}
-	texts := make([]string, n)
-	for i, p := range parts[1:] {
-		texts[i] = string(p)
+	return strings.Split(string(k), "\x00")[1:]
+}
+
+// decodeBlob is decode for an entry of a blob, of which there may be a million.
+func decodeBlob(dgst string, value []byte) (blobRecord, error) {
+	if digits, ok := bytes.CutPrefix(value, []byte(`{"s":`)); ok {
+		if digits, ok = bytes.CutSuffix(digits, []byte("}")); ok {
+			if size, err := strconv.ParseInt(string(digits), 10, 64); err == nil {
+				return blobRecord{size}, nil
+			}
+		}
 	}
-	return texts
+	return decode[blobRecord]("blob "+dgst, value)
 }
 
 // each calls do with the parts of the key, of which there are n, and the value of all

@@ -16,7 +16,8 @@ import (
 // else uses that. The next request for it asks the remote. Running pulls do not keep it,
 // pins do ([ErrPinned]).
 //
-// A manifest that another tag stands for stays, and with it what it consists of.
+// A manifest that another tag stands for stays, and with it what it consists of. So does
+// what is pinned of an image that is not.
 func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Removed, err error) {
 	release, err := c.takeTurn(ctx, 0)
 	if err != nil {

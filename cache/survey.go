@@ -69,7 +69,7 @@ func (c *Cache) surveyPulls(ctx context.Context, s *survey, pause time.Duration)
 // surveyBlobs adds all that is stored.
 func (c *Cache) surveyBlobs(ctx context.Context, s *survey) error {
 	return c.each(ctx, 1, func(parts []string, value []byte) error {
-		rec, err := decode[blobRecord]("blob "+parts[0], value)
+		rec, err := decodeBlob(parts[0], value)
 		if err != nil {
 			return err
 		}
