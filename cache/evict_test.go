@@ -185,6 +185,50 @@ func TestRunningPullStays(t *testing.T) {
 	})
 }
 
+// A pull has ended when all of the image was read: one after the other, without a pause,
+// finds room.
+func TestEndedPullMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, limited(3))
+		for i := range 8 {
+			tag := fmt.Sprint(i)
+			s.push("a", tag, tag)
+			must(t, s.tryPull(t.Context(), t, "a", tag))
+			synctest.Wait()
+			if !slices.Contains(s.images(t), "a:"+tag) {
+				t.Errorf("image %d in a row is not stored: %q", i, s.images(t))
+			}
+		}
+	})
+}
+
+// A pull that is not complete goes on, though its client has paused, and others come and go.
+func TestUnfinishedPullStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, limited(3))
+		s.push("a", "slow", "slow")
+		m, err := s.Repository("a").Tag(t.Context(), "slow")
+		must(t, err)
+		layer := m.References()[0].Digest
+		readAll(t, s.openBlob(t, "a", layer)) // and not its configuration
+		for i := range 8 {
+			s.now = s.now.Add(500 * time.Millisecond)
+			tag := fmt.Sprint(i)
+			s.push("a", tag, tag)
+			must(t, s.tryPull(t.Context(), t, "a", tag))
+			synctest.Wait()
+		}
+		b, err := s.Repository("a").CachedBlob(t.Context(), layer)
+		if err != nil {
+			t.Fatalf("its layer: %v", err)
+		}
+		must(t, b.Close())
+		if _, err := s.Repository("a").CachedManifest(t.Context(), m.Digest); err != nil {
+			t.Errorf("its manifest: %v", err)
+		}
+	})
+}
+
 // A blob for which not enough can be removed costs nothing.
 func TestNothingIsRemovedInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

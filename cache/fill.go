@@ -127,7 +127,11 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest) 
 	done := c.pulls.begin(r.key, dgst, c.opts.Now)
 	c.wg.Go(func() {
 		f.run()
-		done(f.cause() == nil)
+		how := readSome
+		if f.cause() != nil {
+			how = notRead
+		}
+		done(how)
 	})
 	return f, true, nil
 }

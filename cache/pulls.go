@@ -53,7 +53,18 @@ type asked struct {
 type read struct {
 	open int
 	last time.Time
+	// whole is when it was last read to its end.
+	whole time.Time
 }
+
+// readEnd is how reading a blob has ended.
+type readEnd int
+
+const (
+	notRead   readEnd = iota // it is not there
+	readSome                 // or it was downloaded, and nobody need have read it
+	readToEnd                // be it from somewhere in the middle on
+)
 
 // within tells whether last is no longer ago than pause. What is in the future is of a
 // clock that was set back.
@@ -132,7 +143,7 @@ func (p *pulls) linked(content ...gc.ID) {
 
 // begin notes that a blob of a repository is being read or downloaded, until end is called,
 // with whether it was there: what was not is of nobody's interest, however many ask for it.
-func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (end func(there bool)) {
+func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (end func(readEnd)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at, id := p.at(repo, now()), idOf(dgst.String())
@@ -152,7 +163,7 @@ func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (en
 	p.reading[dgst]++
 	p.want(dgst)
 	ended := false
-	return func(there bool) {
+	return func(how readEnd) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if ended {
@@ -160,8 +171,11 @@ func (p *pulls) begin(repo string, dgst digest.Digest, now func() time.Time) (en
 		}
 		ended = true
 		b.open--
+		if how == readToEnd {
+			b.whole = now()
+		}
 		switch {
-		case there:
+		case how != notRead:
 			b.last = now()
 		case b.open == 0 && b.last.IsZero() && at.blobs[id] == b:
 			delete(at.blobs, id)
@@ -201,29 +215,67 @@ func (p *pulls) isLinked(dgst digest.Digest) bool {
 	return p.wanted[idOf(dgst.String())]
 }
 
-// running returns what belongs to pulls that have paused for no longer than pause:
-// blobs, manifests that were asked for, and, with what they name, those that were asked for
-// before, of which a blob may be one.
-func (p *pulls) running(now time.Time, pause time.Duration) (busy []gc.ID, perhaps map[digest.Digest]map[gc.ID]bool) {
+// inRepo is what is going on in one repository.
+type inRepo struct {
+	manifests []asked
+	blobs     map[gc.ID]read
+}
+
+// running returns what is going on.
+func (p *pulls) running(now time.Time) (all []inRepo) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sweep(now)
-	perhaps = make(map[digest.Digest]map[gc.ID]bool)
 	for _, at := range p.repos {
-		blobs := make(map[gc.ID]bool)
+		in := inRepo{manifests: slices.Clone(at.manifests), blobs: make(map[gc.ID]read, len(at.blobs))}
 		for id, b := range at.blobs {
-			if b.open > 0 || within(b.last, now, pause) {
-				blobs[id] = true
-				busy = append(busy, id)
-			}
+			in.blobs[id] = *b
 		}
-		for _, m := range at.manifests {
-			if within(m.last, now, pause) {
-				busy = append(busy, idOf(m.dgst.String()))
-			} else if len(blobs) > 0 {
-				perhaps[m.dgst] = blobs
+		all = append(all, in)
+	}
+	return all
+}
+
+// busy returns what of it belongs to pulls that have paused for no longer than pause:
+// blobs that are being read, or were; manifests that were asked for; and those of which a
+// blob is read, however long ago they were asked for. What a manifest of parts consists
+// of ends with the pull: when all of it was read since it was asked for.
+func (in inRepo) busy(now time.Time, pause time.Duration, parts func(digest.Digest) partsRecord) (busy []gc.ID) {
+	recent := func(id gc.ID) bool {
+		b, ok := in.blobs[id]
+		return ok && (b.open > 0 || within(b.last, now, pause))
+	}
+	ended := make(map[gc.ID]bool)
+	for _, m := range slices.Backward(in.manifests) {
+		rec := parts(m.dgst)
+		ids := rec.ids()
+		id := idOf(m.dgst.String())
+		switch {
+		case in.ended(m, rec, ids, ended):
+			ended[id] = true
+			for _, part := range ids {
+				ended[part] = ended[part] || !rec.Index // the blobs of an image
 			}
+		case within(m.last, now, pause), slices.ContainsFunc(ids, recent):
+			busy = append(busy, id)
 		}
 	}
-	return busy, perhaps
+	for id, b := range in.blobs {
+		if b.open > 0 || recent(id) && !ended[id] {
+			busy = append(busy, id)
+		}
+	}
+	return busy
+}
+
+// ended tells whether a client has got all of a manifest: each blob since it has asked for
+// that, or of an index, an image. Ended has those for which that is known.
+func (in inRepo) ended(m asked, rec partsRecord, ids []gc.ID, ended map[gc.ID]bool) bool {
+	if rec.Index {
+		return slices.ContainsFunc(ids, func(id gc.ID) bool { return ended[id] })
+	}
+	return len(ids) > 0 && !slices.ContainsFunc(ids, func(id gc.ID) bool {
+		b, ok := in.blobs[id]
+		return !ok || b.open > 0 || b.whole.IsZero() || b.whole.Before(m.last)
+	})
 }

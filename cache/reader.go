@@ -24,11 +24,11 @@ type Reader struct {
 	fill    *fill       // nil unless the blob is being downloaded
 	repo    *Repository // in which it is
 	dgst    digest.Digest
-	passing bool     // cannot seek
-	stored  Blob     // nil unless the blob is stored
-	check   *checker // nil unless parts of stored have to be compared
-	heals   int      // how often damage has been got over
-	done    func()   // tells that nobody reads any more, if anybody wants to know
+	passing bool          // cannot seek
+	stored  Blob          // nil unless the blob is stored
+	check   *checker      // nil unless parts of stored have to be compared
+	heals   int           // how often damage has been got over
+	done    func(readEnd) // tells that nobody reads any more, if anybody wants to know
 }
 
 var _ io.ReadSeekCloser = (*Reader)(nil)
@@ -222,7 +222,11 @@ func (b *Reader) Close() error {
 		b.check.close()
 	}
 	if b.done != nil {
-		b.done()
+		how := readSome
+		if b.pos == b.size {
+			how = readToEnd
+		}
+		b.done(how)
 	}
 	return b.src.Close()
 }

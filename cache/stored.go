@@ -23,10 +23,10 @@ func (r *Repository) reading(dgst digest.Digest, open func() (*Reader, error)) (
 	end := r.c.pulls.begin(r.key, dgst, r.c.opts.Now)
 	b, err := open()
 	if err != nil {
-		end(false)
+		end(notRead)
 		return nil, err
 	}
-	b.done = func() { end(true) }
+	b.done = end
 	return b, nil
 }
 

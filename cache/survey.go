@@ -40,30 +40,27 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 			return nil, err
 		}
 	}
-	if err := c.surveyPulls(ctx, s, pause); err != nil {
-		return nil, err
-	}
+	c.surveyPulls(ctx, s, pause)
 	c.surveyHeld(ctx, s)
 	return s, nil
 }
 
 // surveyPulls adds what belongs to running pulls: what was just asked for, and manifests
 // whose blobs are being read, however long ago they were asked for.
-func (c *Cache) surveyPulls(ctx context.Context, s *survey, pause time.Duration) error {
-	busy, perhaps := c.pulls.running(c.opts.Now(), pause)
-	for dgst, blobs := range perhaps {
-		var rec partsRecord
+func (c *Cache) surveyPulls(ctx context.Context, s *survey, pause time.Duration) {
+	parts := func(dgst digest.Digest) (rec partsRecord) {
+		// Of what is not known for now, all counts as running.
 		if err := c.record(ctx, key(kindParts, dgst.String()), &rec); err != nil && !absent(err) {
-			return err
+			c.log.WithError(err).Debugf("what manifest %s consists of", dgst)
 		}
-		if slices.ContainsFunc(rec.ids(), func(id gc.ID) bool { return blobs[id] }) {
-			busy = append(busy, idOf(dgst.String()))
+		return rec
+	}
+	now := c.opts.Now()
+	for _, in := range c.pulls.running(now) {
+		for _, id := range in.busy(now, pause, parts) {
+			s.Busy(id)
 		}
 	}
-	for _, id := range busy {
-		s.Busy(id)
-	}
-	return nil
 }
 
 // surveyBlobs adds all that is stored.
