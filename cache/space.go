@@ -105,7 +105,7 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 }
 
 // marginOf is what of a limit is left for what is not reserved, in bytes.
-func marginOf(limit int64) int64 { return min(limit/64, 16<<20) }
+func marginOf(limit int64) int64 { return min(limit/32, 16<<20) }
 
 // account returns how much is taken.
 func (s *space) account(ctx context.Context) (account, error) {
