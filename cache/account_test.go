@@ -6,7 +6,6 @@ import (
 	"io"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 
@@ -148,10 +147,10 @@ func TestDeletionsAreOwedNoLonger(t *testing.T) {
 			must(t, s.tryPull(t.Context(), t, "a", tag))
 		}
 		s.rest()
-		full.err = syscall.ENOSPC
+		full.full.Store(true)
 		_, err := s.Collect(t.Context(), cache.CollectOptions{Free: 1 << 40})
 		must(t, err)
-		full.err = nil
+		full.full.Store(false)
 		s.reopen(t)
 		s.wantImages(t)
 		s.wantTaken(t)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,17 +83,30 @@ func TestSmallerLimit(t *testing.T) {
 	})
 }
 
+// sharedBlobs are on a storage that others fill.
+type sharedBlobs struct {
+	cache.Blobs
+	free atomic.Int64
+}
+
+func (b *sharedBlobs) Free(context.Context) (free, total int64, err error) {
+	return b.free.Load(), 1 << 40, nil
+}
+
 // When others fill the storage, room is made for them.
 func TestOthersFillTheStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, func(o *cache.Options) { o.MinFree = func(int64) int64 { return 100 * kib } })
+		shared := new(sharedBlobs)
+		shared.free.Store(1 << 39)
+		s := newSite(t, func(o *cache.Options) {
+			shared.Blobs, o.Blobs = o.Blobs, shared
+			o.MinFree = func(int64) int64 { return 100 * kib }
+		})
 		for _, tag := range []string{"1", "2", "3"} {
 			s.push("a", tag, tag)
 			s.pull(t, "a", tag)
 		}
-		s.blobs.Room = 200 * kib
-		time.Sleep(2 * time.Minute)
-		s.blobs.Room = 90 * kib
+		shared.free.Store(90 * kib)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if n := s.blobs.Len(); n > 6 {

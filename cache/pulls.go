@@ -126,7 +126,8 @@ func (p *pulls) manifest(repo string, dgst digest.Digest, now time.Time) {
 func (p *pulls) want(dgst digest.Digest) {
 	if p.wanted != nil {
 		id := idOf(dgst.String())
-		p.wanted[id] = p.wanted[id]
+		linked := p.wanted[id]
+		p.wanted[id] = linked
 	}
 }
 

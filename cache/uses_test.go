@@ -3,6 +3,7 @@ package cache_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -42,9 +43,9 @@ func TestMovedTagDoesNotExpire(t *testing.T) {
 // what was used meanwhile look old.
 func TestUsedBeforeClockWasSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var off time.Duration
+		var off atomic.Int64
 		s := newSite(t, func(o *cache.Options) {
-			o.Now = func() time.Time { return time.Now().Add(off) }
+			o.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
 			o.Remotes[0].TTL = 48 * time.Hour
 		})
 		s.partials.Now = s.opts.Now
@@ -56,10 +57,10 @@ func TestUsedBeforeClockWasSet(t *testing.T) {
 		}
 		s.reopen(t)
 		time.Sleep(24 * time.Hour)
-		off = -10000 * time.Hour
+		off.Store(int64(-10000 * time.Hour))
 		must(t, s.tryPull(t.Context(), t, "a", "1"))
 		time.Sleep(time.Hour) // it is written
-		off = 0
+		off.Store(0)
 		time.Sleep(time.Minute)
 		_, err := s.Collect(t.Context(), cache.CollectOptions{})
 		must(t, err)
@@ -70,12 +71,12 @@ func TestUsedBeforeClockWasSet(t *testing.T) {
 // fullIndex takes no changes while it is full.
 type fullIndex struct {
 	cache.Index
-	err error
+	full atomic.Bool
 }
 
 func (x *fullIndex) Apply(ctx context.Context, changes ...cache.Change) error {
-	if x.err != nil {
-		return x.err
+	if x.full.Load() {
+		return syscall.ENOSPC
 	}
 	return x.Index.Apply(ctx, changes...)
 }
@@ -91,9 +92,9 @@ func TestUsesAreNotLost(t *testing.T) {
 		want := s.now
 		_, err := s.Repository("a").CachedManifest(t.Context(), s.push("a", "1", "1"))
 		must(t, err)
-		full.err = syscall.ENOSPC
+		full.full.Store(true)
 		s.images(t)
-		full.err = nil
+		full.full.Store(false)
 		for _, err := range s.Images(canceled(t)) {
 			if !errors.Is(err, context.Canceled) {
 				t.Logf("a list for who has left: %v", err)
