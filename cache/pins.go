@@ -69,7 +69,7 @@ func loadPins(ctx context.Context, doc Document, policy []string) (*pins, error)
 		err = errors.Join(err, pin.Validate())
 	}
 	if err != nil {
-		p.broken = fmt.Errorf("the pins cannot be read, so that nothing is evicted: %w", err)
+		p.broken = fmt.Errorf("the pins cannot be read, so that nothing is evicted: %w; mend registry-module.pins.json, or delete it to do without them", err)
 		return p, nil
 	}
 	p.state = state
