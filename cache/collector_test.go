@@ -154,3 +154,33 @@ func TestRoomWhileRebuilding(t *testing.T) {
 		}
 	})
 }
+
+// Where the index cannot be written at the start, what is stored is counted later.
+func TestCountedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.push("a", "1", "1")
+		s.pull(t, "a", "1")
+		s.close(t, s.Cache)
+		s.loseIndex()
+		// The first change of all is made before New returns.
+		full := &fullIndex{Index: s.index}
+		s.opts.Index = full
+		held := heldRefs{s.refs, make(chan struct{})}
+		s.opts.Refs = held
+		c, err := cache.New(t.Context(), s.opts)
+		must(t, err)
+		defer func() { s.close(t, c) }()
+		s.Cache = c
+		full.full.Store(true)
+		close(held.held)
+		time.Sleep(30 * time.Second)
+		full.full.Store(false)
+		start := time.Now()
+		must(t, c.Ready(t.Context()))
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		s.wantImages(t, "a:1")
+	})
+}

@@ -47,24 +47,43 @@ func (c *Cache) openIndex(ctx context.Context) error {
 	return nil
 }
 
-// settle counts what is stored, and rebuilds the index unless it covers that.
+// settleEvery is how long after a failure it is tried again to find out what is stored.
+const settleEvery = time.Minute
+
+// settle counts what is stored, and rebuilds the index unless it covers that. Where the
+// index cannot be written, as on a full disk, it tries again.
 func (c *Cache) settle(covers bool) {
-	used, err := c.countStored(c.ctx)
-	if err == nil {
-		c.space.counted(used)
-		if !covers {
-			err = c.rebuildIndex(c.ctx)
+	for {
+		err := c.trySettle(c.ctx, covers)
+		if err == nil {
+			close(c.indexed)
+			return
+		}
+		if c.ctx.Err() == nil {
+			c.seldom("settle", err)("what is stored could not be counted, so that nothing more is stored; it is tried again")
+		}
+		if sleep(c.ctx, settleEvery) != nil {
+			return
 		}
 	}
-	if err == nil {
-		err = c.countLinks(c.ctx)
+}
+
+func (c *Cache) trySettle(ctx context.Context, covers bool) error {
+	select {
+	case <-c.space.known:
+	default:
+		used, err := c.countStored(ctx)
+		if err != nil {
+			return err
+		}
+		c.space.counted(used)
 	}
-	switch {
-	case err == nil:
-		close(c.indexed)
-	case c.ctx.Err() == nil:
-		c.log.WithError(err).Error("what is stored cannot be counted: nothing more is stored until the next start")
+	if !covers {
+		if err := c.rebuildIndex(ctx); err != nil {
+			return err
+		}
 	}
+	return c.countLinks(ctx)
 }
 
 // Ready waits until it is known what is stored, which takes time where the program was not
@@ -167,6 +186,9 @@ func (c *Cache) rebuildIndex(ctx context.Context) error {
 		}
 		if err == nil {
 			err = c.indexRef(ctx, ref)
+		}
+		if isFull(err) {
+			return err // nothing is wrong with the reference
 		}
 		if err != nil {
 			c.log.WithError(err).Warnf("rebuilding the index: %s of %s is left out", ref.Name, ref.Repo)
