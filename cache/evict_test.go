@@ -211,6 +211,7 @@ func TestUnfinishedPullStays(t *testing.T) {
 		must(t, err)
 		layer := m.References()[0].Digest
 		readAll(t, s.openBlob(t, "a", layer)) // and not its configuration
+		synctest.Wait()
 		for i := range 8 {
 			s.now = s.now.Add(500 * time.Millisecond)
 			tag := fmt.Sprint(i)

@@ -81,11 +81,13 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 	}
 	// The index grows and shrinks while it is written; so often is enough.
 	const besideEvery = time.Second
-	if now := s.now(); s.usage != nil && (s.looked.IsZero() || now.Sub(s.looked) >= besideEvery || now.Before(s.looked)) {
-		if s.beside, err = s.usage.Beside(ctx); err != nil {
-			return a, err
+	if s.usage != nil {
+		if now := s.now(); !within(s.looked, now, besideEvery) {
+			if s.beside, err = s.usage.Beside(ctx); err != nil {
+				return a, err
+			}
+			s.looked = now
 		}
-		s.looked = now
 	}
 	a.used, a.reserved = s.used, s.reserved
 	a.taken = s.used + s.reserved + s.beside
