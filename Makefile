@@ -62,7 +62,7 @@ unit: ## Unit tests, with the seeds of the fuzz targets
 
 .PHONY: race
 race: ## Unit tests with the race detector
-	go test -race $(UNIT)
+	go test -race -timeout 20m $(UNIT)
 
 .PHONY: test-386
 test-386: ## Unit tests as a 32-bit program, for what runs on arm/v7 too

@@ -327,7 +327,7 @@ func TestDamagedBlob(t *testing.T) {
 		"trusted":      func(*testing.T, *ward) {},
 		"without sums": func(t *testing.T, w *ward) { w.loseIndex(); w.reopen(t) },
 	}
-	for _, size := range []int{1000, 3<<20 + 5, 4<<20 + 11} {
+	for _, size := range []int{1000, 1<<20 + 5, 4<<20 + 11} {
 		content := randomBytes(size)
 		for state, begin := range states {
 			for name, damage := range damages {
