@@ -137,7 +137,18 @@ func (c *Cache) relieve(expired bool) bool {
 	if err != nil && c.ctx.Err() == nil {
 		c.seldom("room", err)("making room")
 	}
-	return err == nil && got.enough
+	return c.dropOver(c.ctx) && err == nil && got.enough
+}
+
+// dropOver drops unfinished downloads that nobody works on, the oldest first, while more is
+// taken than there may be. It returns whether that is so no more.
+func (c *Cache) dropOver(ctx context.Context) bool {
+	for c.space.left(ctx) < 0 {
+		if !c.dropOldest(ctx) {
+			return false
+		}
+	}
+	return true
 }
 
 // makeRoom removes content until needed bytes are free, if enough can be removed, and
@@ -244,7 +255,13 @@ func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, e
 	if err != nil {
 		return got, err
 	}
-	if got.enough = got.plan.Freed >= atLeast; !got.enough && o.need > 0 {
+	got.enough = got.plan.Freed >= atLeast
+	if o.need > 0 && got.plan.Freed > 0 {
+		// With the unfinished downloads that nobody works on it may be enough; who needs
+		// the room drops those next.
+		got.enough = got.plan.Freed+c.leftSize(time.Time{}) >= atLeast
+	}
+	if !got.enough && o.need > 0 {
 		return got, nil
 	}
 	return got, c.evict(ctx, o, &got)

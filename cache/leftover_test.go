@@ -616,3 +616,35 @@ func TestPrefetchedBlobIsHurried(t *testing.T) {
 		s.wantCalls(t, "blob", 2)
 	})
 }
+
+// A limit that has become smaller holds, with an unfinished download that alone is larger.
+func TestKeptBytesOverSmallerLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _ := interrupted(t, 3*mib, 2*mib)
+		s.opts.MaxSize = mib
+		s.open(t)
+		synctest.Wait()
+		if n := s.leftovers(t); n != 0 {
+			t.Errorf("%d unfinished downloads, want none", n)
+		}
+	})
+}
+
+// Content and an unfinished download make room together, where neither is enough.
+func TestKeptBytesMakeRoomWithContent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _ := interrupted(t, 3*mib, 2*mib, func(o *cache.Options) { o.MaxSize = 4 * mib })
+		s.open(t)
+		readAll(t, s.openBlob(t, "a", s.up.AddBlob("a", randomBytes(3*mib/2))))
+		synctest.Wait()
+		s.now = s.now.Add(time.Minute)
+		large := s.up.AddBlob("a", randomBytes(3*mib))
+		readAll(t, s.openBlob(t, "a", large))
+		synctest.Wait()
+		b, err := s.Repository("a").CachedBlob(t.Context(), large)
+		if err != nil {
+			t.Fatalf("it is not stored: %v", err)
+		}
+		must(t, b.Close())
+	})
+}

@@ -224,6 +224,9 @@ func (c *Cache) Collect(ctx context.Context, o CollectOptions) (Collection, erro
 	if err != nil {
 		return Collection{}, err
 	}
+	if !o.DryRun {
+		c.dropOver(ctx)
+	}
 	sum := Collection{Victims: got.victims, Freed: got.removed.Bytes, Kept: got.plan.Kept, Busy: got.plan.Busy}
 	if o.DryRun {
 		sum.Freed = got.plan.Freed
