@@ -189,6 +189,19 @@ func (p *place) check(opts badger.Options) (sound, found bool, err error) {
 	return sound && whole, true, nil
 }
 
+// longRegistry tells that e is a registry of keys for encryption with more in it than its
+// head. There are none, since nothing is encrypted, and Badger takes what is there for the
+// length of one, and allocates that: a 32-bit process ends. Without the file it makes a
+// new one, and loses nothing.
+func longRegistry(e fs.DirEntry) bool {
+	const head = 16 + len("Hello Badger") // a vector, and what tells that the key is right
+	if e.Name() != badger.KeyRegistryFileName {
+		return false
+	}
+	info, err := e.Info()
+	return err != nil || info.Size() != int64(head)
+}
+
 // tidy removes what Badger does not need from us, and trusts too much: the value log,
 // in which there is nothing, what it knows of that, and what is not its own.
 func (p *place) tidy() error {
@@ -198,7 +211,7 @@ func (p *place) tidy() error {
 	}
 	needed := regexp.MustCompile(`^(MANIFEST|KEYREGISTRY|STATE|[0-9]{1,9}\.(sst|mem))$`)
 	for _, e := range entries {
-		if e.Type().IsRegular() && needed.MatchString(e.Name()) {
+		if e.Type().IsRegular() && needed.MatchString(e.Name()) && !longRegistry(e) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(p.dir, e.Name())); err != nil {
