@@ -270,25 +270,29 @@ func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, e
 // plan decides what to remove. Where there is need, and nothing else left, pulls that have
 // paused for a while do not count as running any more.
 func (c *Cache) plan(ctx context.Context, o collectOptions, atLeast, most int64) (gc.Plan, error) {
-	for _, pause := range []time.Duration{pullPause, pullPauseInNeed} {
-		s, err := c.survey(ctx, pause)
-		if err != nil {
-			return gc.Plan{}, err
-		}
-		if len(s.uses)-len(s.stored) > manyForgotten && !o.dryRun {
-			if err := c.forgetUses(ctx, s); err != nil && ctx.Err() == nil {
-				c.seldom("uses", err)("how images were used that are gone could not be forgotten")
-			}
-		}
-		plan := s.Plan(gc.PlanOptions{Free: most, Unused: o.unused})
-		if plan.Freed < most && atLeast < most { // in vain for others
-			plan = s.Plan(gc.PlanOptions{Free: atLeast, Unused: o.unused})
-		}
-		if o.need == 0 || plan.Freed >= atLeast || pause == pullPauseInNeed {
-			return plan, nil
+	plan, err := c.planFor(ctx, o, pullPause, atLeast, most)
+	if err != nil || o.need == 0 || plan.Freed >= atLeast {
+		return plan, err
+	}
+	return c.planFor(ctx, o, pullPauseInNeed, atLeast, most)
+}
+
+// planFor is plan where pulls that have paused for longer do not count as running.
+func (c *Cache) planFor(ctx context.Context, o collectOptions, pause time.Duration, atLeast, most int64) (gc.Plan, error) {
+	s, err := c.survey(ctx, pause)
+	if err != nil {
+		return gc.Plan{}, err
+	}
+	if len(s.uses)-len(s.stored) > manyForgotten && !o.dryRun {
+		if err := c.forgetUses(ctx, s); err != nil && ctx.Err() == nil {
+			c.seldom("uses", err)("how images were used that are gone could not be forgotten")
 		}
 	}
-	panic("unreachable")
+	plan := s.Plan(gc.PlanOptions{Free: most, Unused: o.unused})
+	if plan.Freed < most && atLeast < most { // in vain for others
+		plan = s.Plan(gc.PlanOptions{Free: atLeast, Unused: o.unused})
+	}
+	return plan, nil
 }
 
 // evictAtOnce is of how much content the places are looked up at once: some 200 bytes of
