@@ -318,10 +318,8 @@ func (c *Cache) refetch(ctx context.Context, lost []digest.Digest) map[digest.Di
 	}
 	there := make(map[digest.Digest]bool)
 	for dgst, l := range c.linkers(ctx, lost) {
-		if a := l.r.remote.availability; a != nil {
-			if why, _ := a.Away(); why != nil {
-				continue
-			}
+		if why, _ := l.r.away(); why != nil {
+			continue
 		}
 		if c.condition.lost.Contains(dgst) {
 			c.condition.lost.Add(dgst, true)
