@@ -200,6 +200,7 @@ func failAt(t *testing.T, at int, mode durabletest.Mode, err error, rnd *rand.Ra
 	if err != nil {
 		t.Fatalf("%s fails: opening again: %v", what(), err)
 	}
+	synctest.Wait() // what is over the watermark is gone before somebody asks for it
 	for _, blob := range []struct {
 		dgst    digest.Digest
 		content []byte
