@@ -14,12 +14,24 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "server", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "seed", "seed/bundle", "seed/source", "server", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
 			[]string{"cache", "internal/..."},
 			"server speaks HTTP for a cache; which store, remote and configuration are behind it is for main to choose",
+		},
+		"seed": {
+			[]string{"cache", "internal/..."},
+			"seed says what is to be in a cache; which remotes and files that comes from is for main to choose",
+		},
+		"seed/source": {
+			[]string{"seed", "internal/..."},
+			"source only reads what is written",
+		},
+		"seed/bundle": {
+			[]string{"internal/..."},
+			"bundle knows files and digests; what is stored, and where, is for its callers",
 		},
 		"cache": {
 			[]string{"cache/tagpolicy", "gc", "internal/..."},
