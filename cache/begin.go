@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"registry-module/internal/extents"
+	"registry-module/internal/slots"
 )
 
 // prepare takes up what is kept of the blob, reserves room and asks the remote.
@@ -121,6 +122,9 @@ func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, err
 func (d *download) accept(ctx context.Context, stream *BlobStream) error {
 	f := d.f
 	f.size = stream.Size
+	if f.promised > 0 && f.size >= 0 && f.size != f.promised && f.class(0) == slots.Ahead {
+		return f.by.bodyError(f.dgst, otherThanNamed(f.size, f.promised)) // no client waits for it
+	}
 	d.untold = f.size < 0 && d.known.Size <= 0
 	if f.size < 0 { // it need not say how long the whole is; a manifest may
 		f.size = cmp.Or(max(d.known.Size, d.named, 0), -1)

@@ -71,15 +71,21 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 		if err != nil {
 			return 0, err
 		}
-		if f := r.c.running(dgst); f != nil && f.vouch(r) {
-			return size, nil
-		}
-		if b, err := r.c.open(ctx, dgst); err == nil {
-			r.tryLink(ctx, dgst, b.Size())
-			return b.Size(), b.Close()
-		}
-		return size, nil
+		return r.vouched(ctx, dgst, size)
 	})
+}
+
+// vouched links a blob that the remote serves in this repository, if it is stored or being
+// downloaded for another one. It returns the size, which is that given if it is neither.
+func (r *Repository) vouched(ctx context.Context, dgst digest.Digest, size int64) (int64, error) {
+	if f := r.c.running(dgst); f != nil && f.vouch(r) {
+		return size, nil
+	}
+	if b, err := r.c.open(ctx, dgst); err == nil {
+		r.tryLink(ctx, dgst, b.Size())
+		return b.Size(), b.Close()
+	}
+	return size, nil
 }
 
 // statNamed asks for the first byte of a blob of which a HEAD has said that it does not

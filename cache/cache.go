@@ -92,7 +92,9 @@ type Cache struct {
 	log     logrus.FieldLogger
 	space   *space
 	links   *countedRefs // opts.Refs; nil where links take nothing
-	remotes []*remote
+	remotes atomic.Pointer[[]served]
+	// adding keeps those apart who add remotes.
+	adding sync.Mutex
 
 	// manifests are the small manifests that were used last, by repository
 	// and digest.
@@ -110,6 +112,8 @@ type Cache struct {
 	tags     stripes
 	order    atomic.Uint64
 	recorded *lru.Cache[string, uint64]
+	// peeked is what remotes have last said of tags without that being recorded.
+	peeked *lru.Cache[string, peeked]
 	// lists keeps those apart who read and write lists of referrers.
 	lists sync.RWMutex
 	// buffers are of streamBuffer bytes, for streams that come and go.
@@ -132,11 +136,12 @@ type Cache struct {
 
 	// contents keep who removes content from who links it, and repos who tidies the
 	// entries of a repository up from who adds some. Of several of these locks, contents
-	// is taken first, then tags, repos, lists, accounts.
+	// is taken first, then holds, tags, repos, lists, accounts.
 	contents, repos stripes
 	warned          seldom
 	pulls           pulls
 	uses            uses
+	holds           holds
 	pins            *pins
 	collector       *collector
 	// indexed is closed when the index covers all that is stored, which it has since
@@ -192,6 +197,10 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	peeks, err := lru.New[string, peeked](memorySize)
+	if err != nil {
+		return nil, err
+	}
 	condition, err := newCondition()
 	if err != nil {
 		return nil, err
@@ -201,6 +210,7 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		owing:     owing,
 		condition: condition,
 		recorded:  recorded,
+		peeked:    peeks,
 		log:       opts.Log,
 		manifests: manifests,
 		memory:    memory,
@@ -210,12 +220,14 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		warned:    warned,
 		indexed:   make(chan struct{}),
 	}
+	var remotes []served
 	for _, r := range opts.Remotes {
-		if c.remote(r.Host) != nil {
+		if slices.ContainsFunc(remotes, func(s served) bool { return s.Host == r.Host }) {
 			return nil, fmt.Errorf("cache: there are two remotes %s", r.Host)
 		}
-		c.remotes = append(c.remotes, newRemote(r))
+		remotes = append(remotes, served{newRemote(r), r.Naming})
 	}
+	c.remotes.Store(&remotes)
 	c.buffers.New = func() any {
 		buf := make([]byte, streamBuffer)
 		return &buf
@@ -246,10 +258,9 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if opts.ScrubInterval > 0 {
 		c.wg.Go(c.scrub)
 	}
-	asked := slices.DeleteFunc(slices.Clone(c.remotes), func(r *remote) bool { return r.Upstream == nil })
-	if opts.Resume {
-		for _, r := range asked {
-			c.wg.Go(func() { c.resumeLeft(r) })
+	for _, r := range remotes {
+		if opts.Resume && r.Upstream != nil {
+			c.wg.Go(func() { c.resumeLeft(r.remote) })
 		}
 	}
 	if opts.Prefetch {

@@ -114,7 +114,7 @@ func (c *Cache) keepRoom() {
 
 // expires tells whether anything can expire.
 func (c *Cache) expires() bool {
-	for _, r := range c.remotes {
+	for _, r := range *c.remotes.Load() {
 		if r.TTL > 0 {
 			return true
 		}

@@ -125,7 +125,8 @@ func (c *Cache) evictVictim(ctx context.Context, v gc.Victim, at places, touched
 func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (removed bool, err error) {
 	ctx = context.WithoutCancel(ctx) // so that nothing is half removed
 	defer c.contents.lock(p.dgst.String())()
-	if c.running(p.dgst) != nil || c.pulls.spares(p.dgst) {
+	defer c.holds.removing()()
+	if c.running(p.dgst) != nil || c.pulls.spares(p.dgst) || c.holds.has(p.dgst) {
 		return false, nil
 	}
 	if err := c.takeOut(ctx, p, sum); err != nil {

@@ -37,6 +37,9 @@ type fill struct {
 	ctx  context.Context // ends with the cache, and knows on whose behalf the fill is
 	dgst digest.Digest
 	by   *Repository // whose name the blob is asked for
+	// promised is the blob's size by who asks for it ahead of need; 0 where nobody has
+	// told one.
+	promised int64
 
 	// sums are of the parts of a verified blob; nil where they are not worth keeping.
 	sums *sums
@@ -51,6 +54,11 @@ type fill struct {
 	size    int64 // of the whole blob in bytes, -1 where the remote does not say
 	draft   Draft
 
+	// gone is closed when the fill has ended, and unstored is set then, unless nil: why the
+	// blob is verified and not stored.
+	gone     chan struct{}
+	unstored error
+
 	// wanted tells the download that a reader waits for bytes; see wants.
 	wanted chan struct{}
 
@@ -59,6 +67,7 @@ type fill struct {
 	have     extents.Set   // what is in the draft
 	shown    extents.Set   // of have, what readers know of
 	news     int64         // bytes that readers do not know of
+	came     int64         // bytes that have come from the remote
 	lastByte time.Time     // when have last grew
 	lastTold time.Time     // when readers were told
 	later    *time.Timer
@@ -83,7 +92,13 @@ var errStored = errors.New("blob is stored")
 // fill returns the running download of dgst, starting one by the name of r where
 // there is none. Fresh tells that it was started.
 func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
-	f, fresh, err = c.tryFill(ctx, r, dgst)
+	return c.fillAhead(ctx, r, dgst, 0)
+}
+
+// fillAhead is fill for who knows the size of the blob, unless that is 0, though no
+// manifest that is stored tells it.
+func (c *Cache) fillAhead(ctx context.Context, r *Repository, dgst digest.Digest, size int64) (f *fill, fresh bool, err error) {
+	f, fresh, err = c.tryFill(ctx, r, dgst, size)
 	if !damaging(err) || errors.Is(err, errStored) || errors.Is(err, ErrClosed) {
 		return f, fresh, err
 	}
@@ -94,11 +109,11 @@ func (c *Cache) fill(ctx context.Context, r *Repository, dgst digest.Digest) (f 
 	if c.isBad(dgst) {
 		return nil, false, errDamaged
 	}
-	return c.tryFill(ctx, r, dgst)
+	return c.tryFill(ctx, r, dgst, size)
 }
 
-// tryFill is fill, and fails where what is stored cannot be opened.
-func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest) (f *fill, fresh bool, err error) {
+// tryFill is fillAhead, and fails where what is stored cannot be opened.
+func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest, size int64) (f *fill, fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -115,9 +130,10 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest) 
 		return nil, false, err
 	}
 	f = &fill{
-		c: c, ctx: via.Carry(c.ctx, ctx), dgst: dgst, by: r, size: -1,
+		c: c, ctx: via.Carry(c.ctx, ctx), dgst: dgst, by: r, size: -1, promised: size,
 		urgent:   make(chan struct{}),
 		started:  make(chan struct{}),
+		gone:     make(chan struct{}),
 		wanted:   make(chan struct{}, 1),
 		progress: make(chan struct{}),
 		wants:    make(map[*want]struct{}),
@@ -168,8 +184,9 @@ func (f *fill) drop() {
 
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
+	defer close(f.gone)
 	ctx := f.ctx
-	d := &download{f: f, by: f.by, named: f.by.namedSize(ctx, f.dgst)}
+	d := &download{f: f, by: f.by, named: cmp.Or(f.by.namedSize(ctx, f.dgst), f.promised)}
 	err := d.enter(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -190,6 +207,7 @@ func (f *fill) run() {
 		f.c.seldom("store "+f.dgst.String(), err)("blob %s could not be stored and was served uncached", f.dgst)
 		d.discard()
 		f.c.ranShort(f.dgst, f.size, err)
+		f.unstored = err
 	}
 	f.drop()
 }
@@ -356,6 +374,7 @@ func (f *fill) advance(span extents.Span) {
 	defer f.mu.Unlock()
 	f.have.Add(span)
 	f.news += span.Len()
+	f.came += span.Len()
 	f.lastByte = now
 	switch {
 	case f.news >= announceBytes, now.Sub(f.lastTold) >= announceEvery:

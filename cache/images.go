@@ -12,6 +12,8 @@ type Image struct {
 	// for it. Remote is the host of the registry that it is of.
 	Repository string `json:"repository"`
 	Remote     string `json:"remote"`
+	// Name is what that registry calls the repository; empty where it is not configured.
+	Name string `json:"name,omitempty"`
 	// Tag is empty for a manifest that no tag stands for and no index names.
 	Tag       string        `json:"tag,omitempty"`
 	Digest    digest.Digest `json:"digest"`
@@ -67,6 +69,9 @@ type ImageDetail struct {
 	Repositories []string `json:"repositories"`
 	// Attached are the manifests that are stored and refer to it: signatures, SBOMs.
 	Attached []digest.Digest `json:"attached,omitempty"`
+	// AttachedTags are those in the repository that are made of its digest, as cosign and
+	// the referrers tag schema have them, and stand for what is attached to it.
+	AttachedTags []string `json:"attachedTags,omitempty"`
 	// Fresh tells until when the tag is answered without asking the remote; zero where
 	// that is for ever, or it is stale already.
 	Fresh time.Time `json:"fresh,omitzero"`

@@ -81,7 +81,7 @@ func (c *Cache) listed(ctx context.Context, repo string) (list []imageName, err 
 func (c *Cache) image(ctx context.Context, s *survey, n imageName) (Image, error) {
 	image := Image{Repository: n.repo, Tag: n.tag, Digest: n.dgst, Pins: of(s.pins, n.repo, n.tag, n.dgst)}
 	if r := c.owner(n.repo); r != nil {
-		image.Remote = r.remote.Host
+		image.Remote, image.Name = r.remote.Host, r.name
 	}
 	if n.rec.Validated != 0 {
 		image.Confirmed = timeOf(n.rec.Validated / 1e9)
@@ -227,11 +227,8 @@ func (c *Cache) InspectImage(ctx context.Context, repository, ref string) (Image
 			d.Repositories = append(d.Repositories, repo)
 		}
 	}
-	for dgst, err := range c.names(ctx, "", kindSubject, repository, n.dgst.String()) {
-		if err != nil {
-			return ImageDetail{}, err
-		}
-		d.Attached = append(d.Attached, digest.Digest(dgst))
+	if d.Attached, d.AttachedTags, err = c.attachedIn(ctx, repository, n.dgst); err != nil {
+		return ImageDetail{}, err
 	}
 	if r := c.owner(repository); r != nil && n.tag != "" {
 		d.Fresh, d.Stale = r.freshUntil(n.tag, n.rec)
@@ -360,3 +357,36 @@ func (c *Cache) nameOf(ctx context.Context, repository, ref string) (imageName, 
 	}
 	return imageName{}, fmt.Errorf("%s%s%s is not stored: %w", repository, sep, ref, ErrNotFound)
 }
+
+// Attached returns what is stored in the repository that is attached to a manifest:
+// manifests that refer to it, and tags that are made of its digest, as cosign and the
+// referrers tag schema have them.
+func (r *Repository) Attached(ctx context.Context, dgst digest.Digest) (manifests []digest.Digest, tags []string, err error) {
+	if err := r.c.Ready(ctx); err != nil {
+		return nil, nil, err
+	}
+	return r.c.attachedIn(ctx, r.key, dgst)
+}
+
+// attachedIn is [Repository.Attached] by the name under which the repository is stored.
+func (c *Cache) attachedIn(ctx context.Context, repository string, dgst digest.Digest) (manifests []digest.Digest, tags []string, err error) {
+	for name, err := range c.names(ctx, "", kindSubject, repository, dgst.String()) {
+		if err != nil {
+			return nil, nil, err
+		}
+		manifests = append(manifests, digest.Digest(name))
+	}
+	for _, suffix := range append([]string{""}, attachedSuffixes()...) {
+		tag := ReferrersTag(dgst) + suffix
+		switch has, err := c.has(ctx, key(kindTag, repository, tag)); {
+		case err != nil:
+			return nil, nil, err
+		case has:
+			tags = append(tags, tag)
+		}
+	}
+	return manifests, tags, nil
+}
+
+// attachedSuffixes are what cosign puts behind the digest of what it signs, in tags.
+func attachedSuffixes() []string { return []string{".sig", ".att", ".sbom"} }

@@ -64,7 +64,7 @@ func (r *Repository) manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	if err := r.absentAtRemote(memory); err != nil {
 		return Manifest{}, err
 	}
-	return flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
+	m, err = flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
 		// The flight that we have just missed may have stored it.
 		if m, err := r.cachedManifest(ctx, dgst); err == nil || !absent(err) {
 			return m, err
@@ -73,6 +73,10 @@ func (r *Repository) manifest(ctx context.Context, dgst digest.Digest) (Manifest
 		r.learn(memory, err, false)
 		return m, err
 	})
+	if err != nil {
+		err = r.explainMissing(ctx, dgst, err)
+	}
+	return m, err
 }
 
 // loadManifest reads a stored manifest and remembers it.
@@ -152,31 +156,44 @@ func (r *Repository) remember(m Manifest) {
 // returned all the same: the pull goes on. Said is what the remote says of it, which is of
 // the moment.
 func (r *Repository) fetchManifest(ctx context.Context, ref string) (m Manifest, said Descriptor, err error) {
-	if r.remote.Upstream == nil {
-		return Manifest{}, said, r.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
-	}
-	m, err = r.remote.Upstream.Manifest(ctx, r.name, ref)
+	m, doc, said, err := r.getManifest(ctx, ref)
 	if err != nil {
 		return Manifest{}, said, err
 	}
-	doc, err := checkManifest(&m, ref)
+	r.remember(m)
+	if err := r.storeManifest(ctx, m, doc); err != nil {
+		r.c.seldom("store "+m.Digest.String(), err)("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
+	}
+	r.isThere(m.Digest)
+	return m, said, nil
+}
+
+// getManifest is fetchManifest without keeping anything.
+func (r *Repository) getManifest(ctx context.Context, ref string) (m Manifest, doc *manifestDoc, said Descriptor, err error) {
+	if r.remote.Upstream == nil {
+		return Manifest{}, nil, said, r.missing(fmt.Sprintf("manifest %s of %s", ref, r.name))
+	}
+	m, err = r.remote.Upstream.Manifest(ctx, r.name, ref)
 	if err != nil {
-		return Manifest{}, said, &UpstreamError{
+		return Manifest{}, nil, said, err
+	}
+	doc, err = checkManifest(&m, ref)
+	if err != nil {
+		return Manifest{}, nil, said, &UpstreamError{
 			Kind: ErrInvalid, Remote: r.remote.Host,
 			Op: fmt.Sprintf("fetching manifest %s of %s", ref, r.name), Err: err,
 		}
 	}
 	said = m.Descriptor
 	m.Age, m.Stale = 0, false
-	r.remember(m)
-	if err := r.storeManifest(ctx, m, doc); err != nil {
-		r.c.seldom("store "+m.Digest.String(), err)("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
-	}
-	// It is there, whatever was said before.
-	for _, known := range []string{r.memoryKey(kindRepo, ""), r.memoryKey(kindManifest, m.Digest.String())} {
+	return m, doc, said, nil
+}
+
+// isThere forgets that the remote has said that there is no such repository or manifest.
+func (r *Repository) isThere(dgst digest.Digest) {
+	for _, known := range []string{r.memoryKey(kindRepo, ""), r.memoryKey(kindManifest, dgst.String())} {
 		r.c.memory.Remove(known)
 	}
-	return m, said, nil
 }
 
 // checkManifest verifies what the remote gave for ref, and completes m.

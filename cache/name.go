@@ -248,11 +248,14 @@ func at[T any](n *Name, r *Repository, op func(*Repository) (T, error)) (T, erro
 // the client; where it is not, there is none. Remembered tells that the remote has said
 // so before, and was not asked.
 func (r *Repository) has(ctx context.Context, what subject, err error) (has, remembered bool, _ error) {
+	_, isOurs := errors.AsType[*missingPlatform](err)
 	switch {
 	case errors.Is(err, ErrDenied) && r.remote.DeniedIsAbsent:
 		return false, false, nil
 	case !errors.Is(err, ErrNotFound):
 		return false, false, err
+	case isOurs:
+		return true, false, err
 	}
 	if r.remote.Upstream == nil {
 		switch known, indexErr := r.c.has(ctx, key(kindRepo, r.key)); {

@@ -62,10 +62,10 @@ func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *pr
 		c: c, work: work, lasts: lasts, done: done,
 		queues: make(map[*remote]chan prefetch), running: make(map[*remote]chan struct{}),
 	}
-	for _, r := range c.remotes {
+	for _, r := range *c.remotes.Load() {
 		if r.Upstream != nil {
-			p.queues[r] = make(chan prefetch, prefetchQueue)
-			p.running[r] = make(chan struct{}, prefetchFills)
+			p.queues[r.remote] = make(chan prefetch, prefetchQueue)
+			p.running[r.remote] = make(chan struct{}, prefetchFills)
 		}
 	}
 	return p, nil
@@ -177,7 +177,7 @@ func fetchAttached(ctx context.Context, p *prefetcher, job prefetch) bool {
 			done = false
 		}
 	}
-	for _, suffix := range []string{".sig", ".att", ".sbom"} {
+	for _, suffix := range attachedSuffixes() {
 		t, err := job.r.Tag(ctx, ReferrersTag(job.m.Digest)+suffix)
 		if err != nil {
 			done = done && errors.Is(err, ErrNotFound)

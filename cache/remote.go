@@ -128,13 +128,60 @@ func newRemote(r Remote) *remote {
 	}
 }
 
-// remote returns the remote with that host, nil where there is none.
-func (c *Cache) remote(host string) *remote {
-	i := slices.IndexFunc(c.remotes, func(r *remote) bool { return r.Host == host })
+// served is a remote of the cache, with how its repositories are named now, which can
+// change when another one is added. Remote.Naming is how they were at first.
+type served struct {
+	*remote
+	naming Naming
+}
+
+// serves returns the remote with that host, nil where there is none.
+func (c *Cache) serves(host string) *served {
+	remotes := *c.remotes.Load()
+	i := slices.IndexFunc(remotes, func(r served) bool { return r.Host == host })
 	if i < 0 {
 		return nil
 	}
-	return c.remotes[i]
+	return &remotes[i]
+}
+
+// AddRemote adds a remote that nobody can be asked for, so that the cache serves what is
+// brought in of it. It does nothing where there is one of that host. Bare names that begin
+// with r.Naming.Prefix are of r from then on: the remote that they belonged to gets its
+// Aside for them. That costs nothing unless it has such repositories.
+func (c *Cache) AddRemote(r Remote) error {
+	if r.Upstream != nil {
+		return fmt.Errorf("cache: the remote %s can be asked, and so has to be there from the start", r.Host)
+	}
+	c.adding.Lock()
+	defer c.adding.Unlock()
+	if c.serves(r.Host) != nil {
+		return nil
+	}
+	remotes := slices.Clone(*c.remotes.Load())
+	for i, other := range remotes {
+		switch {
+		case other.naming.Prefix == r.Naming.Prefix:
+			return fmt.Errorf("cache: the remotes %s and %s would be stored under the same names", other.Host, r.Host)
+		case other.naming.Prefix == "":
+			remotes[i].naming = other.naming.beside(other.Host, r.Naming.Prefix)
+		case r.Naming.Prefix == "":
+			r.Naming = r.Naming.beside(r.Host, other.naming.Prefix)
+		}
+	}
+	remotes = append(remotes, served{newRemote(r), r.Naming})
+	c.remotes.Store(&remotes)
+	return nil
+}
+
+// beside returns n, of the remote host that the bare names belong to, when prefix is that
+// of another remote.
+func (n Naming) beside(host, prefix string) Naming {
+	if !slices.Contains(n.Others, prefix) {
+		n.Others = append(slices.Clone(n.Others), prefix)
+	}
+	n.Aside = cmp.Or(n.Aside, "@"+host+"/")
+	return n
 }
 
 // Place is a repository of a remote.
@@ -149,19 +196,19 @@ type Place struct {
 // Repository returns the repository at p, which need not exist. It returns false
 // where p's remote is none of the cache's.
 func (c *Cache) Repository(p Place) (*Repository, bool) {
-	r := c.remote(p.Host)
+	r := c.serves(p.Host)
 	if r == nil {
 		return nil, false
 	}
-	return &Repository{c: c, remote: r, name: p.Repo, key: r.Naming.Key(p.Repo)}, true
+	return &Repository{c: c, remote: r.remote, name: p.Repo, key: r.naming.Key(p.Repo)}, true
 }
 
 // owner returns the repository that is stored as key, nil where its remote is none
 // of the cache's.
 func (c *Cache) owner(key string) *Repository {
-	for _, r := range c.remotes {
-		if name, ok := r.Naming.Name(key); ok {
-			return &Repository{c: c, remote: r, name: name, key: key}
+	for _, r := range *c.remotes.Load() {
+		if name, ok := r.naming.Name(key); ok {
+			return &Repository{c: c, remote: r.remote, name: name, key: key}
 		}
 	}
 	return nil

@@ -201,6 +201,10 @@ func (c *Cache) dropPins(ctx context.Context, repository string, dgst digest.Dig
 // a part, and something that was stored since names it.
 func (c *Cache) removeContent(ctx context.Context, p *place, top bool, sum *Removed) error {
 	defer c.contents.lock(p.dgst.String())()
+	defer c.holds.removing()()
+	if !top && c.holds.has(p.dgst) {
+		return nil
+	}
 	if c.pulls.isLinked(p.dgst) {
 		if !top {
 			return nil

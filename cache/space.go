@@ -71,6 +71,7 @@ type account struct {
 	left                  int64
 	of                    string
 	free                  int64 // of the storage beside the reserve and what is reserved
+	leftOfMax             int64 // of the limit, where there is one
 }
 
 // look returns the account. The caller holds s.mu.
@@ -100,8 +101,8 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 		// Links are made, and the index grows, when the content is there already.
 		margin = marginOf(s.max) + s.beside/8
 	}
-	if left := s.max - margin - a.taken; s.max > 0 && left < a.left {
-		a.left, a.of = left, fmt.Sprintf("left of the limit of %d", s.max)
+	if a.leftOfMax = s.max - margin - a.taken; s.max > 0 && a.leftOfMax < a.left {
+		a.left, a.of = a.leftOfMax, fmt.Sprintf("left of the limit of %d", s.max)
 	}
 	return a, nil
 }

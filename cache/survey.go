@@ -26,6 +26,15 @@ type survey struct {
 // survey looks at all that the index knows. Pause is how long a pull may ask for nothing
 // and still count as running.
 func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error) {
+	s, err := c.surveyStored(ctx)
+	if err == nil {
+		c.surveyPulls(ctx, s, pause)
+	}
+	return s, err
+}
+
+// surveyStored is survey without what belongs to running pulls.
+func (c *Cache) surveyStored(ctx context.Context) (*survey, error) {
 	if err := c.Ready(ctx); err != nil {
 		return nil, err
 	}
@@ -40,7 +49,9 @@ func (c *Cache) survey(ctx context.Context, pause time.Duration) (*survey, error
 			return nil, err
 		}
 	}
-	c.surveyPulls(ctx, s, pause)
+	for _, id := range c.holds.all() {
+		s.Busy(id)
+	}
 	c.surveyHeld(ctx, s)
 	return s, nil
 }
@@ -149,7 +160,7 @@ func (c *Cache) ttl(repo string) time.Duration {
 // attachedTo returns what a tag of cosign's is about: sha256-<hex>.sig and the like.
 func attachedTo(tag string) (subject gc.ID, ok bool) {
 	name, suffix, ok := strings.Cut(tag, ".")
-	if !ok || !slices.Contains([]string{"sig", "att", "sbom"}, suffix) {
+	if !ok || !slices.Contains(attachedSuffixes(), "."+suffix) {
 		return 0, false
 	}
 	dgst := digest.Digest(strings.Replace(name, "-", ":", 1))
@@ -291,6 +302,17 @@ func (c *Cache) namesIn(ctx context.Context, repo string) iter.Seq2[imageName, e
 				return
 			}
 		}
+		for n, err := range c.tagsIn(ctx, repo) {
+			if !yield(n, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// tagsIn yields the tags of one repository.
+func (c *Cache) tagsIn(ctx context.Context, repo string) iter.Seq2[imageName, error] {
+	return func(yield func(imageName, error) bool) {
 		prefix := append(key(kindTag, repo), 0)
 		for e, err := range c.opts.Index.Scan(ctx, prefix, nil) {
 			var rec tagRecord

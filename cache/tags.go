@@ -175,7 +175,17 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 // confirm records that the remote, asked at began, has said that tag points to m.
 // Where that fails, the answer is right all the same.
 func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began uint64, said Descriptor) Tagged {
-	now := r.c.opts.Now()
+	t, rec := r.answered(m, said, r.c.opts.Now())
+	err := r.point(ctx, tag, rec, began)
+	if err != nil && !errors.Is(err, errNotLinked) { // or else it is served uncached
+		r.c.seldom("tag "+r.key+":"+tag, err)("tag %s of %s could not be stored", tag, r.key)
+	}
+	return t
+}
+
+// answered is what the remote has said at now that a tag stands for, and how that is
+// recorded.
+func (r *Repository) answered(m Manifest, said Descriptor, now time.Time) (Tagged, tagRecord) {
 	t := Tagged{m, Freshness{Confirmed: now.Add(-said.Age)}}
 	rec := tagRecord{Digest: m.Digest, Validated: t.Confirmed.UnixNano(), Old: said.Stale}
 	if said.Age > 0 {
@@ -184,32 +194,41 @@ func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began 
 	if said.Stale {
 		t.Stale = r.notConfirmed()
 	}
+	return t, rec
+}
+
+// errNotLinked means that a manifest is not part of the repository.
+var errNotLinked = fmt.Errorf("it is not stored: %w", ErrNotFound)
+
+// point records what a tag stands for, durably, unless a request that has begun after
+// began has recorded something of it. The manifest has to be part of the repository.
+func (r *Repository) point(ctx context.Context, tag string, rec tagRecord, began uint64) error {
 	// So that it is not removed meanwhile, by who does not know the tag.
-	defer r.c.contents.lock(m.Digest.String())()
-	r.c.pulls.linked(idOf(m.Digest.String()))
-	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, m.Digest.String()}); err != nil {
-		return t // it could not be stored, and is served uncached
+	defer r.c.contents.lock(rec.Digest.String())()
+	r.c.pulls.linked(idOf(rec.Digest.String()))
+	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, rec.Digest.String()}); err != nil {
+		if absent(err) {
+			err = errNotLinked
+		}
+		return err
 	}
 	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
 	if !r.record(tag, began) {
-		return t
+		return nil
 	}
 	ref := Ref{r.key, RefTag, tag}
 	stored, err := r.c.opts.Refs.Get(ctx, ref)
-	if err == nil && stored != m.Digest {
+	if err == nil && stored != rec.Digest {
 		r.keepIfPinned(ctx, tag, stored)
-		r.c.uses.move(stored, m.Digest)
+		r.c.uses.move(stored, rec.Digest)
 	}
-	if err != nil || stored != m.Digest { // unchanged tags cost no write
-		err = r.c.opts.Refs.Put(ctx, ref, m.Digest)
+	if err != nil || stored != rec.Digest { // unchanged tags cost no write
+		err = r.c.opts.Refs.Put(ctx, ref, rec.Digest)
 	}
 	if err == nil {
 		err = r.c.opts.Index.Apply(ctx, put(key(kindTag, r.key, tag), rec))
 	}
-	if err != nil {
-		r.c.seldom("tag "+r.key+":"+tag, err)("tag %s of %s could not be stored", tag, r.key)
-	}
-	return t
+	return err
 }
 
 // now is the number of what happens next.

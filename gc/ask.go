@@ -77,3 +77,20 @@ func (g *Graph) Below(id ID) []ID {
 	}
 	return below
 }
+
+// Stays tells whether id stays because of [Graph.Keep] or [Graph.Busy]: it is such content,
+// below or attached to some, or an index of such an image, or belongs to that.
+func (g *Graph) Stays(id ID) bool {
+	n, ok := g.find(id)
+	if !ok {
+		return false
+	}
+	g.prepare()
+	if !g.settled {
+		g.hold(isKept, inKept)
+		g.hold(isBusy, inBusy)
+		g.bind()
+		g.held, g.settled = true, true
+	}
+	return g.flags[n]&stays != 0
+}

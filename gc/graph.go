@@ -32,6 +32,7 @@ type Graph struct {
 	// What follows from the above; see prepare.
 	prepared  bool
 	held      bool     // what is inKept is marked
+	settled   bool     // what stays is marked
 	followers []uint64 // subject and attached manifest, 32 bits each, sorted
 	parents   []uint64 // manifest and manifest that names it, likewise
 }

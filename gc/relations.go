@@ -8,7 +8,7 @@ func (g *Graph) prepare() {
 	if g.prepared {
 		return
 	}
-	g.prepared, g.held = true, false
+	g.prepared, g.held, g.settled = true, false, false
 	for i := range uint32(g.nodes.len()) {
 		g.nodes.at(i).refs = 0
 		g.flags[i] &^= hasFollowers | hasParents | planned
