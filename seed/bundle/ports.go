@@ -10,7 +10,7 @@ import (
 // Source gives the content that a bundle is made of.
 type Source interface {
 	// Open opens a manifest or blob. What it gives is compared with the digest by who
-	// reads it.
+	// reads it. The error for what is not stored wraps [fs.ErrNotExist].
 	Open(ctx context.Context, dgst digest.Digest) (io.ReadCloser, error)
 }
 
