@@ -123,6 +123,13 @@ func multiArch(kind, indexType, manifestType, configType, layerType string) (Ima
 	return join(kind, root, children...), err
 }
 
+// IndexImage is an image for all of [Platforms]. What is in it is in no image of another
+// name, but for the programs.
+func IndexImage(repo, tag string) (Image, error) {
+	img, err := multiArch("index "+repo+":"+tag, ociIndex, ociManifest, ociConfig, ociGzip)
+	return img.In(repo, tag), err
+}
+
 // nestedIndex is an index whose entry is an index.
 func nestedIndex() (Image, error) {
 	inner, err := multiArch("nested index", ociIndex, ociManifest, ociConfig, ociGzip)
