@@ -23,7 +23,7 @@ UNIT = $(shell go list ./... | grep -v '/e2e\(/\|$$\)')
 
 # Debian's packages that tests use, beside make, git and Go.
 PACKAGES := ca-certificates conmon containerd crun docker.io gcc iproute2 iptables libc6-dev netavark \
-	nginx-light podman runc skopeo wrk
+	nginx-light openssl podman runc skopeo wrk
 
 ##@ Use
 
