@@ -2,6 +2,7 @@ package seed
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -73,6 +74,11 @@ type Repository interface {
 
 	// PointTag has tag stand for a stored manifest, as the remote has said just now.
 	PointTag(ctx context.Context, tag string, dgst digest.Digest) error
+
+	// StoredTag returns what tag stands for where it is stored, whatever its lifetime, and
+	// when the remote has last confirmed that; an empty digest where nothing is stored. It
+	// asks nobody.
+	StoredTag(ctx context.Context, tag string) (dgst digest.Digest, confirmed time.Time, err error)
 
 	// Tags lists at most n tags that come after last: all where n is negative.
 	Tags(ctx context.Context, n int, last string) (cache.TagList, error)

@@ -36,7 +36,9 @@ type Tags struct {
 	// Regexp is matched against whole tags; see package regexp.
 	Regexp string `json:"regexp,omitempty"`
 	// SemVer is a range such as ">=1.2 <2" or "~1.4". Tags that are no versions are not
-	// in it; a leading v is left aside.
+	// in it; a leading v is left aside. One such as 1.27-alpine is a version before 1.27
+	// (Semantic Versioning 2.0.0, section 9), and only in ranges that name such a version,
+	// for example ">=1.2-0".
 	SemVer string `json:"semver,omitempty"`
 	// Newest is how many to take at most, the highest versions first; tags that are no
 	// versions come after those, in the reverse of their alphabetical order. 0 is all.
