@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -77,7 +78,12 @@ func WriteFile(ctx context.Context, name string, d Description, src Source, o Fi
 	if err := f.removeLeftovers(); err != nil {
 		return fmt.Errorf("removing what an earlier run has left: %w", err)
 	}
-	err = write(ctx, f, h, d, src, o.WriteOptions)
+	// Content comes in small pieces.
+	buffered := bufio.NewWriterSize(f, 1<<20)
+	err = write(ctx, buffered, h, d, src, o.WriteOptions)
+	if err == nil {
+		err = buffered.Flush()
+	}
 	err = errors.Join(err, f.finish())
 	if err == nil {
 		err = f.writeBeside(h)

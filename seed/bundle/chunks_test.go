@@ -1,0 +1,334 @@
+package bundle_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"registry-module/internal/durable"
+	"registry-module/internal/durable/durabletest"
+	"registry-module/seed/bundle"
+)
+
+// split writes the sample, of about 5 MiB, in chunks of 1 MiB.
+func split(tb testing.TB, dir string) (file string, d bundle.Description, s *store) {
+	tb.Helper()
+	s, roots := sample(tb, 1_000_000)
+	d = describe(tb, s, roots, bundle.DescribeOptions{})
+	file = filepath.Join(dir, "site.tar")
+	if err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: 1 << 20}); err != nil {
+		tb.Fatal(err)
+	}
+	return file, d, s
+}
+
+// The chunks are the tar, their sums are right, and the head is a tar of its own.
+func TestChunks(t *testing.T) {
+	dir := t.TempDir()
+	file, d, s := split(t, dir)
+	var joined []byte
+	var found []string
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		found = append(found, strings.TrimPrefix(e.Name(), "site.tar"))
+		if !strings.HasPrefix(e.Name(), "site.tar.0") {
+			continue
+		}
+		p, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p) > 1<<20 {
+			t.Errorf("%s has %d bytes", e.Name(), len(p))
+		}
+		joined = append(joined, p...)
+	}
+	if want := []string{".001", ".002", ".003", ".004", ".005", ".head", ".sums"}; !slices.Equal(found, want) {
+		t.Errorf("files %q, want %q", found, want)
+	}
+	if !bytes.Equal(joined, written(t, d, s, bundle.WriteOptions{})) {
+		t.Error("the chunks are not the tar")
+	}
+	check := exec.Command("sha256sum", "-c", "--strict", file+".sums")
+	check.Dir = dir
+	if out, err := check.CombinedOutput(); err != nil || strings.Count(string(out), ": OK") != 6 {
+		t.Errorf("sha256sum: %v, %s", err, out)
+	}
+	if out, err := exec.Command("tar", "tf", file+".head").CombinedOutput(); err != nil {
+		t.Errorf("tar: %v, %s", err, out)
+	}
+}
+
+func TestChunkSize(t *testing.T) {
+	s, roots := sample(t, 3000)
+	d := describe(t, s, roots, bundle.DescribeOptions{})
+	err := bundle.WriteFile(context.Background(), filepath.Join(t.TempDir(), "b"), d, s, bundle.FileOptions{ChunkSize: 1<<20 - 1})
+	if err == nil || !strings.Contains(err.Error(), "1MiB") {
+		t.Errorf("error %v", err)
+	}
+	// 4 GiB is one byte more than a file of FAT32 can have.
+	if got := bundle.PlannedSize(10<<30, 4<<30); got >= 4<<30 || got%512 != 0 {
+		t.Errorf("chunks of %d bytes", got)
+	}
+}
+
+// Each way in which a chunk can be wrong costs the images that lie in it, and no others.
+func TestChunkLost(t *testing.T) {
+	remove := func(t *testing.T, name string) {
+		t.Helper()
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip := func(t *testing.T, name string, at int) {
+		t.Helper()
+		p, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p[at] ^= 1
+		if err := os.WriteFile(name, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flipHead := func(t *testing.T, name string) {
+		t.Helper()
+		p, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flip(t, name, bytes.Index(p, []byte("team/tool\"")))
+	}
+	// In this order: base and c of module, d of tool, the signature, a and b of app, with
+	// 1,000,000 bytes each but the signature.
+	const module, tool = "mcr.example.com/azure/module:1", "quay.example:5000/team/tool@"
+	const sig, app = "docker.io/library/app:sha256-", "docker.io/library/app:1.0"
+	for name, tt := range map[string]struct {
+		damage func(t *testing.T, file string)
+		open   string // what is opened, beside the bundle's name
+		lost   []string
+		state  map[string]bundle.ChunkState
+		fails  bool // it cannot be opened
+	}{
+		"nothing":            {damage: func(*testing.T, string) {}},
+		"opened by a chunk":  {damage: func(*testing.T, string) {}, open: ".003"},
+		"opened by its sums": {damage: func(*testing.T, string) {}, open: ".sums"},
+		"first missing": {
+			damage: func(t *testing.T, f string) { remove(t, f+".001") }, open: ".001",
+			lost: []string{module, app}, state: map[string]bundle.ChunkState{"site.tar.001": bundle.ChunkMissing},
+		},
+		"middle missing": {
+			damage: func(t *testing.T, f string) { remove(t, f+".004") },
+			lost:   []string{app}, state: map[string]bundle.ChunkState{"site.tar.004": bundle.ChunkMissing},
+		},
+		"last missing": {
+			damage: func(t *testing.T, f string) { remove(t, f+".005") },
+			lost:   []string{app}, state: map[string]bundle.ChunkState{"site.tar.005": bundle.ChunkMissing},
+		},
+		"all but the last missing": {
+			damage: func(t *testing.T, f string) {
+				for i := 1; i < 5; i++ {
+					remove(t, fmt.Sprintf("%s.%03d", f, i))
+				}
+			},
+			lost: []string{module, tool, sig, app},
+		},
+		"flipped": {
+			damage: func(t *testing.T, f string) { flip(t, f+".003", 500_000) },
+			lost:   []string{tool}, state: map[string]bundle.ChunkState{"site.tar.003": bundle.ChunkDamaged},
+		},
+		"flipped without sums": {
+			damage: func(t *testing.T, f string) { flip(t, f+".003", 500_000); remove(t, f+".sums") },
+			lost:   []string{tool},
+		},
+		"truncated": {
+			damage: func(t *testing.T, f string) {
+				if err := os.Truncate(f+".005", 100); err != nil {
+					t.Fatal(err)
+				}
+			},
+			lost: []string{app}, state: map[string]bundle.ChunkState{"site.tar.005": bundle.ChunkSize},
+		},
+		"two exchanged": {
+			damage: func(t *testing.T, f string) {
+				for _, r := range [][2]string{{".002", ".x"}, {".003", ".002"}, {".x", ".003"}} {
+					if err := os.Rename(f+r[0], f+r[1]); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			lost:  []string{module, tool, sig, app},
+			state: map[string]bundle.ChunkState{"site.tar.002": bundle.ChunkDamaged, "site.tar.003": bundle.ChunkDamaged},
+		},
+		"head damaged": {
+			damage: func(t *testing.T, f string) { flipHead(t, f+".001") },
+			state:  map[string]bundle.ChunkState{"site.tar.001": bundle.ChunkDamaged},
+		},
+		"no copy of the head": {damage: func(t *testing.T, f string) { remove(t, f+".head") }},
+		"no copy of the head, one missing": {
+			damage: func(t *testing.T, f string) { remove(t, f+".head"); remove(t, f+".005") },
+			lost:   []string{app}, state: map[string]bundle.ChunkState{"site.tar.005": bundle.ChunkMissing},
+		},
+		"first and head missing": {damage: func(t *testing.T, f string) { remove(t, f+".001"); remove(t, f+".head") }, fails: true},
+		"head damaged twice":     {damage: func(t *testing.T, f string) { flipHead(t, f+".001"); flipHead(t, f+".head") }, fails: true},
+		"a directory for a chunk": {
+			damage: func(t *testing.T, f string) {
+				remove(t, f+".005")
+				if err := os.Mkdir(f+".005", 0o700); err != nil {
+					t.Fatal(err)
+				}
+			},
+			lost: []string{app}, state: map[string]bundle.ChunkState{"site.tar.005": bundle.ChunkMissing},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, d, _ := split(t, t.TempDir())
+			tt.damage(t, file)
+			b, err := bundle.Open(file+tt.open, bundle.OpenOptions{})
+			if tt.fails {
+				if !errors.Is(err, bundle.ErrInvalid) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Close() }()
+			to := newSink(t)
+			r, err := bundle.Load(context.Background(), to, b, bundle.LoadOptions{})
+			if (len(tt.lost) > 0) != errors.Is(err, bundle.ErrPartly) || len(tt.lost) == 0 && err != nil {
+				t.Errorf("error %v", err)
+			}
+			want := slices.DeleteFunc(names(d), func(n string) bool {
+				return slices.ContainsFunc(tt.lost, func(l string) bool { return strings.HasPrefix(n, l) })
+			})
+			if !sameSet(to.images, want) || len(r.Failed) != len(tt.lost) {
+				t.Errorf("images %q, want %q; failed %v", to.images, want, r.Failed)
+			}
+			for _, c := range b.Chunks() {
+				want, wrong := tt.state[c.Name]
+				if wrong && c.State != want || !wrong && c.State != bundle.ChunkPresent && tt.state != nil {
+					t.Errorf("chunk %+v, want it %s", c, want)
+				}
+				if wrong && len(tt.lost) > 0 && !strings.Contains(err.Error(), c.Name) {
+					t.Errorf("the error does not name %s: %v", c.Name, err)
+				}
+			}
+			// What is lost can be brought later.
+			again, err := bundle.Load(context.Background(), to, stream(t, written(t, d, sampleStore(t), bundle.WriteOptions{})), bundle.LoadOptions{})
+			if err != nil || len(again.Images) != len(d.Images) {
+				t.Errorf("later: %v", err)
+			}
+		})
+	}
+}
+
+func sampleStore(tb testing.TB) *store {
+	tb.Helper()
+	s, _ := sample(tb, 1_000_000)
+	return s
+}
+
+// Whichever operation of the file system fails, and even if none happens any more: nothing
+// that is left looks complete, unless it is, and the next run comes to the right end.
+func TestWriteFileFails(t *testing.T) {
+	s, roots := sample(t, 400_000)
+	d := describe(t, s, roots, bundle.DescribeOptions{})
+	for _, mode := range []durabletest.Mode{durabletest.Absent, durabletest.Done, durabletest.Dead} {
+		for name, size := range map[string]int64{"whole": 0, "split": 1 << 20} {
+			for at := 0; ; at++ {
+				dir := t.TempDir()
+				file := filepath.Join(dir, "b")
+				// An earlier run, of other content and in more files, has been killed, and one before that was not.
+				for _, old := range []string{"b.001", "b.002", "b.004", "b.sums", "b.head", "b.003.tmp", "b.sums.tmp"} {
+					if err := os.WriteFile(filepath.Join(dir, old), []byte("old"), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				const mine = "b.txt"
+				if err := os.WriteFile(filepath.Join(dir, mine), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				f := &durabletest.FS{FS: durable.OS{}, At: at, Mode: mode}
+				err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: size, FS: f})
+				if f.Injected() && err == nil && mode != durabletest.Dead {
+					t.Errorf("%s: the failure of operation %d went unnoticed: %q", name, at, f.Ops()[at])
+				}
+				if sums, readErr := os.ReadFile(file + ".sums"); err != nil && readErr == nil && string(sums) != "old" {
+					checkSums(t, dir) // as far as it came
+				}
+				if err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: size}); err != nil {
+					t.Fatal(err)
+				}
+				checkSums(t, dir)
+				entries, _ := os.ReadDir(dir)
+				want := map[string]int{"whole": 3, "split": 5}[name]
+				if len(entries) != want {
+					t.Errorf("%s, operation %d: %v is there, want %d files", name, at, entries, want)
+				}
+				if !f.Injected() {
+					break
+				}
+			}
+		}
+	}
+}
+
+// checkSums has sha256sum compare what is in dir.
+func checkSums(t *testing.T, dir string) {
+	t.Helper()
+	check := exec.Command("sha256sum", "-c", "--strict", "b.sums")
+	check.Dir = dir
+	if out, err := check.CombinedOutput(); err != nil {
+		t.Errorf("sha256sum: %v, %s", err, out)
+	}
+}
+
+// A name that looks like that of a chunk may be that of a whole file.
+func TestNameLikeChunk(t *testing.T) {
+	s, roots := sample(t, 3000)
+	d := describe(t, s, roots, bundle.DescribeOptions{})
+	file := filepath.Join(t.TempDir(), "site.2026")
+	if err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]int64{"whole": -1, "truncated": 20_000} {
+		t.Run(name, func(t *testing.T) {
+			if size > 0 {
+				if err := os.Truncate(file, size); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, err := bundle.Open(file, bundle.OpenOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Close() }()
+			if len(b.Description().Images) != 4 {
+				t.Errorf("%+v", b.Description())
+			}
+		})
+	}
+}
+
+func TestOpenNothing(t *testing.T) {
+	dir := t.TempDir()
+	_, err := bundle.Open(filepath.Join(dir, "b"), bundle.OpenOptions{})
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "b.001") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := bundle.Open(dir, bundle.OpenOptions{}); !errors.Is(err, durable.ErrNotFile) {
+		t.Errorf("error %v for a directory", err)
+	}
+}
