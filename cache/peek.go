@@ -126,3 +126,20 @@ func (r *Repository) PointTag(ctx context.Context, tag string, dgst digest.Diges
 // peekedFor is for how long it counts what a remote has said of a tag: far longer than it
 // takes to fetch an image over a thin link.
 const peekedFor = 7 * 24 * time.Hour
+
+// StoredTag returns what tag stands for where that is stored, whatever its lifetime, and
+// when the remote has last confirmed it, which is zero where nobody knows. The digest is
+// empty where nothing is stored. Nobody is asked.
+func (r *Repository) StoredTag(ctx context.Context, tag string) (dgst digest.Digest, confirmed time.Time, err error) {
+	rec, err := r.tagRecord(ctx, tag)
+	switch {
+	case absent(err):
+		return "", confirmed, nil
+	case err != nil:
+		return "", confirmed, err
+	}
+	if rec.Validated != 0 {
+		confirmed = time.Unix(0, rec.Validated)
+	}
+	return rec.Digest, confirmed, nil
+}

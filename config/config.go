@@ -170,6 +170,19 @@ type Config struct {
 	// with; 0 keeps none after a restart.
 	PartialTTL time.Duration
 
+	// SeedFile says what the running server fetches ahead of time, and when, see package
+	// seed/source. It is empty where there is none. What it says is not checked here,
+	// since it is read again for each run.
+	SeedFile string
+
+	// SeedTokenFile holds the token of those who may have the server fetch images by its
+	// admin address, see [ReadSeedToken]. Where it is empty, nobody may.
+	SeedTokenFile string
+
+	// BundleTrustKeys are files with public keys. Where there are any, only bundles are
+	// loaded that are signed with one of them.
+	BundleTrustKeys []string
+
 	// Warnings are what is worth a line in the log but not an error, for
 	// example a variable that nothing reads.
 	Warnings []string

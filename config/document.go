@@ -31,8 +31,10 @@ type document struct {
 	Validation    configuration.Validation              `yaml:"validation,omitempty"`
 	Policy        configuration.Policy                  `yaml:"policy,omitempty"`
 
-	// Cache is ours alone.
-	Cache cacheSection `yaml:"cache,omitempty"`
+	// These are ours alone.
+	Cache  cacheSection  `yaml:"cache,omitempty"`
+	Seed   seedSection   `yaml:"seed,omitempty"`
+	Bundle bundleSection `yaml:"bundle,omitempty"`
 }
 
 // proxySection has the keys of [configuration.Proxy] and ours: what is for all
@@ -105,6 +107,17 @@ type cacheSection struct {
 	Pins          list   `yaml:"pins,omitempty"`
 	ScrubInterval string `yaml:"scrubinterval,omitempty"`
 	ScrubRate     string `yaml:"scrubrate,omitempty"`
+}
+
+// seedSection says what is fetched ahead of time, and who may ask for that from afar.
+type seedSection struct {
+	File      string `yaml:"file,omitempty"`
+	TokenFile string `yaml:"tokenfile,omitempty"`
+}
+
+// bundleSection says whose bundles are loaded.
+type bundleSection struct {
+	TrustKeys list `yaml:"trustkeys,omitempty"`
 }
 
 // builtin is the document that stands for an absent file.

@@ -30,6 +30,7 @@ func (l *loader) finish(doc *document) (*Config, error) {
 	l.finishLists(doc)
 	l.finishProxy(doc, c)
 	l.finishCache(doc, c)
+	l.finishSeed(doc, c)
 	l.rejectUnsupported(doc)
 	if err := l.failed(); err != nil {
 		return nil, err

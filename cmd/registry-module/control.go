@@ -61,10 +61,13 @@ func newControlServer(ctx context.Context, h http.Handler, log logrus.FieldLogge
 }
 
 // controlHandler answers commands.
-func controlHandler(b bindings, i imageControl, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
+func controlHandler(b bindings, i imageControl, f seeding, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
 	mux := http.NewServeMux()
 	if i != nil {
 		handleImages(mux, i)
+	}
+	if f != nil {
+		mux.Handle("POST "+seedPath, seedHandler(f))
 	}
 	mux.Handle("GET /remotes", remotesHandler(statuses))
 	handleOffline(mux, s)
@@ -219,7 +222,12 @@ func noServer(err error) bool {
 }
 
 func (c *controlClient) do(ctx context.Context, method, target string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://registry-module"+target, nil)
+	return c.send(ctx, method, target, nil)
+}
+
+// send is do with a body.
+func (c *controlClient) send(ctx context.Context, method, target string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://registry-module"+target, body)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"registry-module/cache"
 	"registry-module/config"
@@ -14,29 +15,43 @@ import (
 
 // imageNames knows under which names is stored what people call differently.
 type imageNames struct {
+	now      atomic.Pointer[namesNow]
+	bindings bindings
+}
+
+// namesNow is what [imageNames] knows until another remote is added.
+type namesNow struct {
 	// asked answers as clients are, and all also for what is ruled out, which can be
 	// stored nevertheless.
 	asked, all *router.Router
 	// namings are those of the remotes, by host.
-	namings  map[string]cache.Naming
-	bindings bindings
+	namings map[string]cache.Naming
 }
 
 func newImageNames(b bindings, remotes []cache.Remote, routes []router.Remote) (*imageNames, error) {
-	n := &imageNames{namings: make(map[string]cache.Naming, len(remotes)), bindings: b}
+	n := &imageNames{bindings: b}
+	return n, n.replace(remotes, routes)
+}
+
+// replace has names mean what they do with other remotes.
+func (n *imageNames) replace(remotes []cache.Remote, routes []router.Remote) error {
+	now := &namesNow{namings: make(map[string]cache.Naming, len(remotes))}
 	for _, r := range remotes {
-		n.namings[r.Host] = r.Naming
+		now.namings[r.Host] = r.Naming
 	}
 	var err error
-	if n.asked, err = router.New(routes); err != nil {
-		return nil, err
+	if now.asked, err = router.New(routes); err != nil {
+		return err
 	}
 	open := slices.Clone(routes)
 	for i := range open {
 		open[i].Allow, open[i].Deny = nil, nil
 	}
-	n.all, err = router.New(open)
-	return n, err
+	if now.all, err = router.New(open); err != nil {
+		return err
+	}
+	n.now.Store(now)
+	return nil
 }
 
 // What names may look like: as clients ask for them (OCI distribution specification,
@@ -92,8 +107,9 @@ func (n *imageNames) route(ns, name string) []cache.Place {
 	if !askedName.MatchString(name) {
 		return nil
 	}
+	now := n.now.Load()
 	var places []cache.Place
-	for _, r := range []*router.Router{n.asked, n.all} {
+	for _, r := range []*router.Router{now.asked, now.all} {
 		more, err := r.Route(ns, name)
 		if err != nil {
 			continue // it is ruled out, or not served
@@ -108,7 +124,7 @@ func (n *imageNames) route(ns, name string) []cache.Place {
 }
 
 // key is the name under which p is stored.
-func (n *imageNames) key(p cache.Place) string { return n.namings[p.Host].Key(p.Repo) }
+func (n *imageNames) key(p cache.Place) string { return n.now.Load().namings[p.Host].Key(p.Repo) }
 
 // boundTo is the host of the remote that a name has turned out to mean, empty where
 // that is not known.
@@ -139,7 +155,7 @@ func (n *imageNames) expand(pattern string) []string {
 			return []string{n.key(inLibrary(p, rest)) + suffix}
 		}
 	}
-	defaults, err := n.all.Route("", anyName)
+	defaults, err := n.now.Load().all.Route("", anyName)
 	if err != nil || strings.HasPrefix(repository, "@") {
 		return []string{repository + suffix} // none is a default: it can only be as listed
 	}
@@ -148,7 +164,7 @@ func (n *imageNames) expand(pattern string) []string {
 	for _, p := range defaults {
 		p.Repo = strings.TrimSuffix(p.Repo, anyName)
 		patterns = append(patterns, n.key(inLibrary(p, repository))+suffix)
-		bare = bare || n.namings[p.Host].Prefix == ""
+		bare = bare || n.now.Load().namings[p.Host].Prefix == ""
 	}
 	// What is listed without a host may be of a remote that is no default any more.
 	if !bare {
@@ -162,7 +178,7 @@ const anyName = "a/b"
 
 // below returns the remote that clients call first, with what stands before names there.
 func (n *imageNames) below(first string) (cache.Place, bool) {
-	places, err := n.all.Route(first, anyName)
+	places, err := n.now.Load().all.Route(first, anyName)
 	if err != nil {
 		return cache.Place{}, false
 	}

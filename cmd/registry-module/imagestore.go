@@ -111,7 +111,7 @@ func (n *namedImages) keysOf(places []cache.Place, more string) []string {
 
 // explicit is the name of an image with the host of its registry.
 func (n *namedImages) explicit(f found) string {
-	name, ok := n.names.namings[f.remote].Name(f.repository)
+	name, ok := n.names.now.Load().namings[f.remote].Name(f.repository)
 	if !ok {
 		name = f.repository
 	}

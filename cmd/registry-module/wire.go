@@ -39,6 +39,8 @@ type program struct {
 	cache   *cache.Cache
 	// images are what cache holds, for commands; nil where it cannot tell.
 	images  imageControl
+	// seeding fills cache.
+	seeding *oneSeeding
 	offline *offlineControl
 	// contact is what all remotes go by.
 	contact upstream.Switch
@@ -99,9 +101,12 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	p.closers = append(p.closers, c)
 	p.cache = c
-	if p.images, err = newNamedImages(c, c, remotes, routes); err != nil {
+	images, err := newNamedImages(c, c, remotes, routes)
+	if err != nil {
 		return nil, err
 	}
+	p.images = images
+	p.wireSeeding(images.names, log)
 
 	srv, err := server.New(ctx, server.Options{
 		Cache:   c,
