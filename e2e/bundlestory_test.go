@@ -98,7 +98,7 @@ func TestBundleStory(t *testing.T) {
 		t.Fatalf("bundle load: %v\n%s", err, out)
 	}
 	t.Logf("%d pulls meanwhile\n%s", pulls, out)
-	f.serves(t, m)
+	f.serves(t, m, true)
 	f.pulled(t, m)
 	everything(t, m, base)
 

@@ -57,7 +57,7 @@ func TestSeedStory(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := darkened(t, dir, lab.Env{})
-	f.serves(t, m)
+	f.serves(t, m, true)
 	f.pulled(t, m)
 	pinned := 0
 	for _, i := range cliJSON[[]cache.Image](t, m, "ls") {
@@ -91,7 +91,7 @@ func TestSeedByServer(t *testing.T) {
 	if want := f.size(t); r.Failures() != 0 || f.blobBytes() != want {
 		t.Errorf("%d bytes were sent, want %d: %+v", f.blobBytes(), want, r)
 	}
-	f.serves(t, m)
+	f.serves(t, m, false)
 	f.public.Reset()
 	f.private.Reset()
 

@@ -207,14 +207,20 @@ func darkened(t *testing.T, dir string, env lab.Env) *lab.Server {
 	return m
 }
 
-// serves looks whether a module has all that the manifest names, to the byte, says what it
-// lacks of the platforms that were left out, and finds what is attached.
-func (f *factory) serves(t *testing.T, m *lab.Server) {
+// serves looks whether a module has all that the manifest names, to the byte, and finds what
+// is attached. One in the dark says what it lacks of the platforms that were left out.
+func (f *factory) serves(t *testing.T, m *lab.Server, dark bool) {
 	t.Helper()
 	for _, module := range f.modules {
 		blobs, left := carried(t, module.Image)
+		if !dark {
+			left = nil // it is fetched
+		}
 		img := module.Image
 		img.Blobs = blobs
+		if strings.Contains(module.named, "@") {
+			img.Tag = img.Root().Digest.String() // which is all that was asked for
+		}
 		for _, by := range []way{{alias: module.host}, {ns: module.host}} {
 			wholeImage(t, m, by, img)
 			for _, manifest := range left {
@@ -290,7 +296,11 @@ func (f *factory) pulled(t *testing.T, m *lab.Server) {
 			if !upstream && (name == "docker" || name == "skopeo") {
 				by = m.Addr + "/" + ref
 			}
-			for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+			platforms := []string{"linux/amd64", "linux/arm64"}
+			if name == "docker" {
+				platforms = platforms[:1] // it cannot have two under one digest
+			}
+			for _, platform := range platforms {
 				digests, err := client.Pull(t.Context(), by, platform)
 				if err != nil {
 					t.Errorf("%s pulls %s for %s: %v", name, by, platform, err)
