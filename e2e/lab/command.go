@@ -9,7 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
+
 	"time"
 )
 
@@ -100,6 +100,3 @@ func (p *Process) Wait(ctx context.Context) (status int, err error) {
 	}
 	return 0, p.err
 }
-
-// Signal sends a signal to the process and its group. That it is gone already is no error.
-func (p *Process) Signal(sig syscall.Signal) { p.signal(sig) }
