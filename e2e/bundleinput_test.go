@@ -183,7 +183,7 @@ func TestBundleInputs(t *testing.T) {
 	absurd = append(absurd[:len(absurd)-1024], gnuHeader("blobs/sha256/"+strings.Repeat("a", 64), math.MaxInt64)...)
 
 	nothing := map[string][]byte{
-		"empty": nil, "random bytes": random(256 << 10), "zeros": make([]byte, 1<<20), "text": []byte("docker.io/library/alpine\n"),
+		"empty": nil, "random bytes": random(256 << 10), "zeros": make([]byte, 1<<20), "text": []byte("registry.example.test/library/alpine\n"),
 		"gzip of a bundle": []byte(gzipped(t, c.plain)), "zstd of a bundle": []byte(zstdPacked(t, c.plain)),
 		"gzip of 10 GB": bombs["gzip of 10 GB"], "zstd of 10 GB": bombs["zstd of 10 GB"],
 		"a tar of nothing": packed(t), "another tar": packed(t, entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd"}, content: []byte("root")}),

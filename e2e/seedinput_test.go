@@ -62,7 +62,7 @@ func (d *depot) refusal(t *testing.T, stdin io.Reader, says []string, args ...st
 // aliasBomb is a document that stands for 10^9 values, in a list called so.
 func aliasBomb(list string) string {
 	var b strings.Builder
-	b.WriteString("version: 1\nx0: &a0 [docker.io/library/alpine, docker.io/library/alpine]\n")
+	b.WriteString("version: 1\nx0: &a0 [registry.example.test/library/alpine, registry.example.test/library/alpine]\n")
 	for i := range 9 {
 		fmt.Fprintf(&b, "x%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
 	}
@@ -100,47 +100,47 @@ func TestSeedInputs(t *testing.T) {
 		"zeros":                {strings.Repeat("\x00", 1<<20), nil},
 		"a program":            {"\x7fELF\x02\x01\x01" + string(random(4<<10)), nil},
 		"UTF-16":               {"\xff\xfed\x00o\x00c\x00k\x00e\x00r\x00", nil},
-		"no UTF-8":             {"docker.io/library/alp\xffine\n", nil},
-		"broken YAML":          {"version: 1\nimages: [docker.io/library/alpine\n", nil},
-		"YAML with tabs":       {"version: 1\nimages:\n\t- docker.io/library/alpine\n", nil},
+		"no UTF-8":             {"registry.example.test/library/alp\xffine\n", nil},
+		"broken YAML":          {"version: 1\nimages: [registry.example.test/library/alpine\n", nil},
+		"YAML with tabs":       {"version: 1\nimages:\n\t- registry.example.test/library/alpine\n", nil},
 		"broken JSON":          {`{"modulesContent": {"$edgeAgent": {`, nil},
-		"JSON and more":        {deployment(`"docker.io/library/alpine"`) + "}}", nil},
+		"JSON and more":        {deployment(`"registry.example.test/library/alpine"`) + "}}", nil},
 		"JSON, deep":           {strings.Repeat(`{"a":`, 1e6), nil},
 		"JSON lists, deep":     {strings.Repeat("[", 5e6), nil},
 		"YAML lists, deep":     {"version: 1\nimages: " + strings.Repeat("[", 1e6), nil},
 		"YAML maps, deep":      {"version: 1\nimages: " + strings.Repeat("{a: ", 1e5), nil},
 		"YAML bullets, deep":   {"version: 1\nimages:\n  " + strings.Repeat("- ", 1e6) + "x\n", nil},
 		"aliases of aliases":   {aliasBomb("images"), nil},
-		"aliases, compose":     {strings.Replace(aliasBomb("x"), "version: 1\n", "services:\n  web:\n    image: docker.io/library/alpine\n", 1) + "y: *a9\n", nil},
+		"aliases, compose":     {strings.Replace(aliasBomb("x"), "version: 1\n", "services:\n  web:\n    image: registry.example.test/library/alpine\n", 1) + "y: *a9\n", nil},
 		"cycle of aliases":     {"version: 1\nimages: &a\n  - *a\n", nil},
 		"merge of itself":      {"version: 1\nimages:\n  - &a\n    <<: *a\n    image: x\n", nil},
 		"unknown alias":        {"version: 1\nimages: *nothing\n", nil},
-		"another version":      {"version: 99\nimages: [docker.io/library/alpine]\n", []string{"99"}},
-		"absurd newest":        {seedFile + "{image: docker.io/library/alpine, tags: {newest: 99999999999999999999999}}\n", nil},
-		"newest below 0":       {seedFile + "{image: docker.io/library/alpine, tags: {newest: -1}}\n", nil},
-		"expression":           {seedFile + "{image: docker.io/library/alpine, tags: {regexp: '(('}}\n", []string{"(("}},
-		"expression, large":    {seedFile + "{image: docker.io/library/alpine, tags: {regexp: '((a{1000}){1000}){1000}'}}\n", nil},
-		"range of versions":    {seedFile + "{image: docker.io/library/alpine, tags: {semver: '>=one <'}}\n", nil},
-		"schedule":             {"version: 1\nschedule: every now and then\nimages: [docker.io/library/alpine]\n", []string{"every now and then"}},
-		"schedule that is not": {"version: 1\nschedule: '0 0 31 2 99'\nimages: [docker.io/library/alpine]\n", nil},
-		"unknown key":          {"version: 1\nimagse: [docker.io/library/alpine]\n", []string{"imagse"}},
+		"another version":      {"version: 99\nimages: [registry.example.test/library/alpine]\n", []string{"99"}},
+		"absurd newest":        {seedFile + "{image: registry.example.test/library/alpine, tags: {newest: 99999999999999999999999}}\n", nil},
+		"newest below 0":       {seedFile + "{image: registry.example.test/library/alpine, tags: {newest: -1}}\n", nil},
+		"expression":           {seedFile + "{image: registry.example.test/library/alpine, tags: {regexp: '(('}}\n", []string{"(("}},
+		"expression, large":    {seedFile + "{image: registry.example.test/library/alpine, tags: {regexp: '((a{1000}){1000}){1000}'}}\n", nil},
+		"range of versions":    {seedFile + "{image: registry.example.test/library/alpine, tags: {semver: '>=one <'}}\n", nil},
+		"schedule":             {"version: 1\nschedule: every now and then\nimages: [registry.example.test/library/alpine]\n", []string{"every now and then"}},
+		"schedule that is not": {"version: 1\nschedule: '0 0 31 2 99'\nimages: [registry.example.test/library/alpine]\n", nil},
+		"unknown key":          {"version: 1\nimagse: [registry.example.test/library/alpine]\n", []string{"imagse"}},
 		"images are a number":  {"version: 1\nimages: 1e309\n", nil},
-		"platform":             {"version: 1\nplatforms: ['../..']\nimages: [docker.io/library/alpine]\n", nil},
+		"platform":             {"version: 1\nplatforms: ['../..']\nimages: [registry.example.test/library/alpine]\n", nil},
 		"traversal":            {"../../../etc/passwd\n", nil},
-		"traversal, host":      {"docker.io/../../etc/passwd\n", nil},
-		"upper case":           {"docker.io/Library/ALPINE:1\n", nil},
-		"bad digest":           {"docker.io/library/alpine@sha256:abc\n", nil},
-		"name of 100 kB":       {"docker.io/" + strings.Repeat("a", 100e3) + ":1\n", nil},
-		"cursor":               {"docker.io/library/\x1b[2J\x1b[31malpine\n", nil},
-		"right to left":        {"docker.io/library/\u202ealpine\n", nil},
+		"traversal, host":      {"registry.example.test/../../etc/passwd\n", nil},
+		"upper case":           {"registry.example.test/Library/ALPINE:1\n", nil},
+		"bad digest":           {"registry.example.test/library/alpine@sha256:abc\n", nil},
+		"name of 100 kB":       {"registry.example.test/" + strings.Repeat("a", 100e3) + ":1\n", nil},
+		"cursor":               {"registry.example.test/library/\x1b[2J\x1b[31malpine\n", nil},
+		"right to left":        {"registry.example.test/library/\u202ealpine\n", nil},
 		"10 MB of nonsense":    {strings.Repeat("this is not an image\n", 5e5), nil},
 		"10 MB in a line":      {strings.Repeat("a", 10e6), nil},
 		"10 MB of images":      {manyImages(10e6), nil},
 		"11 MiB of images":     {manyImages(11 << 20), nil},
 		"placeholder":          {deployment(`"${NOBODY_SETS_THIS}"`), []string{"NOBODY_SETS_THIS"}},
 		"placeholder in one":   {deployment(`"${A${B}}"`), nil},
-		"an image of no text":  {deployment(`["docker.io/library/alpine"]`), nil},
-		"gzip":                 {gzipped(t, []byte("docker.io/library/alpine\n")), nil},
+		"an image of no text":  {deployment(`["registry.example.test/library/alpine"]`), nil},
+		"gzip":                 {gzipped(t, []byte("registry.example.test/library/alpine\n")), nil},
 	}
 	d, up, _ := stocked(t)
 	up.Reset()
@@ -158,13 +158,13 @@ func TestSeedInputs(t *testing.T) {
 		"a file that is not": {"seed", "-f", "nowhere.yml"},
 		"a directory":        {"seed", "-f", d.dir},
 		"an endless file":    {"seed", "-f", "/dev/zero"},
-		"a bad image":        {"seed", "docker.io/library/UPPER"},
-		"a bad platform":     {"seed", "docker.io/library/alpine", "--platform", "linux"},
+		"a bad image":        {"seed", "registry.example.test/library/UPPER"},
+		"a bad platform":     {"seed", "registry.example.test/library/alpine", "--platform", "linux"},
 		"a bundle of nobody": {"bundle", "create", "out.tar"},
-		"a have of nothing":  {"bundle", "create", "out.tar", "docker.io/library/alpine", "--have", "nowhere"},
-		"a key of nothing":   {"bundle", "create", "out.tar", "docker.io/library/alpine", "--sign-key", "nowhere"},
-		"a chunk of nothing": {"bundle", "create", "out.tar", "docker.io/library/alpine", "--chunk-size", "-1"},
-		"an endless chunk":   {"bundle", "create", "out.tar", "docker.io/library/alpine", "--chunk-size", "99999999999999999999GiB"},
+		"a have of nothing":  {"bundle", "create", "out.tar", "registry.example.test/library/alpine", "--have", "nowhere"},
+		"a key of nothing":   {"bundle", "create", "out.tar", "registry.example.test/library/alpine", "--sign-key", "nowhere"},
+		"a chunk of nothing": {"bundle", "create", "out.tar", "registry.example.test/library/alpine", "--chunk-size", "-1"},
+		"an endless chunk":   {"bundle", "create", "out.tar", "registry.example.test/library/alpine", "--chunk-size", "99999999999999999999GiB"},
 	} {
 		t.Run(what, func(t *testing.T) { d.refusal(t, nil, nil, args...) })
 	}
@@ -178,7 +178,7 @@ func TestSeedInputs(t *testing.T) {
 		} {
 			t.Run(what, func(t *testing.T) {
 				file := d.write(t, "have-"+strings.ReplaceAll(what, " ", "-"), []byte(content))
-				d.refusal(t, nil, []string{filepath.Base(file)}, "bundle", "create", "out.tar", "docker.io/library/alpine", "--have", file)
+				d.refusal(t, nil, []string{filepath.Base(file)}, "bundle", "create", "out.tar", "registry.example.test/library/alpine", "--have", file)
 			})
 		}
 	})
