@@ -121,7 +121,7 @@ func tricks(outside string) map[string]tar.Header {
 		"FIFO":             {Typeflag: tar.TypeFifo, Name: blob},
 		"directory":        {Typeflag: tar.TypeDir, Name: "blobs/sha256/", Mode: 0},
 		"long name":        reg(strings.Repeat("blobs/", 5000) + "x"),
-		"empty name":       {Typeflag: tar.TypeReg, Name: "./", Mode: 0o644},
+		"empty name":       {Typeflag: tar.TypeReg, Name: ".", Mode: 0o644},
 	}
 }
 
@@ -187,13 +187,15 @@ func TestBundleInputs(t *testing.T) {
 		"gzip of a bundle": []byte(gzipped(t, c.plain)), "zstd of a bundle": []byte(zstdPacked(t, c.plain)),
 		"gzip of 10 GB": bombs["gzip of 10 GB"], "zstd of 10 GB": bombs["zstd of 10 GB"],
 		"a tar of nothing": packed(t), "another tar": packed(t, entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd"}, content: []byte("root")}),
-		"no description":     packed(t, all[:2]...),
-		"the first twice":    packed(t, append([]entry{all[0]}, all...)...),
-		"an absurd size":     absurd,
-		"description: text":  withDescription(t, all, []byte("no JSON")),
-		"description: deep":  withDescription(t, all, bytes.Repeat([]byte("["), 1e6)),
-		"description: 40 MB": withDescription(t, all, []byte(`{"version":1,"images":[`+strings.Repeat(`{},`, 13e6)+`{}],"contents":[]}`)),
-		"description: null":  withDescription(t, all, []byte(`null`)),
+		"no description":                 packed(t, all[:2]...),
+		"the first twice":                packed(t, append([]entry{all[0]}, all...)...),
+		"an absurd size":                 absurd,
+		"description: text":              withDescription(t, all, []byte("no JSON")),
+		"description: deep":              withDescription(t, all, bytes.Repeat([]byte("["), 1e6)),
+		"description: 40 MB":             withDescription(t, all, []byte(`{"version":1,"images":[`+strings.Repeat(`{},`, 13e6)+`{}],"contents":[]}`)),
+		"description: null":              withDescription(t, all, []byte(`null`)),
+		"description: 48 MB of images":   withDescription(t, all, []byte(`{"version":1,"images":[`+strings.Repeat(`{},             `, 3e6)+`{}],"contents":[]}`)),
+		"description: 48 MB of contents": withDescription(t, all, []byte(`{"version":1,"images":[],"contents":[`+strings.Repeat(`{},             `, 3e6)+`{}]}`)),
 	}
 	for what, change := range lies() {
 		nothing["description: "+what] = described(t, all, change)
@@ -301,7 +303,8 @@ func lies() map[string]func(map[string]any) {
 		"manifest of nothing":  func(d map[string]any) { image(d, "digest", "sha256:"+strings.Repeat("0", 64)) },
 		"an image in a circle": func(d map[string]any) {
 			i := d["images"].([]any)[0].(map[string]any)
-			i["manifests"] = append([]any{map[string]any{"digest": i["digest"], "mediaType": i["mediaType"]}}, i["manifests"].([]any)...)
+			others, _ := i["manifests"].([]any)
+			i["manifests"] = append([]any{map[string]any{"digest": i["digest"], "mediaType": i["mediaType"]}}, others...)
 		},
 		"blobs of nothing": func(d map[string]any) { image(d, "blobs", []any{"sha256:" + strings.Repeat("0", 64)}) },
 		"cursor":           func(d map[string]any) { image(d, "tag", "\x1b[2J") },
