@@ -1,5 +1,7 @@
 package bundle
 
+import "github.com/opencontainers/go-digest"
+
 // For tests of what is in a tar.
 var (
 	AppendHeader = appendHeader
@@ -14,4 +16,11 @@ func PlannedSize(total, size int64) int64 {
 		return -1
 	}
 	return f.chunks.Size
+}
+
+// HeadOf is the head of a bundle with a description, right or not, and the end of the tar.
+func HeadOf(description []byte) []byte {
+	index := `{"annotations":{"` + descriptionAnnotation + `":"` + digest.FromBytes(description).String() + `"}}`
+	h := head{index: []byte(index), description: description}
+	return append(h.bytes(), make([]byte, trailer)...)
 }
