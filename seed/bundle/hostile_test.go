@@ -208,6 +208,12 @@ func TestForeignBehindHead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := append(bytes.Clone(p[:at]), blobs...)
 			loadOnlyRight(t, d, func() (*bundle.Bundle, error) { return bundle.NewStream(bytes.NewReader(in)) })
+			times := map[digest.Digest]int{}
+			for blob := range stream(t, in).Blobs(context.Background(), nil) {
+				if times[blob.Content.Digest]++; times[blob.Content.Digest] > 1 {
+					t.Errorf("%s is yielded again", blob.Content.Digest)
+				}
+			}
 		})
 	}
 }
