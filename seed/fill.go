@@ -124,7 +124,7 @@ func (f *filler) point(ctx context.Context, p point) error {
 	if err != nil {
 		return fmt.Errorf("looking for the tag %s: %w", p.tag, err)
 	}
-	if age := f.now().Sub(confirmed); dgst == p.dgst && age >= 0 && age < reconfirmAfter {
+	if dgst == p.dgst && f.now().Sub(confirmed).Abs() < reconfirmAfter {
 		return nil
 	}
 	if err := f.repo.PointTag(ctx, p.tag, p.dgst); err != nil {

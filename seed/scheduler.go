@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,18 +140,22 @@ type scheduled struct {
 	now func() time.Time
 
 	// since is what the next time comes after: the last run, or when there was first
-	// something to look at.
-	since   time.Time
-	retry   time.Time // when to try again; zero is not at all
-	retried int
-	problem string // what is wrong with the seed file, as it was logged
+	// something to look at, or when the times were changed.
+	since time.Time
+	// expressions are those that were read last, and times what they mean, nil before.
+	expressions []string
+	times       schedule
+	nextOf      upcoming
+	retry       time.Time // when to try again; zero is not at all
+	retried     int
+	problem     string // what is wrong with the seed file, as it was logged
 }
 
 // step does what is due, and returns how long nothing is.
 func (s *scheduled) step(ctx context.Context) time.Duration {
 	job, expressions, err := s.Read(ctx)
-	var times schedule
-	if err == nil {
+	times := s.times
+	if err == nil && (times == nil || !slices.Equal(s.expressions, expressions)) {
 		times, err = parseSchedule(expressions)
 	}
 	if err == nil {
@@ -168,14 +173,15 @@ func (s *scheduled) step(ctx context.Context) time.Duration {
 		s.set(func(state *ScheduleState) { state.Error = "" })
 	}
 	now := s.now()
-	if s.since.After(now) { // the clock was wrong
-		s.since = now
+	if s.since.After(now) || s.times != nil && !slices.Equal(s.times, times) {
+		s.since = now.Round(0) // the clock was wrong, or these times were not meant then
 	}
-	next := times.next(s.since.In(now.Location()))
+	s.expressions, s.times = slices.Clone(expressions), append(schedule{}, times...) // which is not nil
+	next := s.next()
 	if !s.retry.IsZero() && (next.IsZero() || s.retry.Before(next)) {
 		next = s.retry
 	}
-	s.set(func(state *ScheduleState) { state.Next, state.Schedule = next, times })
+	s.set(func(state *ScheduleState) { state.Next, state.Schedule = next, s.times })
 	if next.IsZero() {
 		return lookEvery
 	}
@@ -184,6 +190,23 @@ func (s *scheduled) step(ctx context.Context) time.Duration {
 	}
 	s.seed(ctx, job, now.Round(0))
 	return 0
+}
+
+// next is when the next run is to begin.
+func (s *scheduled) next() time.Time {
+	if s.nextOf.since.Equal(s.since) && slices.Equal(s.nextOf.times, s.times) {
+		return s.nextOf.at
+	}
+	at := s.times.next(s.since.In(s.now().Location()))
+	s.nextOf = upcoming{s.since, s.times, at}
+	return at
+}
+
+// upcoming is the time of a schedule that comes after another one.
+type upcoming struct {
+	since time.Time
+	times schedule
+	at    time.Time
 }
 
 // seed does a run.
