@@ -29,7 +29,9 @@ const (
 	surelyBlob = 1 << 20
 	// entriesOf is what the entries of the index take for one content, and sumsOfAPart for
 	// each of its sumPart bytes.
-	entriesOf   = 1 << 10
+	entriesOf = 1 << 10
+	// absurd is more than any storage has, and can still be reckoned with.
+	absurd      = 1 << 60
 	sumsOfAPart = 8
 )
 
@@ -60,7 +62,7 @@ func (c *Cache) fits(ctx context.Context, content []BlobEntry) (Fit, error) {
 		id := idOf(e.Digest.String())
 		w := wanted[id]
 		if w == nil {
-			w = &fitted{size: max(e.Size, 0)}
+			w = &fitted{size: min(max(e.Size, 0), absurd)}
 			wanted[id] = w
 		}
 		w.links++
