@@ -261,6 +261,14 @@ func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, e
 		// the room drops those next.
 		got.enough = got.plan.Freed+c.leftSize(time.Time{}) >= atLeast
 	}
+	if !got.enough && o.need > 0 && a.left == a.leftOfMax && c.links != nil {
+		// The plan does not know of the links, which give something back, too.
+		links, err := c.linksOf(ctx, got.plan.Victims)
+		if err != nil {
+			return got, err
+		}
+		got.enough = got.plan.Freed+links+c.leftSize(time.Time{}) >= atLeast
+	}
 	if !got.enough && o.need > 0 {
 		return got, nil
 	}
@@ -299,15 +307,35 @@ func (c *Cache) planFor(ctx context.Context, o collectOptions, pause time.Durati
 // memory for each, and a walk through the index for all.
 const evictAtOnce = 32 << 10
 
+// atOnceOf returns how many victims are looked up at once.
+func atOnceOf(victims []gc.Victim) (n int) {
+	for content := 0; n < len(victims) && content < evictAtOnce; n++ {
+		content += len(victims[n].Content)
+	}
+	return n
+}
+
+// linksOf returns how much of the storage the links to victims take.
+func (c *Cache) linksOf(ctx context.Context, victims []gc.Victim) (sum int64, err error) {
+	for len(victims) > 0 {
+		n := atOnceOf(victims)
+		at, err := c.locate(ctx, victims[:n])
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range at {
+			sum += int64(len(p.layer))*c.takesRef(RefLayer) + int64(len(p.manifest))*c.takesRef(RefManifest) + int64(len(p.tags))*c.takesRef(RefTag)
+		}
+		victims = victims[n:]
+	}
+	return sum, nil
+}
+
 // evict removes the victims, in order.
 func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) error {
 	victims := got.plan.Victims
 	for len(victims) > 0 {
-		n, content := 0, 0
-		for n < len(victims) && content < evictAtOnce {
-			content += len(victims[n].Content)
-			n++
-		}
+		n := atOnceOf(victims)
 		at, err := c.locate(ctx, victims[:n])
 		if err != nil {
 			return err

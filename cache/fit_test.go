@@ -52,7 +52,7 @@ func TestFit(t *testing.T) {
 		adjust func(*cache.Options)
 	}{
 		"empty":      {images: 1},
-		"many small": {images: 40},
+		"many small": {images: 15},
 		"others that may go": {images: 3, before: func(t *testing.T, s *site) {
 			for i := range 80 {
 				tag := fmt.Sprint(i)
@@ -97,7 +97,7 @@ func TestFit(t *testing.T) {
 				}
 				s := fresh()
 				low, high := 0, limit
-				for high-low > 4*kib {
+				for high-low > 16*kib {
 					if middle := (low + high) / 2; fits(t, s, images(middle)...).OK {
 						low = middle
 					} else {
