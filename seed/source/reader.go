@@ -113,6 +113,9 @@ func (r *reader) expanded(written string, p placeholders, at place) (string, boo
 	if !ok {
 		return "", false
 	}
+	if _, known := r.index[image]; known {
+		return image, true // which need not be checked a second time
+	}
 	if err := checkImage(image); err != nil {
 		filled := ""
 		if image != strings.TrimSpace(written) {
