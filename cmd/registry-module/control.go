@@ -69,6 +69,9 @@ func controlHandler(b bindings, i imageControl, f seeding, s offlineSwitch, stat
 	if f != nil {
 		mux.Handle("POST "+seedPath, seedHandler(f))
 	}
+	if c, ok := i.(contentControl); ok {
+		handleContents(mux, c)
+	}
 	mux.Handle("GET /remotes", remotesHandler(statuses))
 	handleOffline(mux, s)
 	mux.HandleFunc("GET /bindings", func(w http.ResponseWriter, r *http.Request) {
@@ -225,7 +228,7 @@ func (c *controlClient) do(ctx context.Context, method, target string) (*http.Re
 	return c.send(ctx, method, target, nil)
 }
 
-// send is do with a body.
+// send is do with a body; nil for none.
 func (c *controlClient) send(ctx context.Context, method, target string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://registry-module"+target, body)
 	if err != nil {

@@ -98,6 +98,8 @@ var errBadPattern = errors.New("not a pattern")
 // openedImages are images, and how they were opened.
 type openedImages struct {
 	imageControl
+	// seeding fetches images; nil where nobody is to be asked for any.
+	seeding seeding
 	// direct tells that no server runs, so that no remote is asked.
 	direct bool
 }
@@ -112,6 +114,10 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
+			served, err := newServedRemotes(d.store, remotes, routes, len(cfg.Remotes) == 0)
+			if err != nil {
+				return err
+			}
 			opts, err := cacheOptions(cfg, d.store, d.index, remotes, routes, d.log)
 			if err != nil {
 				return err
@@ -123,7 +129,7 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 				return err
 			}
 			defer func() { err = errors.Join(err, c.Close()) }()
-			i, err := newNamedImages(c, c, remotes, routes)
+			i, err := newCachedImages(c, served, cfg)
 			if err != nil {
 				return err
 			}

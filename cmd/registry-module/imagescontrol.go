@@ -53,7 +53,10 @@ func newEvents(w http.ResponseWriter) *events {
 }
 
 // write returns an error where the client is gone.
-func (e *events) write(ev event) error {
+func (e *events) write(ev event) error { return e.writeAny(ev) }
+
+// writeAny is write for events of other kinds.
+func (e *events) writeAny(ev any) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.enc.Encode(ev)
@@ -238,7 +241,12 @@ func said(resp *http.Response) error {
 
 // ask asks the running server for one thing.
 func ask[T any](ctx context.Context, c *controlClient, method, target string) (v T, _ error) {
-	resp, err := c.do(ctx, method, target)
+	return askWith[T](ctx, c, method, target, nil)
+}
+
+// askWith is ask with a body; nil for none.
+func askWith[T any](ctx context.Context, c *controlClient, method, target string, body io.Reader) (v T, _ error) {
+	resp, err := c.send(ctx, method, target, body)
 	if err != nil {
 		return v, interrupted(ctx, err)
 	}

@@ -46,7 +46,8 @@ removal would give back. Layers that images share are in the SIZE of each of the
 		Example: `  registry-module ls
   registry-module ls 'team/**' --sort unique
   registry-module ls '**:latest' --unused-for 30d -o wide
-  registry-module ls --partial -o json`,
+  registry-module ls --partial -o json
+  registry-module ls -o have > site.have`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, patterns []string) error {
 			o.patterns = patterns
@@ -54,12 +55,15 @@ removal would give back. Layers that images share are in the SIZE of each of the
 				return usageError{err}
 			}
 			return o.open(cmd, func(i openedImages) error {
+				if o.output == "have" {
+					return writeHaveList(cmd.Context(), cmd.OutOrStdout(), i)
+				}
 				return o.list(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), i, time.Now())
 			})
 		},
 	}
 	cmd.Flags().StringVarP(&o.config, "config", "c", "", "the configuration file of the server")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table, wide or json")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table, wide, json, or have")
 	cmd.Flags().BoolVar(&o.pinned, "pinned", false, "only images that are pinned")
 	cmd.Flags().BoolVar(&o.partial, "partial", false, "only images of which something is missing")
 	cmd.Flags().BoolVar(&o.untagged, "untagged", false, "only images without a tag")
@@ -71,8 +75,11 @@ removal would give back. Layers that images share are in the SIZE of each of the
 
 // check tells what is wrong with the command line.
 func (o *listOptions) check() error {
-	if !slices.Contains([]string{"table", "wide", "json"}, o.output) {
-		return fmt.Errorf("there is no output format %q: write table, wide or json", o.output)
+	if !slices.Contains([]string{"table", "wide", "json", "have"}, o.output) {
+		return fmt.Errorf("there is no output format %q: write table, wide, json or have", o.output)
+	}
+	if o.output == "have" && (len(o.patterns) > 0 || o.pinned || o.partial || o.untagged || o.unusedFor != "") {
+		return errors.New("-o have is the list of all that is stored: leave patterns and other choices out")
 	}
 	if _, ok := orders[o.sort]; !ok {
 		return fmt.Errorf("cannot sort by %q: write name, size, unique, used or confirmed", o.sort)

@@ -76,8 +76,8 @@ remote registry what it does not have yet: each byte once.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), bindingsCommand(), demoCommand(), doctorCommand(), gcCommand(), inspectCommand(), lsCommand(),
-		offlineCommand(), pinCommand(), rmCommand(), seedCommand(), unpinCommand(), verifyCommand(), versionCommand())
+	root.AddCommand(serveCommand(), bindingsCommand(), bundleCommand(), demoCommand(), doctorCommand(), gcCommand(), inspectCommand(),
+		lsCommand(), offlineCommand(), pinCommand(), rmCommand(), seedCommand(), unpinCommand(), verifyCommand(), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, cmd := range commands(root) {
 		if check := cmd.Args; check != nil {

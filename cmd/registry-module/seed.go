@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
+	"registry-module/internal/durable"
 	"registry-module/seed"
 	"registry-module/seed/source"
 )
@@ -36,17 +37,17 @@ func (f *wantFlags) read(stdin io.Reader, warn io.Writer, images []string) (want
 		wants = append(wants, seed.Want{Image: image})
 	}
 	var wrong []error
-	if n := len(f.files) - len(slices.DeleteFunc(slices.Clone(f.files), func(name string) bool { return name == "-" })); n > 1 {
+	if n := len(f.files) - len(slices.DeleteFunc(slices.Clone(f.files), func(name string) bool { return name == standard })); n > 1 {
 		wrong = append(wrong, errors.New("standard input (-f -) can be read once only"))
 	}
 	for _, name := range f.files {
-		doc, err := readSource(name, stdin)
+		doc, err := readSource(stdin, name)
 		if err != nil {
 			wrong = append(wrong, err)
 			continue
 		}
 		for _, w := range doc.Warnings {
-			_, _ = fmt.Fprintln(warn, printable(w)) // nobody may be reading
+			_, _ = fmt.Fprintln(warn, printable("warning: "+w)) // nobody may be reading
 		}
 		wants = append(wants, doc.Wants...)
 		prune = prune || doc.Prune != nil && *doc.Prune
@@ -62,22 +63,21 @@ func (f *wantFlags) read(stdin io.Reader, warn io.Writer, images []string) (want
 }
 
 // readSource reads one file.
-func readSource(name string, stdin io.Reader) (source.Document, error) {
-	content := stdin
-	if name == "-" {
-		name = "standard input"
-	} else {
-		f, err := os.Open(name)
-		if err != nil {
-			return source.Document{}, err
-		}
-		defer func() { _ = f.Close() }() // it was only read
-		content = f
+func readSource(stdin io.Reader, name string) (source.Document, error) {
+	o := source.Options{
+		Lookup:        os.LookupEnv,
+		CheckTags:     func(t seed.Tags) error { return t.Validate() },
+		CheckSchedule: func(expression string) error { return seed.CheckSchedule([]string{expression}) },
 	}
-	return source.Read(name, content, source.Options{
-		Lookup:    os.LookupEnv,
-		CheckTags: func(t seed.Tags) error { return t.Validate() },
-	})
+	if name == standard {
+		return source.Read("standard input", stdin, o)
+	}
+	f, _, err := durable.Open(durable.OS{}, name, 0)
+	if err != nil {
+		return source.Document{}, fmt.Errorf("-f %s: %w", name, withoutPath(err))
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	return source.Read(name, f, o)
 }
 
 // seedFlags are the flags of seed.
@@ -169,7 +169,8 @@ func (f *seedFlags) run(cmd *cobra.Command, images []string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(asUsage(withSeeding(cmd.Context(), cfg, job.Wants, do)), done())
+	err = withSeeding(cmd.Context(), cfg, job.Wants, func(i openedImages) error { return do(i.seeding) })
+	return errors.Join(asUsage(err), done())
 }
 
 // planJob tells what a job comes to.

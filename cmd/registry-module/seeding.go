@@ -73,10 +73,14 @@ func (o *oneSeeding) allowed() error {
 // withSeeding does something with who fills the cache of the data directory: by way of
 // the server that runs on it, or directly where none does, and then with remotes for all
 // registries that are named.
-func withSeeding(ctx context.Context, cfg *config.Config, wants []seed.Want, do func(seeding) error) error {
+func withSeeding(ctx context.Context, cfg *config.Config, wants []seed.Want, do func(openedImages) error) error {
 	return withData(ctx, cfg,
-		func(c *controlClient) error { return do(c) },
-		func(d dataDir) error { return directly(ctx, cfg, d, wants, func(p *program) error { return do(p.seeding) }) })
+		func(c *controlClient) error { return do(openedImages{imageControl: c, seeding: c}) },
+		func(d dataDir) error {
+			return directly(ctx, cfg, d, wants, func(p *program) error {
+				return do(openedImages{imageControl: p.images, seeding: p.seeding, direct: true})
+			})
+		})
 }
 
 // directly fills the cache of a data directory that no server runs on.
@@ -105,7 +109,11 @@ func directly(ctx context.Context, cfg *config.Config, d dataDir, wants []seed.W
 	}
 	p.closers = append(p.closers, c)
 	p.cache = c
-	images, err := newNamedImages(c, c, remotes, routes)
+	served, err := newServedRemotes(d.store, remotes, routes, len(cfg.Remotes) == 0)
+	if err != nil {
+		return err
+	}
+	images, err := newCachedImages(c, served, cfg)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"registry-module/cache"
@@ -135,60 +134,20 @@ func printVerified(out io.Writer, r cache.VerifyReport, repair bool) error {
 	return err
 }
 
-// verifyDisplay shows how far it is: a bar on a terminal, a line now and then elsewhere.
-type verifyDisplay struct {
-	out  io.Writer
-	now  func() time.Time
-	live bool
-	bar  *progressbar.ProgressBar
-	last time.Time
-}
-
-// linesEvery is how often there is a line where there is no terminal.
-const linesEvery = 10 * time.Second
+// verifyDisplay shows how far a verification is.
+type verifyDisplay struct{ *byteBar }
 
 func newVerifyDisplay(out io.Writer, now func() time.Time) *verifyDisplay {
-	return &verifyDisplay{out: out, now: now, live: isTerminal(out), last: now()}
+	return &verifyDisplay{newByteBar(out, now)}
 }
 
 func (d *verifyDisplay) show(p cache.VerifyProgress) {
-	if !d.live {
-		if now := d.now(); now.Sub(d.last) >= linesEvery {
-			d.last = now
-			_, _ = fmt.Fprintln(d.out, progressText(p))
-		}
-		return
-	}
-	total := p.TotalBytes
-	if total <= 0 {
-		total = -1 // not known
-	}
-	if d.bar == nil {
-		d.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(d.out),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionSetWidth(28),
-			progressbar.OptionSetSpinnerChangeInterval(0), // which would need a goroutine that nothing ends
-			progressbar.OptionThrottle(100*time.Millisecond))
-	}
-	if total > 0 {
-		d.bar.ChangeMax64(max(total, p.Bytes)) // what is stored changes meanwhile
-	}
-	d.bar.Describe(fmt.Sprintf("%d/%d blobs, %d damaged", p.Blobs, p.TotalBlobs, p.Damaged))
-	_ = d.bar.Set64(p.Bytes) // it is for looks only
+	d.set(p.Bytes, p.TotalBytes, fmt.Sprintf("%d/%d blobs, %d damaged", p.Blobs, p.TotalBlobs, p.Damaged),
+		func() string { return progressText(p) })
 }
 
 // progressText is a line about how far it is.
 func progressText(p cache.VerifyProgress) string {
 	return fmt.Sprintf("read %d of %s, %s of %s, %d damaged",
 		p.Blobs, quantity(p.TotalBlobs, "blob", "blobs"), sizeText(p.Bytes), sizeText(p.TotalBytes), p.Damaged)
-}
-
-// close ends the line of the bar.
-func (d *verifyDisplay) close() {
-	if d.bar != nil {
-		_, _ = fmt.Fprintln(d.out)
-		d.bar = nil
-	}
 }

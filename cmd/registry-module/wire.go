@@ -87,7 +87,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	routing, err := router.New(routes)
+	served, err := newServedRemotes(store, remotes, routes, len(cfg.Remotes) == 0)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	p.closers = append(p.closers, c)
 	p.cache = c
-	images, err := newNamedImages(c, c, remotes, routes)
+	images, err := newCachedImages(c, served, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 
 	srv, err := server.New(ctx, server.Options{
 		Cache:   c,
-		Router:  routing,
+		Router:  &served.routing,
 		Name:    p.name,
 		Config:  cfg.Stock,
 		Access:  access,
@@ -253,10 +253,15 @@ func unasked(cfg *config.Config, store *disk.Store) ([]cache.Remote, []router.Re
 // mirrored are the remotes that the data directory has content of, with nobody to
 // ask. All of them are defaults: which ones were, nobody knows any more, and what was
 // found then is bound.
+//
+// Where there is nothing yet, the first that is brought in gets the bare names.
 func mirrored(store *disk.Store) (remotes []cache.Remote, routes []router.Remote, err error) {
 	hosts, err := store.Hosts()
 	if err != nil {
 		return nil, nil, err
+	}
+	if hosts[0] == "" && isEmpty(store) {
+		hosts = hosts[1:]
 	}
 	namings, err := store.Namings(hosts...)
 	for _, host := range hosts {
@@ -264,6 +269,14 @@ func mirrored(store *disk.Store) (remotes []cache.Remote, routes []router.Remote
 		routes = append(routes, router.Remote{Host: host, Default: true})
 	}
 	return remotes, routes, err
+}
+
+// isEmpty tells whether no image is stored.
+func isEmpty(store *disk.Store) bool {
+	for range store.Refs().All(context.Background()) {
+		return false
+	}
+	return true
 }
 
 // wireUpstream connects one remote registry. Limit is that of all together.

@@ -1,0 +1,518 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"registry-module/config"
+	"registry-module/seed/bundle"
+	"registry-module/upstream/upstreamtest"
+)
+
+// shortDir is a directory in which a socket has room.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// inDir has commands work on a data directory without remotes.
+func inDir(t *testing.T, dir string) {
+	t.Helper()
+	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", dir)
+}
+
+// pullAll pulls an image or index with all that it consists of.
+func pullAll(t *testing.T, addr, image string) (v1.Hash, error) {
+	t.Helper()
+	ref, err := name.ParseReference(addr+"/"+image, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	d, err := remote.Get(ref, remote.WithContext(t.Context()), remote.WithTransport(tr))
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	if d.MediaType.IsIndex() {
+		index, err := d.ImageIndex()
+		if err != nil {
+			return d.Digest, err
+		}
+		return d.Digest, validate.Index(index)
+	}
+	img, err := d.Image()
+	if err != nil {
+		return d.Digest, err
+	}
+	return d.Digest, validate.Image(img)
+}
+
+// online is a data directory with images of a registry, which is away since.
+type online struct {
+	dir, host string
+	index     digest.Digest // team/app:v1, of two platforms
+	image     digest.Digest // team/tool:v1
+	signature digest.Digest // that refers to index
+	names     []string
+}
+
+func newOnline(t *testing.T) online {
+	t.Helper()
+	quiet(t)
+	up := upstreamtest.New(t)
+	o := online{dir: shortDir(t), host: up.Host()}
+	o.index, _ = up.AddRandomIndex("team/app", "v1", 2, 300<<10, "linux/amd64", "linux/arm64")
+	o.image = digest.Digest(up.AddRandomImage("team/tool", "v1", 2, 900<<10).Digest.String())
+	o.signature = up.AddReferrer("team/app", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: o.index, Size: 1}, "application/x.signature", nil).Digest
+	cosign := strings.Replace(o.index.String(), ":", "-", 1) + ".sig"
+	up.AddRandomImage("team/app", cosign, 1, 100)
+	o.names = []string{"team/app:v1", "team/app@" + o.index.String(), "team/tool:v1", "team/tool@" + o.image.String(), "team/app:" + cosign}
+	cfg := testConfig(t, o.dir, up.Host())
+	stop := serving(t, cfg)
+	for _, image := range o.names {
+		if _, err := pullAll(t, cfg.Addr, image); err != nil {
+			t.Fatalf("%s: %v", image, err)
+		}
+	}
+	fetched(t, cfg.Addr, "team/app/manifests/"+o.signature.String())
+	fetched(t, cfg.Addr, "team/app/blobs/"+ocispec.DescriptorEmptyJSON.Digest.String())
+	stop()
+	up.Offline()
+	return o
+}
+
+// fetched pulls a manifest or a blob alone.
+func fetched(t *testing.T, addr, path string) {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/v2/" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("%s: %s, %v", path, resp.Status, err)
+	}
+}
+
+// wantAll checks that all images are served at addr.
+func (o online) wantAll(t *testing.T, addr string) {
+	t.Helper()
+	for _, image := range o.names {
+		dgst, err := pullAll(t, addr, image)
+		if err != nil {
+			t.Errorf("%s: %v", image, err)
+		}
+		if _, want, ok := strings.Cut(image, "@"); ok && dgst.String() != want {
+			t.Errorf("%s is %s", image, dgst)
+		}
+	}
+	fetched(t, addr, "team/app/manifests/"+o.signature.String())
+	resp, err := http.Get("http://" + addr + "/v2/team/app/referrers/" + o.index.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	var list ocispec.Index
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || len(list.Manifests) != 1 || list.Manifests[0].Digest != o.signature {
+		t.Errorf("referrers: %+v, %v", list.Manifests, err)
+	}
+}
+
+// create makes a bundle of all images, which are stored.
+func (o online) create(t *testing.T, args ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "images.tar")
+	o.createAs(t, file, append([]string{"team/app:v1", "team/tool:v1"}, args...)...)
+	return file
+}
+
+func (o online) createAs(t *testing.T, file string, args ...string) {
+	t.Helper()
+	inDir(t, o.dir)
+	if _, notes, err := command(t, append([]string{"bundle", "create", file, "--cached"}, args...)...); err != nil {
+		t.Fatalf("%v\n%s", err, notes)
+	}
+}
+
+func have(t *testing.T, dir string) string {
+	t.Helper()
+	inDir(t, dir)
+	out, _, err := command(t, "ls", "-o", "have")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A bundle has the same bytes however it is made, and all of it can be pulled where it was
+// loaded, by the server that runs there or without one.
+func TestBundleTravels(t *testing.T) {
+	o := newOnline(t)
+	file := o.create(t)
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := os.ReadFile(o.create(t))
+	if err != nil || !bytes.Equal(want, again) {
+		t.Errorf("another bundle of the same: %d bytes and %d, %v", len(want), len(again), err)
+	}
+	stop := serving(t, testConfig(t, o.dir, o.host))
+	if again, err = os.ReadFile(o.create(t)); err != nil || !bytes.Equal(want, again) {
+		t.Errorf("by the server: %d bytes and %d, %v", len(want), len(again), err)
+	}
+	out, notes, err := command(t, "bundle", "create", "-", "--cached", "team/app:v1", "team/tool:v1")
+	if err != nil || out != string(want) {
+		t.Errorf("to standard output: %d bytes, %v, %s", len(out), err, notes)
+	}
+	stop()
+
+	t.Run("without a server", func(t *testing.T) {
+		dir := shortDir(t)
+		inDir(t, dir)
+		out, _, err := command(t, "bundle", "load", file)
+		if err != nil || strings.Count(out, "pinned") != 3 {
+			t.Fatalf("%v, printed\n%s", err, out)
+		}
+		before := have(t, dir)
+		if _, _, err := command(t, "bundle", "load", file); err != nil || have(t, dir) != before {
+			t.Errorf("again: %v", err)
+		}
+		cfg := testConfig(t, dir, "")
+		serving(t, cfg)
+		o.wantAll(t, cfg.Addr)
+	})
+	t.Run("by the server", func(t *testing.T) {
+		dir := shortDir(t)
+		inDir(t, dir)
+		cfg := testConfig(t, dir, "")
+		stop := serving(t, cfg)
+		if _, err := pullAll(t, cfg.Addr, "team/app:v1"); err == nil {
+			t.Error("it is there already")
+		}
+		receipt := filepath.Join(t.TempDir(), "receipt")
+		if _, _, err := command(t, "bundle", "load", file, "--receipt", receipt); err != nil {
+			t.Fatal(err)
+		}
+		o.wantAll(t, cfg.Addr)
+		b, err := bundle.Open(file, bundle.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Close() }()
+		var last bundle.Progress
+		if _, err := newControlClient(controlPath(dir)).Load(t.Context(), b, loadOptions{Progress: func(p bundle.Progress) { last = p }}); err != nil || last.TotalContents != 0 {
+			t.Errorf("again: %v, stored %+v", err, last)
+		}
+		if text, err := os.ReadFile(receipt); err != nil {
+			t.Error(err)
+		} else if r, err := bundle.ReadHave(bytes.NewReader(text)); err != nil || len(r) != len(b.Description().Contents) {
+			t.Errorf("receipt: %d contents, %v", len(r), err)
+		}
+		stop()
+		serving(t, cfg)
+		o.wantAll(t, cfg.Addr) // after another start
+	})
+	t.Run("where another remote is configured", func(t *testing.T) {
+		dir := shortDir(t)
+		inDir(t, dir)
+		t.Setenv("REGISTRY_PROXY_REMOTEURL", "https://elsewhere.test")
+		_, _, err := command(t, "bundle", "load", file)
+		if err == nil || !strings.Contains(err.Error(), "REGISTRY_PROXY_REMOTEURL_N") || !strings.Contains(err.Error(), o.host) {
+			t.Error(err)
+		}
+	})
+}
+
+// With --platform, only that is carried, whatever is stored.
+func TestBundleOfPlatforms(t *testing.T) {
+	o := newOnline(t)
+	file := filepath.Join(t.TempDir(), "arm.tar")
+	o.createAs(t, file, "team/app:v1", "--platform", "linux/arm64", "--no-referrers")
+	out, _, err := command(t, "bundle", "inspect", file, "-o", "json", "--verify")
+	var in bundle.Inspection
+	if err != nil || json.Unmarshal([]byte(out), &in) != nil || len(in.Images) != 1 || !slices.Equal(in.Images[0].Platforms, []string{"linux/arm64"}) || in.Images[0].Manifests != 2 {
+		t.Errorf("%v, %s", err, out)
+	}
+	_, _, err = command(t, "bundle", "create", file+"2", "--cached", "team/app:v1", "--platform", "linux/s390x")
+	if err == nil || !strings.Contains(err.Error(), "linux/s390x is not among its platforms") {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file + "2"); err == nil {
+		t.Error("a file was made")
+	}
+}
+
+// A delta needs what the site has, and changes nothing where that is missing.
+func TestBundleDelta(t *testing.T) {
+	quiet(t)
+	up := upstreamtest.New(t)
+	base, err := random.Image(600<<10, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := random.Layer(50<<10, types.DockerLayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, err := mutate.AppendLayers(base, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up.AddImage("team/app", "v1", base)
+	up.AddImage("team/app", "v2", changed)
+	dir := shortDir(t)
+	cfg := testConfig(t, dir, up.Host())
+	stop := serving(t, cfg)
+	for _, tag := range []string{"v1", "v2"} {
+		if _, err := pullAll(t, cfg.Addr, "team/app:"+tag); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	tmp := t.TempDir()
+	first, delta, list := filepath.Join(tmp, "first.tar"), filepath.Join(tmp, "delta.tar"), filepath.Join(tmp, "site.have")
+	o := online{dir: dir}
+	o.createAs(t, first, "team/app:v1")
+	site, empty := shortDir(t), shortDir(t)
+	inDir(t, site)
+	if _, _, err := command(t, "bundle", "load", first); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(list, []byte(have(t, site)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.createAs(t, delta, "team/app:v2", "--have", list)
+	if info, err := os.Stat(delta); err != nil || info.Size() > 100<<10 {
+		t.Errorf("%v, %v", info, err)
+	}
+	before := have(t, empty)
+	if _, _, err := command(t, "bundle", "load", delta); !errors.Is(err, bundle.ErrMissing) || have(t, empty) != before {
+		t.Errorf("without the base: %v", err)
+	}
+	receipt := filepath.Join(tmp, "receipt")
+	inDir(t, site)
+	if _, _, err := command(t, "bundle", "load", delta, "--receipt", receipt); err != nil {
+		t.Fatal(err)
+	}
+	// The receipt is the next list.
+	o.createAs(t, delta, "team/app:v2", "--have", receipt)
+	if info, err := os.Stat(delta); err != nil || info.Size() > 20<<10 {
+		t.Errorf("with the receipt: %v, %v", info, err)
+	}
+}
+
+// What lies in a chunk that is lost is not loaded, and the rest is.
+func TestBundleWithoutChunk(t *testing.T) {
+	o := newOnline(t)
+	file := o.create(t, "--chunk-size", "1MiB")
+	if err := os.Remove(file + ".003"); err != nil {
+		t.Fatal(err)
+	}
+	for name, server := range map[string]bool{"directly": false, "by the server": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			inDir(t, dir)
+			if server {
+				serving(t, testConfig(t, dir, ""))
+			}
+			receipt := filepath.Join(t.TempDir(), "receipt")
+			out, _, err := command(t, "bundle", "load", file, "--receipt", receipt)
+			if _, partly := errors.AsType[partlyError](err); !partly || !strings.Contains(err.Error(), "images.tar.003") || !strings.Contains(out, "loaded "+o.host+"/team/app:v1") || strings.Contains(out, "team/tool") {
+				t.Errorf("%v, printed\n%s", err, out)
+			}
+			if text, err := os.ReadFile(receipt); err != nil || !bytes.Contains(text, []byte(`"missing"`)) {
+				t.Errorf("receipt %s, %v", text, err)
+			}
+		})
+	}
+	out, _, err := command(t, "bundle", "inspect", file)
+	if _, partly := errors.AsType[partlyError](err); !partly || !strings.Contains(out, "images.tar.003: missing") {
+		t.Errorf("%v, printed\n%s", err, out)
+	}
+}
+
+// writeKeys makes a pair of keys, as openssl does.
+func writeKeys(t *testing.T) (private, public string) {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte, err error) string {
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	private = write("bundle.key", "PRIVATE KEY", der, err)
+	der, err = x509.MarshalPKIXPublicKey(pub)
+	return private, write("bundle.pub", "PUBLIC KEY", der, err)
+}
+
+// Where keys are trusted, what is not signed with one of them changes nothing.
+func TestBundleSignature(t *testing.T) {
+	o := newOnline(t)
+	private, public := writeKeys(t)
+	_, other := writeKeys(t)
+	unsigned, signed := o.create(t), o.create(t, "--sign-key", private)
+	for name, tt := range map[string]struct {
+		file, flag, configured string
+		want                   error
+	}{
+		"unsigned, by the flag":          {unsigned, public, "", bundle.ErrUnsigned},
+		"unsigned, by the configuration": {unsigned, "", public, bundle.ErrUnsigned},
+		"other key, by the flag":         {signed, other, "", bundle.ErrUntrusted},
+		"other key, configured":          {signed, public, other, bundle.ErrUntrusted},
+		"signed":                         {signed, public, public, nil},
+	} {
+		for _, server := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", server ", server), func(t *testing.T) {
+				dir := shortDir(t)
+				inDir(t, dir)
+				if server {
+					cfg := testConfig(t, dir, "")
+					cfg.BundleTrustKeys = slices.DeleteFunc([]string{tt.configured}, func(s string) bool { return s == "" })
+					serving(t, cfg)
+				} else if tt.configured != "" {
+					t.Setenv("REGISTRY_BUNDLE_TRUSTKEYS", tt.configured)
+				}
+				args := []string{"bundle", "load", tt.file}
+				if tt.flag != "" {
+					args = append(args, "--trust-key", tt.flag)
+				}
+				_, _, err := command(t, args...)
+				if tt.want == nil {
+					if err != nil {
+						t.Error(err)
+					}
+					return
+				}
+				if err == nil || !strings.Contains(err.Error(), tt.want.Error()) || strings.Contains(have(t, dir), "sha256") {
+					t.Errorf("%v, want %v", err, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// What does not fit is refused before anything is stored.
+func TestBundleDoesNotFit(t *testing.T) {
+	o := newOnline(t)
+	file := o.create(t)
+	for name, server := range map[string]bool{"directly": false, "by the server": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			cfg := testConfigAt(t, testConfig(t, dir, ""), func(c *config.Config) { c.MaxSize = 1 << 20 })
+			if server {
+				serving(t, cfg)
+			}
+			b, err := bundle.Open(file, bundle.OpenOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Close() }()
+			err = withImages(t.Context(), cfg, func(i openedImages) error {
+				_, err := i.imageControl.(contentControl).Load(t.Context(), b, loadOptions{})
+				return err
+			})
+			if err == nil || !strings.Contains(err.Error(), "REGISTRY_CACHE_MAXSIZE") || !strings.Contains(err.Error(), "MiB more") || strings.Contains(have(t, dir), "sha256") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// All mistakes of a command line come at once.
+func TestBundleUsage(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"nothing named": {[]string{"create", "x.tar"}, []string{"name the images"}},
+		"all and some":  {[]string{"create", "x.tar", "a", "--all"}, []string{"--all is all"}},
+		"many": {[]string{"create", "-", "a", "--chunk-size", "1k", "-o", "json", "--platform", "ARM", "--have", "none", "--sign-key", "none", "-f", "none"},
+			[]string{"cannot be split", "standard output is for the bundle", "--chunk-size", "--platform", "--have none", "--sign-key none", "-f none"}},
+		"no name of an image": {[]string{"create", "x.tar", "A B"}, []string{"A B"}},
+		"no directory":        {[]string{"create", "none/x.tar", "a"}, []string{"FILE none/x.tar"}},
+		"load, no key":        {[]string{"load", "x.tar", "--trust-key", "none", "--receipt", "none/x", "-o", "xml"}, []string{"key none", "--receipt", "xml"}},
+		"load nothing":        {[]string{"load"}, []string{"arg"}},
+		"inspect, format":     {[]string{"inspect", "x.tar", "-o", "xml"}, []string{"xml"}},
+		"other command":       {[]string{"make"}, []string{"create, load or inspect"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := command(t, append([]string{"bundle"}, tt.args...)...)
+			if _, ok := errors.AsType[usageError](err); !ok {
+				t.Fatalf("error %v, want one of usage", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+		})
+	}
+	for _, args := range [][]string{{"bundle"}, {"bundle", "create", "--help"}, {"bundle", "load", "--help"}, {"bundle", "inspect", "--help"}} {
+		if out, _, err := command(t, args...); err != nil || !strings.Contains(out, "Examples:") {
+			t.Errorf("%v: %v, printed\n%s", args, err, out)
+		}
+	}
+}
+
+// One bundle is loaded at a time.
+func TestBundleOneAtATime(t *testing.T) {
+	c := &contents{}
+	c.loading.Lock()
+	if _, err := c.Load(t.Context(), nil, loadOptions{}); !errors.Is(err, errLoading) {
+		t.Error(err)
+	}
+}
+
+func TestChoosePlatform(t *testing.T) {
+	have := []string{"linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8", "linux/arm64", "unknown/unknown"}
+	for want, places := range map[string][]int{
+		"linux/amd64": {0}, "linux/arm": {1, 2}, "linux/arm/v7": {2}, "linux/arm/v8": {2}, "linux/arm/v5": nil,
+		"linux/arm64": {3, 4}, "linux/arm64/v8": {3, 4}, "linux/s390x": nil,
+	} {
+		if got := choosePlatform(want, have); !slices.Equal(got, places) {
+			t.Errorf("%s: %v, want %v", want, got, places)
+		}
+	}
+}
+
