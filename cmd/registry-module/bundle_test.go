@@ -515,4 +515,3 @@ func TestChoosePlatform(t *testing.T) {
 		}
 	}
 }
-

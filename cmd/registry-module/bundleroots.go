@@ -271,7 +271,9 @@ func (c *collector) isWanted(i bundle.Image, child v1.Descriptor) (wanted bool) 
 var platformForm = regexp.MustCompile(`^[a-z0-9._-]{1,64}(/[a-z0-9._-]{1,64}){1,2}$`)
 
 // isPlatform tells whether a text is one in the form os/architecture[/variant].
-func isPlatform(p string) bool { return platformForm.MatchString(p) && !strings.HasPrefix(p, "unknown/") }
+func isPlatform(p string) bool {
+	return platformForm.MatchString(p) && !strings.HasPrefix(p, "unknown/")
+}
 
 // choosePlatform returns the places in have of what is meant by want, as seed chooses:
 // without a variant all, but of arm64 only v8; with one that, or else the highest below.
