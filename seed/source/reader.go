@@ -17,7 +17,7 @@ const (
 	maxPlaces = 5
 	// maxSteps is for how many values are looked at. It is more than a document without
 	// aliases can have (see maxValues), and what aliases multiply has an end there.
-	maxSteps = 5_000_000
+	maxSteps = 3_000_000
 )
 
 // place is where something is in a document.

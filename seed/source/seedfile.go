@@ -127,11 +127,13 @@ func (r *reader) options(w *seed.Want, f map[string]*node, at place) bool {
 	}
 	w.Platforms = nil
 	for _, e := range r.texts(f["platforms"], at, "platforms") {
-		if !platform.MatchString(e.text) {
+		switch {
+		case slices.Contains(w.Platforms, e.text):
+		case platform.MatchString(e.text):
+			w.Platforms = append(w.Platforms, e.text)
+		default:
 			r.bad(place{line: e.line}, "%q is no platform: write os/architecture or os/architecture/variant, for example linux/arm64 or linux/arm/v7", shown(e.text))
 			ok = false
-		} else if !slices.Contains(w.Platforms, e.text) {
-			w.Platforms = append(w.Platforms, e.text)
 		}
 	}
 	return ok && len(w.Platforms) > 0
