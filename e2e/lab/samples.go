@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"fmt"
+	"hash/fnv"
 	"strings"
 )
 
@@ -80,9 +81,9 @@ func single(kind, manifestType, configType, layerType string) (Image, error) {
 	return img, err
 }
 
-// runnable is an image of two layers: one that all platforms share, and the
-// platform's program.
-func runnable(p platform, kind, manifestType, configType, layerType string) (Image, error) {
+// runnable is an image of two layers, and those that are added: one that all platforms
+// share, and the platform's program.
+func runnable(p platform, kind, manifestType, configType, layerType string, more ...layer) (Image, error) {
 	shared, err := tarOf(file{"etc/motd", 0o644, bytes.Repeat([]byte(kind+"\n"), 10_000)})
 	if err != nil {
 		return Image{}, err
@@ -103,14 +104,14 @@ func runnable(p platform, kind, manifestType, configType, layerType string) (Ima
 		}
 		layers = append(layers, l)
 	}
-	return image(manifestType, configType, p, layers...)
+	return image(manifestType, configType, p, append(layers, more...)...)
 }
 
-func multiArch(kind, indexType, manifestType, configType, layerType string) (Image, error) {
+func multiArch(kind, indexType, manifestType, configType, layerType string, more ...layer) (Image, error) {
 	index := manifest{SchemaVersion: 2, MediaType: indexType}
 	var children []Image
 	for _, p := range platforms() {
-		child, err := runnable(p, kind, manifestType, configType, layerType)
+		child, err := runnable(p, kind, manifestType, configType, layerType, more...)
 		if err != nil {
 			return Image{}, err
 		}
@@ -123,10 +124,24 @@ func multiArch(kind, indexType, manifestType, configType, layerType string) (Ima
 	return join(kind, root, children...), err
 }
 
-// IndexImage is an image for all of [Platforms]. What is in it is in no image of another
-// name, but for the programs.
+// IndexImage is an image for all of [Platforms], with a layer of 256 KiB that they share.
+// What is in it is in no image of another name, but for the programs.
 func IndexImage(repo, tag string) (Image, error) {
-	img, err := multiArch("index "+repo+":"+tag, ociIndex, ociManifest, ociConfig, ociGzip)
+	seed := fnv.New64a()
+	_, _ = seed.Write([]byte(repo + ":" + tag)) // it never fails
+	content := make([]byte, 256<<10)
+	if _, err := newNoise(seed.Sum64()).ReadAt(content, 0); err != nil {
+		return Image{}, err
+	}
+	own, err := tarOf(file{"etc/noise", 0o644, content})
+	if err != nil {
+		return Image{}, err
+	}
+	shared, err := compressed(ociGzip, own)
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := multiArch("index", ociIndex, ociManifest, ociConfig, ociGzip, shared)
 	return img.In(repo, tag), err
 }
 
