@@ -225,7 +225,7 @@ func secret(key string) bool {
 // with secrets, may be what was to be in it.
 func mayBeContent(key, value string) bool {
 	switch key[strings.LastIndexByte(key, '.')+1:] {
-	case "passwordfile", "identitytokenfile", "dockerconfig":
+	case "passwordfile", "identitytokenfile", "tokenfile", "dockerconfig":
 		return !strings.HasPrefix(value, "/") && !strings.HasPrefix(value, "./") && !strings.HasPrefix(value, "../")
 	}
 	return false

@@ -15,6 +15,8 @@ import (
 	"go.yaml.in/yaml/v2"
 
 	"registry-module/config"
+	"registry-module/seed"
+	"registry-module/seed/source"
 )
 
 // load loads a configuration, which must give neither errors nor warnings.
@@ -210,5 +212,30 @@ func TestPodman(t *testing.T) {
 	r := file.Registry[0]
 	if r.Prefix != "docker.io" || r.Location != "docker.io" || r.Mirror[0].Location == "" || !r.Mirror[0].Insecure {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// TestSeedFile reads the sample as the server does.
+func TestSeedFile(t *testing.T) {
+	f, err := os.Open("seed.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	doc, err := source.Read("seed.yml", f, source.Options{
+		CheckTags:     func(tags seed.Tags) error { return tags.Validate() },
+		CheckSchedule: func(expression string) error { return seed.CheckSchedule([]string{expression}) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if doc.Kind != source.SeedFile || len(doc.Wants) != 5 || len(doc.Schedule) != 1 || doc.Prune == nil || len(doc.Warnings) > 0 {
+		t.Errorf("read %+v", doc)
+	}
+	if err := (seed.Job{Wants: doc.Wants}).Validate(); err != nil {
+		t.Error(err)
+	}
+	if w := doc.Wants; w[0].Platforms[0] != "linux/arm64" || w[0].Bare || len(w[3].Platforms) != 2 || !w[3].Bare || !w[4].Loose {
+		t.Errorf("wants %+v", w)
 	}
 }

@@ -73,7 +73,7 @@ end in .tmp. FILE - is standard output.`,
 			if cfg, _, err = dataDirFor(cfg, false); err != nil {
 				return err
 			}
-			return withSeeding(cmd.Context(), cfg, f.wants, do)
+			return withSeeding(cmd.Context(), cfg, seed.Job{Wants: f.wants}, do)
 		},
 	}
 	flags := cmd.Flags()
@@ -132,7 +132,7 @@ func (f *createFlags) check(cmd *cobra.Command, args []string) error {
 	}
 	note(f.readHave())
 	note(f.readSignKey())
-	f.wants, _, err = f.read(cmd.InOrStdin(), cmd.ErrOrStderr(), images)
+	f.wants, _, err = f.wantFlags.read(cmd.InOrStdin(), cmd.ErrOrStderr(), images)
 	note(err)
 	for i := range f.wants {
 		f.wants[i].Loose = true

@@ -12,28 +12,28 @@ import (
 	"registry-module/upstream/router"
 )
 
-// fakeSeeding is a seeding that fetches nothing.
-type fakeSeeding struct {
-	imageControl
+// fetchesNothing is a seeding that fetches nothing.
+type fetchesNothing struct {
+	seeding
 	job    seed.Job
 	report seed.Report
 }
 
-func (f *fakeSeeding) Seed(_ context.Context, job seed.Job, _ func(seed.Progress)) (seed.Report, error) {
+func (f *fetchesNothing) Seed(_ context.Context, job seed.Job, _ func(seed.Progress)) (seed.Report, error) {
 	f.job = job
 	return f.report, nil
 }
 
 // What is to be carried is fetched first, and one image that cannot be had is an error.
 func TestBundleFetches(t *testing.T) {
-	s := &fakeSeeding{report: seed.Report{Images: []seed.SeededImage{
+	s := &fetchesNothing{report: seed.Report{Images: []seed.SeededImage{
 		{Image: "team/app:v1", State: seed.Seeded}, {Image: "team/tool:1.2", State: seed.Unconfirmed},
 	}}}
 	f := createFlags{wants: []seed.Want{
 		{Image: "team/app:v1", Loose: true, Bare: true}, {Image: "team/tool", Tags: &seed.Tags{Newest: 1}, Platforms: []string{"linux/arm64"}},
 	}}
 	var notes strings.Builder
-	images, err := f.fetch(t.Context(), &notes, openedImages{imageControl: s})
+	images, err := f.fetch(t.Context(), &notes, openedImages{seeding: s})
 	if err != nil || len(images) != 2 || !images[0].Bare || images[1].Image != "team/tool:1.2" || images[1].Tags != nil || len(images[1].Platforms) != 1 {
 		t.Errorf("%+v, %v", images, err)
 	}
@@ -41,7 +41,7 @@ func TestBundleFetches(t *testing.T) {
 		t.Errorf("%+v, %s", s.job, notes.String())
 	}
 	s.report.Images[0] = seed.SeededImage{Image: "team/app:v1", State: seed.Failed, Error: "no such tag"}
-	if _, err := f.fetch(t.Context(), io.Discard, openedImages{imageControl: s}); err == nil || !strings.Contains(err.Error(), "team/app:v1: no such tag") {
+	if _, err := f.fetch(t.Context(), io.Discard, openedImages{seeding: s}); err == nil || !strings.Contains(err.Error(), "team/app:v1: no such tag") {
 		t.Error(err)
 	}
 }

@@ -61,13 +61,10 @@ func newControlServer(ctx context.Context, h http.Handler, log logrus.FieldLogge
 }
 
 // controlHandler answers commands.
-func controlHandler(b bindings, i imageControl, f seeding, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
+func controlHandler(b bindings, i imageControl, s offlineSwitch, statuses func() []breaker.Status) http.Handler {
 	mux := http.NewServeMux()
 	if i != nil {
 		handleImages(mux, i)
-	}
-	if f != nil {
-		mux.Handle("POST "+seedPath, seedHandler(f))
 	}
 	if c, ok := i.(contentControl); ok {
 		handleContents(mux, c)

@@ -56,7 +56,7 @@ func TestHealth(t *testing.T) {
 			req := httptest.NewRequest(http.MethodGet, "/healthz", nil)
 			req.Header.Set("Accept", tt.accept)
 			w := httptest.NewRecorder()
-			adminHandler(prometheus.NewRegistry(), tt.statuses, configuration.Prometheus{}, nil).ServeHTTP(w, req)
+			adminHandler(prometheus.NewRegistry(), tt.statuses, configuration.Prometheus{}).ServeHTTP(w, req)
 			wantType := "text/plain; charset=utf-8"
 			if strings.HasPrefix(tt.want, "{") {
 				wantType = "application/json"

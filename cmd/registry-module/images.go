@@ -100,6 +100,8 @@ type openedImages struct {
 	imageControl
 	// seeding fetches images; nil where nobody is to be asked for any.
 	seeding seeding
+	// seeds tell how the schedule stands by which images are fetched.
+	seeds seedStates
 	// direct tells that no server runs, so that no remote is asked.
 	direct bool
 }
@@ -108,7 +110,7 @@ type openedImages struct {
 // that runs on it, or directly where none does.
 func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) error) error {
 	return withData(ctx, cfg,
-		func(c *controlClient) error { return do(openedImages{imageControl: c}) },
+		func(c *controlClient) error { return do(openedImages{imageControl: c, seeds: c}) },
 		func(d dataDir) (err error) {
 			remotes, routes, err := unasked(cfg, d.store)
 			if err != nil {
@@ -133,7 +135,7 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
-			err = do(openedImages{imageControl: i, direct: true})
+			err = do(openedImages{imageControl: i, seeds: storedSeedState{cfg.SeedFile, d.store.Document(seedStateName)}, direct: true})
 			if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
 				err = interrupted(ctx, err)
 			}

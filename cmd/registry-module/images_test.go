@@ -435,7 +435,7 @@ func controlledImages(t *testing.T, store *fakeStore, b fakeBindings) (client *c
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	log, _ := test.NewNullLogger()
-	srv := newControlServer(ctx, controlHandler(b, named(t, store, b), nil, nil, func() []breaker.Status { return nil }), log)
+	srv := newControlServer(ctx, controlHandler(b, named(t, store, b), nil, func() []breaker.Status { return nil }), log)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ln) }()
 	t.Cleanup(func() {

@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"registry-module/cache"
-	"registry-module/seed"
 )
 
 // event is a line of an answer that comes in lines, of which there can be any number
@@ -23,19 +22,11 @@ type event struct {
 	Image    *cache.Image          `json:"image,omitempty"`
 	Victim   *cache.Victim         `json:"victim,omitempty"`
 	Progress *cache.VerifyProgress `json:"progress,omitempty"`
-	Seeding  *seed.Progress        `json:"seeding,omitempty"`
 
-	Plan       *seed.Plan          `json:"plan,omitempty"`
-	Seeded     *seed.Report        `json:"seeded,omitempty"`
 	Collection *cache.Collection   `json:"collection,omitempty"` // without its victims
 	Report     *cache.VerifyReport `json:"report,omitempty"`
 	Error      string              `json:"error,omitempty"`
 	End        bool                `json:"end,omitempty"`
-}
-
-// isLast tells that none comes after it.
-func (e event) isLast() bool {
-	return e.End || e.Collection != nil || e.Report != nil || e.Plan != nil || e.Seeded != nil
 }
 
 // events writes events. It can be used by several goroutines.
@@ -94,8 +85,6 @@ var kinds = []struct {
 	{cache.ErrNotFound, http.StatusNotFound},
 	{cache.ErrPinned, http.StatusConflict},
 	{errBadPattern, http.StatusUnprocessableEntity},
-	{errSeeding, http.StatusLocked},
-	{errOffline, http.StatusPreconditionFailed},
 }
 
 // fail answers with an error.
@@ -263,13 +252,8 @@ func askWith[T any](ctx context.Context, c *controlClient, method, target string
 // follow gives the events of an answer up to the last, with an error where that does
 // not come.
 func (c *controlClient) follow(ctx context.Context, method, target string) iter.Seq2[event, error] {
-	return followed(ctx, func() (*http.Response, error) { return c.do(ctx, method, target) })
-}
-
-// followed gives the events of the answer to what ask sends.
-func followed(ctx context.Context, ask func() (*http.Response, error)) iter.Seq2[event, error] {
 	return func(yield func(event, error) bool) {
-		resp, err := ask()
+		resp, err := c.do(ctx, method, target)
 		if err != nil {
 			yield(event{}, interrupted(ctx, err))
 			return
@@ -294,7 +278,7 @@ func followed(ctx context.Context, ask func() (*http.Response, error)) iter.Seq2
 				yield(event{}, errors.New(e.Error))
 				return
 			}
-			if !yield(e, nil) || e.isLast() {
+			if last := e.End || e.Collection != nil || e.Report != nil; !yield(e, nil) || last {
 				return
 			}
 		}

@@ -58,7 +58,11 @@ removal would give back. Layers that images share are in the SIZE of each of the
 				if o.output == "have" {
 					return writeHaveList(cmd.Context(), cmd.OutOrStdout(), i)
 				}
-				return o.list(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), i, time.Now())
+				err := o.list(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), i, time.Now())
+				if err != nil || o.output == "json" {
+					return err
+				}
+				return printSeedState(cmd.Context(), cmd.ErrOrStderr(), i.seeds, time.Now())
 			})
 		},
 	}
@@ -202,6 +206,18 @@ func (o *listOptions) list(ctx context.Context, out, notes io.Writer, i imageCon
 		text = o.none()
 	}
 	_, err := fmt.Fprintln(notes, text)
+	return err
+}
+
+// printSeedState says how the schedule stands by which images are fetched.
+func printSeedState(ctx context.Context, notes io.Writer, s seedStates, now time.Time) error {
+	state, err := s.SeedState(ctx)
+	if err != nil {
+		return err
+	}
+	if text := seedStateText(state, now); text != "" {
+		_, err = fmt.Fprintln(notes, text)
+	}
 	return err
 }
 

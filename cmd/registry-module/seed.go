@@ -5,234 +5,176 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"slices"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
-	"registry-module/internal/durable"
 	"registry-module/seed"
-	"registry-module/seed/source"
 )
 
-// wantFlags say which images are wanted, for commands that take them from anywhere.
-type wantFlags struct {
-	files       []string
-	platforms   []string
-	noReferrers bool
-}
-
-func (f *wantFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVarP(&f.files, "file", "f", nil, "a list of images, deployment manifest of IoT Edge, compose file, Kubernetes manifests, or seed file; - is standard input; may be repeated")
-	cmd.Flags().StringSliceVar(&f.platforms, "platform", nil, "only these platforms of images that have several, for example linux/arm64,linux/arm/v7")
-	cmd.Flags().BoolVar(&f.noReferrers, "no-referrers", false, "leave out what is attached to images: signatures, SBOMs, attestations")
-}
-
-// read returns what the arguments and files want, and whether a seed file among them says
-// that the rest is to be unpinned.
-func (f *wantFlags) read(stdin io.Reader, warn io.Writer, images []string) (wants []seed.Want, prune bool, err error) {
-	for _, image := range images {
-		wants = append(wants, seed.Want{Image: image})
-	}
-	var wrong []error
-	if n := len(f.files) - len(slices.DeleteFunc(slices.Clone(f.files), func(name string) bool { return name == standard })); n > 1 {
-		wrong = append(wrong, errors.New("standard input (-f -) can be read once only"))
-	}
-	for _, name := range f.files {
-		doc, err := readSource(stdin, name)
-		if err != nil {
-			wrong = append(wrong, err)
-			continue
-		}
-		for _, w := range doc.Warnings {
-			_, _ = fmt.Fprintln(warn, printable("warning: "+w)) // nobody may be reading
-		}
-		wants = append(wants, doc.Wants...)
-		prune = prune || doc.Prune != nil && *doc.Prune
-	}
-	for i := range wants {
-		if len(wants[i].Platforms) == 0 {
-			wants[i].Platforms = f.platforms
-		}
-		wants[i].Bare = wants[i].Bare || f.noReferrers
-	}
-	wrong = append(wrong, seed.Job{Wants: wants}.Validate())
-	return wants, prune, errors.Join(wrong...)
-}
-
-// readSource reads one file.
-func readSource(stdin io.Reader, name string) (source.Document, error) {
-	o := source.Options{
-		Lookup:        os.LookupEnv,
-		CheckTags:     func(t seed.Tags) error { return t.Validate() },
-		CheckSchedule: func(expression string) error { return seed.CheckSchedule([]string{expression}) },
-	}
-	if name == standard {
-		return source.Read("standard input", stdin, o)
-	}
-	f, _, err := durable.Open(durable.OS{}, name, 0)
-	if err != nil {
-		return source.Document{}, fmt.Errorf("-f %s: %w", name, withoutPath(err))
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	return source.Read(name, f, o)
-}
-
-// seedFlags are the flags of seed.
-type seedFlags struct {
+// seedOptions are the flags and arguments of seed.
+type seedOptions struct {
 	imageFlags
 	wantFlags
+	images               []string
 	noPin, prune, dryRun bool
 	to, tokenFile        string
+	// pruneGiven tells that prune says more than files.
+	pruneGiven bool
 }
 
 func seedCommand() *cobra.Command {
-	var f seedFlags
+	var o seedOptions
 	cmd := &cobra.Command{
 		Use:   "seed [IMAGE...] [-f FILE]...",
-		Short: "Fetch images before somebody asks for them, and keep them",
-		Long: `Fetch images, with their signatures, SBOMs and attestations, and pin them, so that they
-are there when the link is not. Images come from the command line, and from files: lists
-with an image in each line, deployment manifests of IoT Edge, compose files, Kubernetes
-manifests and what helm template prints, and seed files, which have patterns for tags.
-${VARIABLES} in them are those of the environment.
+		Short: "Fetch images before anybody asks for them, and pin them",
+		Long: `Fetch images with all that belongs to them: the platforms of an index, and what is
+attached, such as signatures, SBOMs and attestations. They are pinned: nothing of them is
+removed to make room. What is there already is not fetched again, and what was
+interrupted goes on where it was. One image that fails stops no other.
 
-The server that runs on the data directory does the work, with its limits and remotes.
-Where none runs, this command fills the directory itself, and then asks registries, too,
-that are not configured. With --to it is a server somewhere else.
+IMAGE is written as in deployments: [HOST/]NAME[:TAG|@DIGEST]. $upstream:8000/NAME and
+localhost:8000/NAME stand for what this server is asked for as NAME. FILE is a list with
+an image in each line, an IoT Edge deployment manifest, a compose file, Kubernetes
+manifests (helm template prints them), or a seed file; which of them is found out. - is
+standard input. ${VARIABLE} in them is taken from the environment.
 
-What is there is not fetched again, and what was interrupted goes on where it was. A tag
-stands for the new image when all of that is there. Nothing is fetched where what is
-pinned would not fit.
+The running server does it, with its remotes and limits; where none runs, this command
+does, as the user that owns the data directory, and asks hosts that are not configured,
+too. With --to it is a server elsewhere, at its admin address, which needs the token that
+REGISTRY_SEED_TOKENFILE names there.
 
-It exits with 0 where all images are there, 1 where none is, and 3 where some are.`,
-		Example: `  registry-module seed mcr.microsoft.com/azureiotedge-agent:1.5 docker.io/library/alpine
-  registry-module seed -f deployment.json --platform linux/arm64 --dry-run
-  helm template chart | registry-module seed -f -
-  registry-module seed -f site.yml --prune
-  registry-module seed -f site.yml --to https://gateway:5001 --token-file token`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, images []string) error { return f.run(cmd, images) },
+It exits with 0 where all images are there, 1 where none is or they do not fit, 2 when
+something that was written makes no sense, and 3 when some are there.`,
+		Example: `  registry-module seed mcr.microsoft.com/azureiotedge-agent:1.5 --platform linux/arm64
+  registry-module seed -f deployment.json --dry-run
+  registry-module seed -f seed.yml --prune
+  helm template ./chart | registry-module seed -f - -o json
+  registry-module seed -f seed.yml --to https://gateway.example.com:5001 --token-file token`,
+		RunE: func(cmd *cobra.Command, images []string) error {
+			o.images, o.pruneGiven = images, cmd.Flags().Changed("prune")
+			job, server, err := o.read(cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return usageError{err}
+			}
+			return o.with(cmd.Context(), cmd.ErrOrStderr(), job, server, func(s seeding) error {
+				if o.dryRun {
+					return o.plan(cmd.Context(), cmd.OutOrStdout(), s, job)
+				}
+				return o.seed(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, job)
+			})
+		},
 	}
-	f.wantFlags.add(cmd)
-	cmd.Flags().BoolVar(&f.noPin, "no-pin", false, "do not pin the images: they are removed like others to make room")
-	cmd.Flags().BoolVar(&f.prune, "prune", false, "unpin what was seeded before and is not named any more")
-	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "only tell what it comes to, and whether it fits")
-	cmd.Flags().StringVar(&f.to, "to", "", "the admin address of the server to seed, for example http://gateway:5001")
-	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "the file with the token for --to")
-	f.imageFlags.add(cmd, "text")
+	o.imageFlags.add(cmd, "text")
+	o.wantFlags.add(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&o.noPin, "no-pin", false, "do not pin")
+	flags.BoolVar(&o.prune, "prune", false, "unpin what was seeded before and is not named now")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "show what would be fetched, how much that is, and whether it fits; fetch nothing")
+	flags.StringVar(&o.to, "to", "", "the URL of the admin address of a server that is to do it")
+	flags.StringVar(&o.tokenFile, "token-file", "", "the file with the token for --to")
 	return cmd
 }
 
-func (f *seedFlags) run(cmd *cobra.Command, images []string) error {
-	asJSON, err := f.isJSON()
-	if err != nil {
-		return err
-	}
-	if len(images)+len(f.files) == 0 {
-		return usageError{errors.New("name images, or files with images (-f)")}
-	}
-	if f.tokenFile != "" && f.to == "" {
-		return usageError{errors.New("--token-file is for --to")}
-	}
-	wants, prune, err := f.read(cmd.InOrStdin(), cmd.ErrOrStderr(), images)
-	if err != nil {
-		return usageError{err}
-	}
-	job := seed.Job{Wants: wants, Prune: f.prune || prune}
-	for i := range job.Wants {
-		job.Wants[i].Loose = job.Wants[i].Loose || f.noPin
-	}
-	if len(job.Wants) == 0 && !job.Prune {
-		return usageError{errors.New("there are no images in what is named")}
-	}
-	do := func(s seeding) error {
-		if f.dryRun {
-			return planJob(cmd, s, job, asJSON)
+// read reads what is to be seeded, and where if that is by --to. The error has all that is
+// wrong. Remarks go to notes.
+func (o *seedOptions) read(stdin io.Reader, notes io.Writer) (job seed.Job, server *url.URL, err error) {
+	var wrong []error
+	note := func(err error) {
+		if err != nil {
+			wrong = append(wrong, err)
 		}
-		return doJob(cmd, s, job, asJSON)
 	}
-	if f.to != "" {
-		c, err := newSeedClient(f.to, f.tokenFile)
+	if o.output != "" && o.output != "json" {
+		note(fmt.Errorf("there is no output format %q: write json, or leave it out for text", o.output))
+	}
+	switch {
+	case o.to == "" && o.tokenFile != "":
+		note(errors.New("--token-file is for a server elsewhere: name it by --to, or leave the token out"))
+	case o.to != "" && o.tokenFile == "":
+		note(errors.New("--to needs --token-file, with the file that holds the token of REGISTRY_SEED_TOKENFILE there"))
+	case o.to != "":
+		if _, err := config.ReadSeedToken(o.tokenFile); err != nil {
+			note(fmt.Errorf("--token-file: %w", err))
+		}
+	}
+	if o.to != "" {
+		server, err = parseServer(o.to)
+		note(err)
+	}
+	if len(o.images) == 0 && len(o.files) == 0 {
+		note(errors.New("name the images to seed, or a file that does by -f"))
+	}
+	job.Wants, job.Prune, err = o.wantFlags.read(stdin, notes, o.images)
+	note(err)
+	if o.pruneGiven {
+		job.Prune = o.prune
+	}
+	for i := range job.Wants {
+		job.Wants[i].Loose = job.Wants[i].Loose || o.noPin
+	}
+	if len(wrong) == 0 && len(job.Wants) == 0 {
+		note(errors.New("no image is named by " + strings.Join(o.files, ", ")))
+	}
+	return job, server, errors.Join(wrong...)
+}
+
+// with does something with what is to be seeded: the server elsewhere, or the data
+// directory.
+func (o *seedOptions) with(ctx context.Context, notes io.Writer, job seed.Job, server *url.URL, do func(seeding) error) error {
+	if server == nil {
+		cfg, err := config.Load(o.config)
 		if err != nil {
 			return err
 		}
-		return asUsage(do(c))
-	}
-	cfg, err := config.Load(f.config)
-	if err != nil {
+		cfg, done, err := dataDirFor(cfg, o.dryRun)
+		if err != nil {
+			return err
+		}
+		err = errors.Join(withSeeding(ctx, cfg, job, func(i openedImages) error { return do(i.seeding) }), done())
+		if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
+			err = interrupted(ctx, err)
+		}
 		return err
 	}
-	cfg, done, err := dataDirFor(cfg, f.dryRun)
-	if err != nil {
-		return err
+	if server.Scheme == "http" {
+		_, _ = fmt.Fprintln(notes, "warning: --to is http, by which everybody on the way can read the token") // the result says what counts
 	}
-	err = withSeeding(cmd.Context(), cfg, job.Wants, func(i openedImages) error { return do(i.seeding) })
-	return errors.Join(asUsage(err), done())
+	return do(newRemoteServer(server, o.tokenFile).client())
 }
 
-// planJob tells what a job comes to.
-func planJob(cmd *cobra.Command, s seeding, job seed.Job, asJSON bool) error {
-	plan, err := s.Plan(cmd.Context(), job)
+// plan prints what a job comes to.
+func (o *seedOptions) plan(ctx context.Context, out io.Writer, s seeding, job seed.Job) error {
+	plan, err := s.Plan(ctx, job)
 	if err != nil {
 		return err
 	}
-	plan.Images = append([]seed.PlannedImage{}, plan.Images...)
-	if asJSON {
-		err = writeIndented(cmd.OutOrStdout(), plan)
-	} else {
-		err = printPlan(cmd.OutOrStdout(), plan)
+	print := printPlan
+	if o.output == "json" {
+		print = func(out io.Writer, p seed.Plan) error { return writeIndented(out, p) }
 	}
-	if err != nil {
+	if err := print(out, plan); err != nil {
 		return err
 	}
-	failed := 0
-	for _, i := range plan.Images {
-		if i.Error != "" {
-			failed++
+	return planError(plan)
+}
+
+// seed does a job, and prints what has come of it.
+func (o *seedOptions) seed(ctx context.Context, out, notes io.Writer, s seeding, job seed.Job) error {
+	display := newSeedDisplay(notes, time.Now)
+	report, err := s.Seed(ctx, job, display.show)
+	display.close()
+	print := printSeeded
+	if o.output == "json" {
+		print = func(out io.Writer, r seed.Report) error { return writeIndented(out, r) }
+	}
+	if err == nil || len(report.Images) > 0 && !errors.Is(err, seed.ErrNoRoom) {
+		if err := print(out, report); err != nil {
+			return err
 		}
 	}
-	if !plan.Fits {
-		return fmt.Errorf("it does not fit: %s", plan.Why)
-	}
-	return someFailed(failed, len(plan.Images), "cannot be had")
-}
-
-// someFailed is the error of a command that has not done all images.
-func someFailed(failed, of int, what string) error {
-	switch {
-	case failed == 0:
-		return nil
-	case failed == of:
-		return fmt.Errorf("%s %s", quantity(failed, "image", "images"), what)
-	}
-	return partlyError{fmt.Errorf("%d of %s %s", failed, quantity(of, "image", "images"), what)}
-}
-
-// doJob does a job, and shows how far it is.
-func doJob(cmd *cobra.Command, s seeding, job seed.Job, asJSON bool) error {
-	report, err := seedWatched(cmd.Context(), cmd.ErrOrStderr(), s, job)
-	if err != nil && len(report.Images) == 0 {
-		return err
-	}
-	report.Images = append([]seed.SeededImage{}, report.Images...)
-	var printErr error
-	if asJSON {
-		printErr = writeIndented(cmd.OutOrStdout(), report)
-	} else if err == nil {
-		printErr = printSeeded(cmd.OutOrStdout(), report)
-	}
-	if err != nil || printErr != nil {
-		return errors.Join(err, printErr)
-	}
-	return someFailed(report.Failures(), len(report.Images), "are not there, or not confirmed")
-}
-
-// seedWatched does a job with a display on out.
-func seedWatched(ctx context.Context, out io.Writer, s seeding, job seed.Job) (seed.Report, error) {
-	d := newSeedDisplay(out, time.Now)
-	defer d.close()
-	return s.Seed(ctx, job, d.show)
+	return reportError(report, err)
 }

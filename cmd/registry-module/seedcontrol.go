@@ -2,229 +2,308 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate"
-
-	"registry-module/config"
 	"registry-module/seed"
 )
 
-// seedPath is where a server takes jobs, as [seed.Job] in JSON: at the socket for
-// commands, and for those who have the token at the admin address.
-const seedPath = "/seed"
+// errBusy is the kind of errors for what one at a time can do.
+var errBusy = errors.New("busy")
 
-// maxJob bounds, in bytes, a job: some thousand times what a site has.
-const maxJob = 64 << 20
+// seedControl is the seeding of a running server: one job at a time, and none while it is
+// offline.
+type seedControl struct {
+	seeding
+	// offline is why remotes are left alone, nil where they are not.
+	offline func() error
+	// fetched is how many bytes have come from remotes by all jobs.
+	fetched atomic.Int64
 
-// seedHandler does jobs, or with dryrun=true tells what they come to. A client that leaves
-// ends its job; what was fetched until then stays.
-func seedHandler(s seeding) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var job seed.Job
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJob)).Decode(&job); err != nil {
-			http.Error(w, "the job cannot be read: "+err.Error(), http.StatusBadRequest)
-			return
-		}
-		if err := job.Validate(); err != nil {
-			fail(r.Context(), w, &saidError{errBadPattern, err.Error()})
-			return
-		}
-		if isSet(r, "dryrun") {
-			plan, err := s.Plan(r.Context(), job)
-			if err != nil {
-				fail(r.Context(), w, err)
-				return
-			}
-			newEvents(w).end(r.Context(), event{Plan: &plan}, nil)
-			return
-		}
-		// The status waits for the first event, so that who cannot begin is told by it.
-		var out *events
-		report, err := s.Seed(r.Context(), job, func(p seed.Progress) {
-			if out == nil {
-				out = newEvents(w)
-			}
-			_ = out.write(event{Seeding: &p}) // who has left cancels the work
-			out.flush()
-		})
-		if out == nil {
-			if err != nil {
-				fail(r.Context(), w, err)
-				return
-			}
-			out = newEvents(w)
-		}
-		out.end(r.Context(), event{Seeded: &report}, err)
-	})
+	turn chan struct{} // holds one element while a job runs
+	mu   sync.Mutex    // guards what follows
+	who  string        // has the job that runs done, for messages
+	from time.Time
 }
 
-// seedEndpoint is [seedHandler] for those who have the token that is in a file; nil where
-// there is no file.
-func seedEndpoint(s seeding, tokenFile string, log logrus.FieldLogger) http.Handler {
-	if tokenFile == "" {
-		return nil
-	}
-	const wrongBurst = 10
-	wrong := rate.NewLimiter(rate.Every(time.Second), wrongBurst)
-	next := seedHandler(s)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, err := config.ReadSeedToken(tokenFile)
-		if err != nil {
-			log.WithError(err).Error("nobody can seed this server by its admin address (REGISTRY_SEED_TOKENFILE)")
-			http.Error(w, "the token of this server cannot be read: see its log", http.StatusServiceUnavailable)
-			return
-		}
-		given, ok := bearer(r.Header)
-		if ok && sameSecret(given, token) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		log.WithField("client", r.RemoteAddr).Warn("refused to be seeded by who does not have the token")
-		if !wrong.Allow() {
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, "there were too many wrong tokens: try again later", http.StatusTooManyRequests)
-			return
-		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="registry-module"`)
-		http.Error(w, "this takes the token that the server has in its REGISTRY_SEED_TOKENFILE", http.StatusUnauthorized)
-	})
-}
-
-// bearer returns the token of a request (RFC 6750, section 2.1).
-func bearer(header http.Header) (token string, ok bool) {
-	scheme, token, ok := strings.Cut(header.Get("Authorization"), " ")
-	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "Bearer")
-}
-
-// sameSecret compares in a time that tells nothing.
-func sameSecret(a, b string) bool {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+func newSeedControl(s seeding, offline func() error) *seedControl {
+	return &seedControl{seeding: s, offline: offline, turn: make(chan struct{}, 1)}
 }
 
 // Plan implements seeding.
-func (c *controlClient) Plan(ctx context.Context, job seed.Job) (seed.Plan, error) {
-	return planned(ctx, c.sendJob, job)
+func (c *seedControl) Plan(ctx context.Context, job seed.Job) (seed.Plan, error) {
+	if err := c.offline(); err != nil {
+		return seed.Plan{}, err
+	}
+	return c.seeding.Plan(ctx, job)
 }
 
-// Seed implements seeding.
-func (c *controlClient) Seed(ctx context.Context, job seed.Job, progress func(seed.Progress)) (seed.Report, error) {
-	return seeded(ctx, c.sendJob, job, progress)
-}
-
-func (c *controlClient) sendJob(ctx context.Context, target string, body io.Reader) (*http.Response, error) {
-	return c.send(ctx, http.MethodPost, target, body)
-}
-
-// sendJob sends a job to a server.
-type sendJob func(ctx context.Context, target string, body io.Reader) (*http.Response, error)
-
-// planned asks a server what a job comes to.
-func planned(ctx context.Context, send sendJob, job seed.Job) (plan seed.Plan, _ error) {
-	for e, err := range send.follow(ctx, job, true) {
-		if err != nil {
-			return plan, err
+// begin takes the turn for who, for messages, until end is called. Where another job runs,
+// the error is errBusy, unless wait is set.
+func (c *seedControl) begin(ctx context.Context, who string, wait bool) (end func(), err error) {
+	if err := c.offline(); err != nil {
+		return nil, err
+	}
+	select {
+	case c.turn <- struct{}{}:
+	default:
+		if !wait {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return nil, &saidError{errBusy, fmt.Sprintf("another job is seeding this server, %s, since %s: run this again when it has ended, or end that one", c.who, c.from.Format(time.RFC3339))}
 		}
-		if e.Plan != nil {
-			plan = *e.Plan
+		select {
+		case c.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
-	return plan, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.who, c.from = who, time.Now().Round(time.Second)
+	return func() { <-c.turn }, nil
 }
 
-// seeded has a server do a job.
-func seeded(ctx context.Context, send sendJob, job seed.Job, progress func(seed.Progress)) (report seed.Report, _ error) {
-	for e, err := range send.follow(ctx, job, false) {
-		switch {
-		case err != nil:
-			return report, err
-		case e.Seeding != nil && progress != nil:
-			progress(*e.Seeding)
-		case e.Seeded != nil:
-			report = *e.Seeded
+// run does a job whose turn it is.
+func (c *seedControl) run(ctx context.Context, job seed.Job, progress func(seed.Progress)) (seed.Report, error) {
+	var counted int64
+	count := func(fetched int64) {
+		if fetched > counted {
+			c.fetched.Add(fetched - counted)
+			counted = fetched
 		}
 	}
-	return report, nil
+	report, err := c.seeding.Seed(ctx, job, func(p seed.Progress) {
+		count(p.Fetched)
+		if progress != nil {
+			progress(p)
+		}
+	})
+	count(report.Fetched)
+	return report, err
 }
 
-func (send sendJob) follow(ctx context.Context, job seed.Job, dryRun bool) iter.Seq2[event, error] {
-	return followed(ctx, func() (*http.Response, error) {
-		body, err := json.Marshal(job)
+// seedEvent is a line of the answer to a job. One of the second group is the last; the
+// report can come with an error.
+type seedEvent struct {
+	Progress *seed.Progress `json:"progress,omitempty"`
+
+	Plan   *seed.Plan   `json:"plan,omitempty"`
+	Report *seed.Report `json:"report,omitempty"`
+	Error  string       `json:"error,omitempty"`
+}
+
+// send writes any event, and has it sent. It fails where the client is gone, or takes
+// nothing for long.
+func (e *events) send(ev any) error {
+	const patience = time.Minute
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_ = e.rc.SetWriteDeadline(time.Now().Add(patience)) // not every writer has one
+	if err := e.enc.Encode(ev); err != nil {
+		return err
+	}
+	return e.rc.Flush()
+}
+
+// maxJob bounds, in bytes, what is read of a job: far more than the most images take.
+const maxJob = 64 << 20
+
+// handler does the jobs that come by POST, for who, for messages. A client that leaves
+// cancels its job.
+func (c *seedControl) handler(who string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		job, status, err := readJob(w, r)
 		if err != nil {
-			return nil, err
+			http.Error(w, err.Error(), status)
+			return
 		}
-		return send(ctx, target(seedPath, "dryrun", strconv.FormatBool(dryRun)), bytes.NewReader(body))
+		if isSet(r, "dryrun") {
+			c.answerPlan(w, r, job)
+			return
+		}
+		end, err := c.begin(r.Context(), who, false)
+		if err != nil {
+			refuse(w, r, err)
+			return
+		}
+		defer end()
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		out := newEvents(w)
+		out.flush() // who waits knows that it goes on
+		report, err := c.run(ctx, job, func(p seed.Progress) {
+			if out.send(seedEvent{Progress: &p}) != nil {
+				cancel()
+			}
+		})
+		last := seedEvent{Report: &report}
+		if err != nil {
+			last.Error = reasonOf(r.Context(), err)
+		}
+		_ = out.send(last) // the client may be gone
 	})
 }
 
-// seedClient seeds a server by its admin address.
-type seedClient struct {
-	base  *url.URL
-	token string
-	http  http.Client
-}
-
-// newSeedClient returns one for the server at address, with the token that is in a file.
-func newSeedClient(address, tokenFile string) (*seedClient, error) {
-	base, err := url.Parse(address)
-	switch {
-	case err != nil, base.Scheme != "http" && base.Scheme != "https", base.Host == "", base.User != nil, base.RawQuery != "", base.Fragment != "":
-		return nil, usageError{errors.New("--to takes the admin address of the server as a URL, for example http://gateway:5001")}
-	case tokenFile == "":
-		return nil, usageError{errors.New("--to needs --token-file: a file with the token that the server has in its REGISTRY_SEED_TOKENFILE")}
+func (c *seedControl) answerPlan(w http.ResponseWriter, r *http.Request, job seed.Job) {
+	if err := c.offline(); err != nil {
+		refuse(w, r, err)
+		return
 	}
-	token, err := config.ReadSeedToken(tokenFile)
+	out := newEvents(w)
+	out.flush() // who waits knows that it goes on
+	plan, err := c.seeding.Plan(r.Context(), job)
+	last := seedEvent{Plan: &plan}
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--token-file: %w", err)}
+		last = seedEvent{Error: reasonOf(r.Context(), err)}
 	}
-	c := &seedClient{base: base, token: token}
-	// The token is for this server, and for nobody that it names.
-	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c, nil
+	_ = out.send(last) // the client may be gone
 }
 
-func (c *seedClient) sendJob(ctx context.Context, target string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.base.String(), "/")+target, body)
+// refuse answers with an error of a job that was not begun.
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, errBusy):
+		status = http.StatusConflict
+	case errors.Is(err, errOffline):
+		status = http.StatusServiceUnavailable
+	}
+	http.Error(w, reasonOf(r.Context(), err), status)
+}
+
+// readJob reads a valid job, or says with which status it is refused.
+func readJob(w http.ResponseWriter, r *http.Request) (job seed.Job, status int, err error) {
+	// What is not read to its end hides that the client has left.
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJob))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return job, http.StatusRequestEntityTooLarge, fmt.Errorf("the job is larger than %s: seed in parts", sizeText(maxJob))
+	}
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(text))
+		dec.DisallowUnknownFields() // of a newer version, which says more than is done
+		err = dec.Decode(&job)
+	}
+	if err != nil {
+		return job, http.StatusBadRequest, fmt.Errorf("the job cannot be read, since it is of another version or damaged: %w", err)
+	}
+	if err := job.Validate(); err != nil {
+		return job, http.StatusUnprocessableEntity, err
+	}
+	return job, 0, nil
+}
+
+// seedClient has a server seed.
+type seedClient struct {
+	// send sends a job to a path of the server.
+	send func(ctx context.Context, target string, job []byte) (*http.Response, error)
+	// server is how it is called, and absent what to do where it has no such path.
+	server, absent string
+}
+
+var _ seeding = (*seedClient)(nil)
+
+// sendJob is seedClient.send by the socket of the running server.
+func (c *controlClient) sendJob(ctx context.Context, target string, job []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://registry-module"+target, bytes.NewReader(job))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("talking to the server at %s: %w", c.base.Host, cmp.Or(errors.Unwrap(err), err))
-	}
-	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusTooManyRequests:
-		_ = resp.Body.Close() // it says nothing else
-		return nil, fmt.Errorf("the server at %s does not take this token (%s): write the one into --token-file that it has in its REGISTRY_SEED_TOKENFILE", c.base.Host, resp.Status)
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		_ = resp.Body.Close() // it says nothing else
-		return nil, fmt.Errorf("the server at %s cannot be seeded (%s): set REGISTRY_SEED_TOKENFILE there, and write its admin address", c.base.Host, resp.Status)
+		return nil, fmt.Errorf("talking to the running server at %s: %w", c.path, withoutURL(err))
 	}
 	return resp, nil
 }
 
+// withoutURL is an error of an HTTP client without the URL, which says nothing to anybody.
+func withoutURL(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}
+
 // Plan implements seeding.
 func (c *seedClient) Plan(ctx context.Context, job seed.Job) (seed.Plan, error) {
-	return planned(ctx, c.sendJob, job)
+	last, err := c.do(ctx, "/seed?dryrun=true", job, nil)
+	switch {
+	case err != nil:
+		return seed.Plan{}, err
+	case last.Plan == nil:
+		return seed.Plan{}, errors.New(last.Error)
+	}
+	return *last.Plan, nil
 }
 
 // Seed implements seeding.
-func (c *seedClient) Seed(ctx context.Context, job seed.Job, progress func(seed.Progress)) (seed.Report, error) {
-	return seeded(ctx, c.sendJob, job, progress)
+func (c *seedClient) Seed(ctx context.Context, job seed.Job, progress func(seed.Progress)) (report seed.Report, err error) {
+	last, err := c.do(ctx, "/seed", job, progress)
+	if last.Report != nil {
+		report = *last.Report
+	}
+	if err == nil && last.Error != "" {
+		err = errors.New(last.Error)
+	}
+	return report, err
+}
+
+// do sends a job, and returns the last event of the answer.
+func (c *seedClient) do(ctx context.Context, target string, job seed.Job, progress func(seed.Progress)) (last seedEvent, err error) {
+	text, err := json.Marshal(job)
+	if err != nil {
+		return last, err
+	}
+	resp, err := c.send(ctx, target, text)
+	if err != nil {
+		return last, interrupted(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
+	if resp.StatusCode != http.StatusOK {
+		return last, c.refused(resp)
+	}
+	lines := json.NewDecoder(resp.Body)
+	for {
+		var e seedEvent
+		if err := lines.Decode(&e); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF // there was no last one
+			}
+			return last, interrupted(ctx, fmt.Errorf("%s has not told all, since it has ended, the connection was lost, or it is of another version: %w; run this again, which goes on where that was", c.server, err))
+		}
+		switch {
+		case e.Progress == nil:
+			return e, nil
+		case progress != nil:
+			progress(*e.Progress)
+		}
+	}
+}
+
+// refused is why a job was not begun.
+func (c *seedClient) refused(resp *http.Response) error {
+	const enough = 64 << 10
+	body, err := io.ReadAll(io.LimitReader(resp.Body, enough))
+	text := strings.TrimSpace(string(body))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s answers %s: %w", c.server, resp.Status, err)
+	case resp.StatusCode == http.StatusUnprocessableEntity:
+		return usageError{errors.New(text)}
+	case resp.StatusCode == http.StatusNotFound && c.absent != "":
+		return errors.New(c.absent)
+	case resp.StatusCode == http.StatusNotFound:
+		return errors.New("the running server does not know this command, since it is of another version: restart it with this one")
+	case resp.StatusCode == http.StatusConflict, resp.StatusCode == http.StatusServiceUnavailable && text != "":
+		return errors.New(text)
+	}
+	return fmt.Errorf("%s answers %s: %s", c.server, resp.Status, printable(text))
 }

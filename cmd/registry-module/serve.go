@@ -77,14 +77,17 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	}
 	all := []served{
 		{newHTTPServer(p.handler, log), ln},
-		{newControlServer(ctx, adminHandler(p.metrics, p.statuses, cfg.Stock.HTTP.Debug.Prometheus, seedEndpoint(p.seeding, cfg.SeedTokenFile, log)), log), admin},
+		{newControlServer(ctx, besides(adminHandler(p.metrics, p.statuses, cfg.Stock.HTTP.Debug.Prometheus), p.byAdmin(cfg, log)), log), admin},
 	}
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
 	} else {
-		all = append(all, served{newControlServer(ctx, controlHandler(p.cache, p.images, p.seeding, p.offline, p.statuses), log), control})
+		all = append(all, served{newControlServer(ctx, p.byCommand(controlHandler(p.cache, p.images, p.offline, p.statuses)), log), control})
 	}
 	announce(log, cfg, p, ln.Addr())
+	if p.scheduler != nil {
+		p.closers = append(p.closers, start(ctx, p.scheduler.Run))
+	}
 	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)
 	return errors.Join(err, p.Close())
 }
@@ -198,12 +201,9 @@ func listenAdmin(cfg *config.Config) (net.Listener, error) {
 }
 
 // adminHandler answers on the admin address, which lower layers cannot reach. Statuses
-// gives those of the remotes, and seed fills the cache; nil lets nobody do that.
-func adminHandler(own prometheus.Gatherer, statuses func() []breaker.Status, stock configuration.Prometheus, seed http.Handler) http.Handler {
+// gives those of the remotes.
+func adminHandler(own prometheus.Gatherer, statuses func() []breaker.Status, stock configuration.Prometheus) http.Handler {
 	mux := http.NewServeMux()
-	if seed != nil {
-		mux.Handle("POST "+seedPath, seed)
-	}
 	mux.Handle("GET /healthz", healthHandler(statuses))
 	all := prometheus.Gatherers{own}
 	if stock.Enabled { // what the app counts, under the stock names

@@ -25,6 +25,7 @@ import (
 	"registry-module/cache/index"
 	"registry-module/config"
 	"registry-module/internal/via"
+	"registry-module/seed"
 	"registry-module/server"
 	"registry-module/upstream"
 	"registry-module/upstream/breaker"
@@ -39,9 +40,10 @@ type program struct {
 	cache   *cache.Cache
 	// images are what cache holds, for commands; nil where it cannot tell.
 	images  imageControl
-	// seeding fills cache.
-	seeding *oneSeeding
 	offline *offlineControl
+	// seeds fills cache, and scheduler has it do so at set times; nil for none.
+	seeds     *seedControl
+	scheduler *seed.Scheduler
 	// contact is what all remotes go by.
 	contact upstream.Switch
 	// name is what requests to remotes call this process in their Via headers.
@@ -101,12 +103,16 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}
 	p.closers = append(p.closers, c)
 	p.cache = c
-	images, err := newCachedImages(c, served, cfg)
+	if p.images, err = newCachedImages(c, served, cfg); err != nil {
+		return nil, err
+	}
+	seedable, err := newSeedNames(cfg, routes)
 	if err != nil {
 		return nil, err
 	}
-	p.images = images
-	p.wireSeeding(images.names, log)
+	if err := p.wireSeeding(cfg, seedable, store.Document(seedStateName), log); err != nil {
+		return nil, err
+	}
 
 	srv, err := server.New(ctx, server.Options{
 		Cache:   c,
