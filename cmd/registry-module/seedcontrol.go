@@ -46,7 +46,8 @@ func (c *seedControl) Plan(ctx context.Context, job seed.Job) (seed.Plan, error)
 	return c.seeding.Plan(ctx, job)
 }
 
-// begin takes the turn for who, for messages, until end is called. Where another job runs,
+// begin takes the turn for who, for messages, until end is called, be it more
+// than once. Where another job runs,
 // the error is errBusy, unless wait is set.
 func (c *seedControl) begin(ctx context.Context, who string, wait bool) (end func(), err error) {
 	if err := c.offline(); err != nil {
@@ -69,7 +70,7 @@ func (c *seedControl) begin(ctx context.Context, who string, wait bool) (end fun
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.who, c.from = who, time.Now().Round(time.Second)
-	return func() { <-c.turn }, nil
+	return sync.OnceFunc(func() { <-c.turn }), nil
 }
 
 // run does a job whose turn it is.
@@ -149,6 +150,7 @@ func (c *seedControl) handler(who string) http.Handler {
 		if err != nil {
 			last.Error = reasonOf(r.Context(), err)
 		}
+		end()              // who reads the last event can begin another job at once
 		_ = out.send(last) // the client may be gone
 	})
 }

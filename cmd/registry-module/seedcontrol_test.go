@@ -158,7 +158,7 @@ func (endless) Read(p []byte) (int, error) {
 // Who has the token can seed. Others are told so, slowly, and the log has neither what was
 // right nor what was tried.
 func TestSeedGate(t *testing.T) {
-	const good, bad = "0123456789abcdefgood", "c0ffee0123456789wrong"
+	const good, bad = "0123456789abcdefgood", "c0ffee0123456789bad!"
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		t.Helper()
