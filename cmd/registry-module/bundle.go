@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"registry-module/config"
+	"registry-module/internal/durable"
 	"registry-module/seed/bundle"
 )
 
@@ -43,7 +45,11 @@ const standard = "-"
 // openBundle opens a file with its chunks, or standard input.
 func openBundle(cmd *cobra.Command, name string) (*bundle.Bundle, error) {
 	if name != standard {
-		return bundle.Open(name, bundle.OpenOptions{})
+		b, err := bundle.Open(name, bundle.OpenOptions{})
+		if errors.Is(err, durable.ErrNotFile) {
+			err = fmt.Errorf("%w: what comes by a pipe is given to standard input, and - is written in its place", err)
+		}
+		return b, err
 	}
 	b, err := bundle.NewStream(cmd.InOrStdin())
 	if err != nil {
@@ -210,7 +216,14 @@ func (f *loadFlags) run(cmd *cobra.Command, name string) error {
 			return err
 		}
 	}
-	return f.open(cmd, func(i openedImages) error {
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return err
+	}
+	if cfg, _, err = dataDirFor(cfg, false); err != nil {
+		return err
+	}
+	return withImages(cmd.Context(), cfg, func(i openedImages) error {
 		c, ok := i.imageControl.(contentControl)
 		if !ok {
 			return errors.New("bundles cannot be loaded here")

@@ -145,7 +145,7 @@ func withData(ctx context.Context, cfg *config.Config, byServer func(*controlCli
 	if err != nil {
 		return fmt.Errorf("no running server answers at %s, and without one: %w", remote.path, err)
 	}
-	log := newLogger(cfg, os.Stderr)
+	log := newCommandLogger(cfg, os.Stderr)
 	idx, err := openIndex(cfg.DataDir, store, log)
 	if err != nil {
 		return errors.Join(err, store.Close())

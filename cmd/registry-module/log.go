@@ -12,6 +12,16 @@ import (
 	"registry-module/config"
 )
 
+// newCommandLogger is newLogger for a command, of whose steps nobody wants to read.
+func newCommandLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
+	quiet, stock := *cfg, *cfg.Stock
+	if stock.Log.Level == "info" {
+		stock.Log.Level = "warn"
+	}
+	quiet.Stock = &stock
+	return newLogger(&quiet, out)
+}
+
 // newLogger returns the program's log, in the stock forms, and sets up the one
 // of the embedded app, which is logrus' standard logger.
 func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {

@@ -116,7 +116,11 @@ func (e *events) send(ev any) error {
 }
 
 // maxJob bounds, in bytes, what is read of a job: far more than the most images take.
-const maxJob = 64 << 20
+const maxJob = 16 << 20
+
+// maxWants is how many images a job names at most, as package seed has it for those that
+// it comes to.
+const maxWants = 10_000
 
 // handler does the jobs that come by POST, for who, for messages. A client that leaves
 // cancels its job.
@@ -190,9 +194,7 @@ func readJob(w http.ResponseWriter, r *http.Request) (job seed.Job, status int, 
 		return job, http.StatusRequestEntityTooLarge, fmt.Errorf("the job is larger than %s: seed in parts", sizeText(maxJob))
 	}
 	if err == nil {
-		dec := json.NewDecoder(bytes.NewReader(text))
-		dec.DisallowUnknownFields() // of a newer version, which says more than is done
-		err = dec.Decode(&job)
+		job, err = decodeJob(text)
 	}
 	if err != nil {
 		return job, http.StatusBadRequest, fmt.Errorf("the job cannot be read, since it is of another version or damaged: %w", err)
@@ -201,6 +203,43 @@ func readJob(w http.ResponseWriter, r *http.Request) (job seed.Job, status int, 
 		return job, http.StatusUnprocessableEntity, err
 	}
 	return job, 0, nil
+}
+
+// decodeJob reads a job in JSON, of which no more is made than there can be.
+func decodeJob(text []byte) (job seed.Job, err error) {
+	var raw struct {
+		Wants json.RawMessage `json:"wants"`
+		Prune bool            `json:"prune"`
+	}
+	if err := strictly(text).Decode(&raw); err != nil {
+		return job, err
+	}
+	job.Prune = raw.Prune
+	if len(raw.Wants) == 0 || string(raw.Wants) == "null" {
+		return job, nil
+	}
+	wants := strictly(raw.Wants)
+	if start, err := wants.Token(); err != nil || start != json.Delim('[') {
+		return job, errors.Join(errors.New("wants is no list"), err)
+	}
+	for wants.More() {
+		if len(job.Wants) == maxWants {
+			return job, fmt.Errorf("it names more than %d images: seed in parts", maxWants)
+		}
+		var w seed.Want
+		if err := wants.Decode(&w); err != nil {
+			return job, err
+		}
+		job.Wants = append(job.Wants, w)
+	}
+	return job, nil
+}
+
+// strictly decodes JSON that says nothing of a newer version, which would not be done.
+func strictly(text []byte) *json.Decoder {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	return dec
 }
 
 // seedClient has a server seed.
