@@ -99,7 +99,6 @@ func TestSeedInputs(t *testing.T) {
 		"random bytes":         {string(random(64 << 10)), nil},
 		"zeros":                {strings.Repeat("\x00", 1<<20), nil},
 		"a program":            {"\x7fELF\x02\x01\x01" + string(random(4<<10)), nil},
-		"UTF-16":               {"\xff\xfed\x00o\x00c\x00k\x00e\x00r\x00", nil},
 		"no UTF-8":             {"registry.example.test/library/alp\xffine\n", nil},
 		"broken YAML":          {"version: 1\nimages: [registry.example.test/library/alpine\n", nil},
 		"YAML with tabs":       {"version: 1\nimages:\n\t- registry.example.test/library/alpine\n", nil},
@@ -111,11 +110,11 @@ func TestSeedInputs(t *testing.T) {
 		"YAML maps, deep":      {"version: 1\nimages: " + strings.Repeat("{a: ", 1e5), nil},
 		"YAML bullets, deep":   {"version: 1\nimages:\n  " + strings.Repeat("- ", 1e6) + "x\n", nil},
 		"aliases of aliases":   {aliasBomb("images"), nil},
-		"aliases, compose":     {strings.Replace(aliasBomb("x"), "version: 1\n", "services:\n  web:\n    image: registry.example.test/library/alpine\n", 1) + "y: *a9\n", nil},
+		"aliases, compose":     {strings.Replace(aliasBomb("services"), "version: 1\n", "", 1), nil},
 		"cycle of aliases":     {"version: 1\nimages: &a\n  - *a\n", nil},
 		"merge of itself":      {"version: 1\nimages:\n  - &a\n    <<: *a\n    image: x\n", nil},
 		"unknown alias":        {"version: 1\nimages: *nothing\n", nil},
-		"another version":      {"version: 99\nimages: [registry.example.test/library/alpine]\n", []string{"99"}},
+		"another version":      {"version: 99\nimages: [registry.example.test/library/alpine]\n", []string{"version"}},
 		"absurd newest":        {seedFile + "{image: registry.example.test/library/alpine, tags: {newest: 99999999999999999999999}}\n", nil},
 		"newest below 0":       {seedFile + "{image: registry.example.test/library/alpine, tags: {newest: -1}}\n", nil},
 		"expression":           {seedFile + "{image: registry.example.test/library/alpine, tags: {regexp: '(('}}\n", []string{"(("}},
@@ -123,7 +122,7 @@ func TestSeedInputs(t *testing.T) {
 		"range of versions":    {seedFile + "{image: registry.example.test/library/alpine, tags: {semver: '>=one <'}}\n", nil},
 		"schedule":             {"version: 1\nschedule: every now and then\nimages: [registry.example.test/library/alpine]\n", []string{"every now and then"}},
 		"schedule that is not": {"version: 1\nschedule: '0 0 31 2 99'\nimages: [registry.example.test/library/alpine]\n", nil},
-		"unknown key":          {"version: 1\nimagse: [registry.example.test/library/alpine]\n", []string{"imagse"}},
+		"unknown key":          {"version: 1\nimages: [registry.example.test/library/alpine]\nimagse: []\n", []string{"imagse"}},
 		"images are a number":  {"version: 1\nimages: 1e309\n", nil},
 		"platform":             {"version: 1\nplatforms: ['../..']\nimages: [registry.example.test/library/alpine]\n", nil},
 		"traversal":            {"../../../etc/passwd\n", nil},
@@ -242,7 +241,7 @@ func TestSeedEndpoint(t *testing.T) {
 	img := noise(t, "endpoint/image", 40<<10)
 	up := origin(t, lab.OriginOptions{}, img)
 	token := filepath.Join(tempDir(t), "token")
-	const secret = "correct horse battery staple"
+	const secret = "correct-horse-battery-staple-correct-horse"
 	if err := os.WriteFile(token, []byte(secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +255,7 @@ func TestSeedEndpoint(t *testing.T) {
 	}{
 		"nobody":              {http.MethodPost, "", good, 401},
 		"another token":       {http.MethodPost, "Bearer wrong", good, 403},
-		"half of the token":   {http.MethodPost, "Bearer correct horse", good, 403},
+		"half of the token":   {http.MethodPost, "Bearer correct-horse", good, 403},
 		"password":            {http.MethodPost, "Basic Y29ycmVjdA==", good, 401},
 		"GET":                 {http.MethodGet, "Bearer " + secret, "", 405},
 		"nothing":             {http.MethodPost, "Bearer " + secret, "", 422},
