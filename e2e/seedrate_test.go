@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"registry-module/e2e/lab"
 )
@@ -30,14 +33,19 @@ func TestSeedRate(t *testing.T) {
 	}
 	all = append(all, bases...)
 	up := origin(t, lab.OriginOptions{Link: &lab.Link{Rate: rate}}, content...)
+	var busy span
+	up.Use(busy.middleware)
 	d := newDepot(t, up)
 	list := d.write(t, "images.txt", []byte("# seeded over a link\n"+strings.Join(atRemote(content...), "\n")+"\n"))
 
+	start := time.Now()
 	o := d.good(t, "seed", "-f", list)
 	need, got := unique(content...), up.Counts()
 	part := float64(need) / o.Took.Seconds() / float64(rate)
 	t.Logf("%d images, %d MB, in %.2f s: %.3f of the link's %d MB/s; %.1f MiB of memory; at most %d at once; %v",
 		images, need/1e6, o.Took.Seconds(), part, rate/1e6, float64(o.PeakRSS)/mib, up.Parallel(), got)
+	t.Logf("blobs were sent from %v on, for %v: %.3f of the link's rate meanwhile", busy.first.Sub(start), busy.last.Sub(busy.first),
+		float64(need)/busy.last.Sub(busy.first).Seconds()/float64(rate))
 	if part < least {
 		t.Errorf("%.3f of the link's rate, want %.2f at least", part, least)
 	}
@@ -57,6 +65,30 @@ func TestSeedRate(t *testing.T) {
 	}
 	takeDown(t, up)
 	d.servesAlone(t, content...)
+}
+
+// span is when blobs were sent.
+type span struct {
+	mu          sync.Mutex
+	first, last time.Time // guarded by mu
+}
+
+func (s *span) middleware(next http.Handler) http.Handler {
+	note := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.last = time.Now()
+		if s.first.IsZero() {
+			s.first = s.last
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && lab.Blobs(r) {
+			note()
+			defer note()
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // sentOf is how many bytes were sent of a blob.
