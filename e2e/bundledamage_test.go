@@ -110,11 +110,22 @@ func flipped(bundle []byte, at int64) []byte {
 	return b
 }
 
+// loadWay is how a bundle gets to where it is loaded.
+type loadWay int
+
+const (
+	fromFile  loadWay = iota
+	fromStdin         // from its first byte to its last
+	toServer          // by way of one that runs
+	loadWays
+)
+
 // loading is a load of a bundle that is not as it was made.
 type loading struct {
 	what   string
 	bundle []byte
 	args   []string // beside load and the file
+	way    loadWay
 	// refused is set where nothing at all may be loaded.
 	refused bool
 }
@@ -149,8 +160,18 @@ func (c *cargo) load(t *testing.T, all []loading) map[string]int {
 
 func (c *cargo) loadOne(t *testing.T, l loading) (whole int) {
 	d := newDepot(t, c.up)
-	file := d.write(t, "carried.tar", l.bundle)
-	o := d.run(t, append([]string{"bundle", "load", file}, l.args...)...)
+	from, stdin := d.write(t, "carried.tar", l.bundle), io.Reader(nil)
+	if l.way == fromStdin {
+		from, stdin = "-", bytes.NewReader(l.bundle)
+	}
+	var s *lab.Server
+	if l.way == toServer {
+		s = d.serve(t)
+	}
+	o := d.runWith(t, stdin, append([]string{"bundle", "load", from}, l.args...)...)
+	if s != nil {
+		stop(t, s)
+	}
 	whole = d.visible(t, c.images...)
 	switch {
 	case l.refused && (o.Status != 1 || whole > 0):
@@ -215,8 +236,8 @@ func TestBundleFlipped(t *testing.T) {
 		}
 	}
 	loads := []loading{{what: "as it was made", bundle: c.plain}}
-	for _, at := range positions {
-		loads = append(loads, loading{what: fmt.Sprintf("byte %d", at), bundle: flipped(c.plain, at)})
+	for i, at := range positions {
+		loads = append(loads, loading{what: fmt.Sprintf("byte %d", at), bundle: flipped(c.plain, at), way: loadWay(i) % loadWays})
 	}
 	served := c.load(t, loads)
 	if served["as it was made"] != len(c.images) {
@@ -247,9 +268,9 @@ func TestBundleTruncated(t *testing.T) {
 	}
 	slices.Sort(lengths)
 	var loads []loading
-	for _, n := range slices.Compact(lengths) {
+	for i, n := range slices.Compact(lengths) {
 		if n < size {
-			loads = append(loads, loading{what: fmt.Sprintf("%d bytes", n), bundle: c.plain[:n]})
+			loads = append(loads, loading{what: fmt.Sprintf("%d bytes", n), bundle: c.plain[:n], way: loadWay(i) % loadWays})
 		}
 	}
 	whole, some, none := c.tally(c.load(t, loads))
@@ -286,12 +307,12 @@ func TestBundleSigned(t *testing.T) {
 		case 1:
 			at = description.end - 1
 		}
-		loads = append(loads, loading{what: fmt.Sprintf("description %d byte %d", i, at-description.start), bundle: flipped(c.signed, at), args: trust, refused: true})
+		loads = append(loads, loading{what: fmt.Sprintf("description %d byte %d", i, at-description.start), bundle: flipped(c.signed, at), args: trust, way: loadWay(i) % loadWays, refused: true})
 	}
 	for i := range sized(6, 20) {
 		at := signature.start + random.Int64N(signature.end-signature.start)
 		// Not all of its text is the signature.
-		loads = append(loads, loading{what: fmt.Sprintf("signature %d byte %d", i, at-signature.start), bundle: flipped(c.signed, at), args: trust})
+		loads = append(loads, loading{what: fmt.Sprintf("signature %d byte %d", i, at-signature.start), bundle: flipped(c.signed, at), args: trust, way: loadWay(i) % loadWays})
 	}
 	t.Logf("seed %d", seed)
 	served := c.load(t, loads)

@@ -240,6 +240,9 @@ func TestBundleInputs(t *testing.T) {
 			loading{what: "all twice", bundle: append(bytes.Clone(c.plain), c.plain...)},
 			loading{what: "blobs in another order", bundle: packed(t, append(append(append([]entry(nil), all[:head]...), all[len(all)-1]), all[head:len(all)-1]...)...)},
 			loading{what: "more zeros", bundle: append(bytes.Clone(c.plain), make([]byte, mib)...)})
+		for i := range loads {
+			loads[i].way = loadWay(i) % loadWays
+		}
 		c.load(t, loads)
 	})
 	if _, err := os.Lstat(outside); err == nil {
