@@ -4,13 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -252,15 +250,6 @@ func TestBundleInputs(t *testing.T) {
 	t.Run("no files", func(t *testing.T) {
 		d := newDepot(t, c.up)
 		d.good(t, "bundle", "load", d.write(t, "good.tar", c.plain))
-		if err := syscall.Mkfifo(d.file("pipe"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		wrote := make(chan error, 1)
-		go func() { wrote <- os.WriteFile(d.file("pipe"), []byte("nothing that is a bundle"), 0) }()
-		d.refusal(t, nil, nil, "bundle", "load", d.file("pipe"))
-		if err := <-wrote; err != nil && !errors.Is(err, syscall.EPIPE) {
-			t.Error(err)
-		}
 		for _, file := range []string{d.dir, "nowhere.tar", "/dev/zero", "/dev/null"} {
 			d.refusal(t, nil, []string{filepath.Base(file)}, "bundle", "load", file)
 			d.refusal(t, nil, nil, "bundle", "inspect", file)

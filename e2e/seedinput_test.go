@@ -198,40 +198,27 @@ func manyImages(size int) string {
 	return b.String()
 }
 
-// TestSeedPipes gives pipes to seed: one is a file like others, and one to which nobody
-// writes does not keep the command from ending.
+// TestSeedPipes gives pipes to commands where they take files: to open one to which nobody
+// writes would never end. What comes by a pipe goes to standard input.
 func TestSeedPipes(t *testing.T) {
 	t.Parallel()
 	d, _, img := stocked(t)
-	pipe := func(name string) string {
-		if err := syscall.Mkfifo(d.file(name), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return d.file(name)
+	if err := syscall.Mkfifo(d.file("pipe"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	for what, tt := range map[string]struct {
-		text   string
-		status int
-	}{"images": {atRemote(img)[0] + "\n", 0}, "nonsense": {"this is none\n", 1}} {
-		name := pipe(what)
-		wrote := make(chan error, 1)
-		go func() { wrote <- os.WriteFile(name, []byte(tt.text), 0) }()
-		if o := d.run(t, "seed", "-f", name); o.Status != tt.status && (tt.status == 0 || o.Status != 2) {
-			t.Errorf("%s: %v\nwant status %d", what, o, tt.status)
-		}
-		if err := <-wrote; err != nil {
-			t.Error(err)
-		}
+	d.write(t, "images", []byte(atRemote(img)[0]+"\n"))
+	for what, args := range map[string][]string{
+		"seed":    {"seed", "-f", "pipe"},
+		"load":    {"bundle", "load", "pipe"},
+		"inspect": {"bundle", "inspect", "pipe"},
+		"have":    {"bundle", "create", "out.tar", "-f", "images", "--have", "pipe"},
+		"key":     {"bundle", "create", "out.tar", "-f", "images", "--sign-key", "pipe"},
+		"trust":   {"bundle", "load", "images", "--trust-key", "pipe"},
+	} {
+		t.Run(what, func(t *testing.T) { d.refusal(t, nil, []string{"pipe"}, args...) })
 	}
-	for what, args := range map[string][]string{"seed": {"seed", "-f"}, "load": {"bundle", "load"}, "inspect": {"bundle", "inspect"}} {
-		p := d.begin(t, append(args, pipe("nobody-"+what))...)
-		eventually(t, "the command runs", func() bool {
-			files, err := p.Files()
-			return err == nil && len(files) > 3
-		})
-		if err := p.Stop(); err != nil {
-			t.Errorf("%s, from a pipe to which nobody writes: %v", what, err)
-		}
+	if o := d.runWith(t, strings.NewReader(atRemote(img)[0]+"\n"), "seed", "-f", "-"); o.Status != 0 {
+		t.Errorf("from standard input: %v", o)
 	}
 }
 
