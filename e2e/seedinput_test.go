@@ -170,7 +170,7 @@ func TestSeedInputs(t *testing.T) {
 	t.Run("have", func(t *testing.T) {
 		for what, content := range map[string]string{
 			"nothing": "", "random": string(random(4 << 10)), "version": `{"version":7,"contents":[]}`, "deep": strings.Repeat(`[`, 1e6),
-			"cut":       `{"version":1,"contents":[{"digest":"sha256:`,
+			"cut": `{"version":1,"contents":[{"digest":"sha256:`,
 		} {
 			t.Run(what, func(t *testing.T) {
 				file := d.write(t, "have-"+strings.ReplaceAll(what, " ", "-"), []byte(content))
