@@ -186,7 +186,7 @@ func (f *factory) readable(t *testing.T, path string) {
 		}
 		for _, arch := range []string{"amd64", "arm64"} {
 			out, err := skopeo.CLI(t.Context(), "--override-arch", arch, "inspect", "--config", "oci-archive:"+path+":"+name)
-			if err != nil || !strings.Contains(out, `"architecture":"`+arch+`"`) {
+			if err != nil || !strings.Contains(strings.ReplaceAll(out, " ", ""), `"architecture":"`+arch+`"`) {
 				t.Errorf("skopeo inspect %s for %s: %v\n%s", name, arch, err, out)
 			}
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -495,13 +497,21 @@ func TestBundleUsage(t *testing.T) {
 	}
 }
 
-// One bundle is loaded at a time.
+// One bundle is loaded at a time. Who comes second waits for a while, and no longer than he
+// wants to.
 func TestBundleOneAtATime(t *testing.T) {
-	c := &contents{}
-	c.loading.Lock()
-	if _, err := c.Load(t.Context(), nil, loadOptions{}); !errors.Is(err, errLoading) {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &contents{loading: newTurn()}
+		c.loading.take(t.Context(), 0)
+		if _, err := c.Load(t.Context(), nil, loadOptions{}); !errors.Is(err, errLoading) {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Load(ctx, nil, loadOptions{}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 }
 
 func TestChoosePlatform(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -26,7 +25,7 @@ type contentControl interface {
 	// Open implements [bundle.Source].
 	Open(ctx context.Context, dgst digest.Digest) (io.ReadCloser, error)
 	// Load loads a bundle, see [bundle.Load]. The receipt says also after an error what is
-	// there. The error of a second one while one is loaded is errLoading.
+	// there. The error of a second one, while one goes on being loaded, is errLoading.
 	Load(ctx context.Context, b *bundle.Bundle, o loadOptions) (bundle.Receipt, error)
 }
 
@@ -48,7 +47,7 @@ type contents struct {
 	// trusted are files with the keys with one of which a bundle has to be signed; with
 	// none it need not be.
 	trusted []string
-	loading sync.Mutex
+	loading turn
 }
 
 // cachedImages are the images and the contents of one cache.
@@ -61,7 +60,7 @@ type cachedImages struct {
 func newCachedImages(c *cache.Cache, r *servedRemotes, cfg *config.Config) (cachedImages, error) {
 	i, err := newNamedImages(c, c, r.remotes, r.routes)
 	r.cache, r.names = c, i.names
-	return cachedImages{i, &contents{cache: c, remotes: r, trusted: cfg.BundleTrustKeys}}, err
+	return cachedImages{i, &contents{cache: c, remotes: r, trusted: cfg.BundleTrustKeys, loading: newTurn()}}, err
 }
 
 var (
@@ -95,10 +94,13 @@ func (s *contents) Load(ctx context.Context, b *bundle.Bundle, o loadOptions) (b
 	if err != nil {
 		return bundle.Receipt{Version: bundle.Version}, fmt.Errorf("bundle.trustkeys (REGISTRY_BUNDLE_TRUSTKEYS): %w", err)
 	}
-	if !s.loading.TryLock() {
+	if !s.loading.take(ctx, turnPatience) {
+		if err := ctx.Err(); err != nil {
+			return bundle.Receipt{Version: bundle.Version}, err
+		}
 		return bundle.Receipt{Version: bundle.Version}, errLoading
 	}
-	defer s.loading.Unlock()
+	defer s.loading.leave()
 	if err := s.cache.Ready(ctx); err != nil {
 		return bundle.Receipt{Version: bundle.Version}, err
 	}

@@ -28,14 +28,15 @@ type seedControl struct {
 	// fetched is how many bytes have come from remotes by all jobs.
 	fetched atomic.Int64
 
-	turn chan struct{} // holds one element while a job runs
-	mu   sync.Mutex    // guards what follows
-	who  string        // has the job that runs done, for messages
-	from time.Time
+	turn     turn
+	patience time.Duration // with who has it
+	mu       sync.Mutex    // guards what follows
+	who      string        // has the job that runs done, for messages
+	from     time.Time
 }
 
 func newSeedControl(s seeding, offline func() error) *seedControl {
-	return &seedControl{seeding: s, offline: offline, turn: make(chan struct{}, 1)}
+	return &seedControl{seeding: s, offline: offline, turn: newTurn(), patience: turnPatience}
 }
 
 // Plan implements seeding.
@@ -46,31 +47,28 @@ func (c *seedControl) Plan(ctx context.Context, job seed.Job) (seed.Plan, error)
 	return c.seeding.Plan(ctx, job)
 }
 
-// begin takes the turn for who, for messages, until end is called, be it more
-// than once. Where another job runs,
-// the error is errBusy, unless wait is set.
+// begin takes the turn for who, for messages, until end is called, be it more than once.
+// Where another job goes on running the error is errBusy, unless wait is set.
 func (c *seedControl) begin(ctx context.Context, who string, wait bool) (end func(), err error) {
 	if err := c.offline(); err != nil {
 		return nil, err
 	}
-	select {
-	case c.turn <- struct{}{}:
-	default:
-		if !wait {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return nil, &saidError{errBusy, fmt.Sprintf("another job is seeding this server, %s, since %s: run this again when it has ended, or end that one", c.who, c.from.Format(time.RFC3339))}
+	patience := c.patience
+	if wait {
+		patience = 0
+	}
+	if !c.turn.take(ctx, patience) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		select {
-		case c.turn <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return nil, &saidError{errBusy, fmt.Sprintf("another job is seeding this server, %s, since %s: run this again when it has ended, or end that one", c.who, c.from.Format(time.RFC3339))}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.who, c.from = who, time.Now().Round(time.Second)
-	return sync.OnceFunc(func() { <-c.turn }), nil
+	return sync.OnceFunc(c.turn.leave), nil
 }
 
 // run does a job whose turn it is.

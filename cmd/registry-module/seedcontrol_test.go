@@ -62,6 +62,7 @@ func TestSeedTurns(t *testing.T) {
 		return seed.Report{Fetched: 9}, ctx.Err()
 	}}
 	client, control := seededBy(t, s)
+	control.patience = time.Millisecond
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
 	begun, ended := make(chan struct{}), make(chan error, 1)
