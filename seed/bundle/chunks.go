@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,7 +73,7 @@ func WriteFile(ctx context.Context, name string, d Description, src Source, o Fi
 		return err
 	}
 	f := &files{fsys: o.FS, name: name, sum: sha256.New()}
-	if err := f.plan(int64(len(h.bytes()))+d.length()+trailer, o.ChunkSize); err != nil {
+	if err := f.plan(h.size()+d.length()+trailer, o.ChunkSize); err != nil {
 		return err
 	}
 	if err := f.removeLeftovers(); err != nil {
@@ -122,13 +123,22 @@ func (f *files) plan(total, size int64) error {
 	if size == maxFAT32+block {
 		size = maxFAT32
 	}
-	count := (total + size - 1) / size
+	count := chunkCount(total, size)
 	if count > maxChunks {
 		return fmt.Errorf("%d chunks are more than %d: use larger ones", count, maxChunks)
 	}
 	f.chunks = chunks{Version: 1, Size: size, Count: int(count)}
 	f.digits = max(minDigits, len(strconv.FormatInt(count, 10)))
 	return nil
+}
+
+// chunkCount is how many chunks of size bytes total bytes are.
+func chunkCount(total, size int64) int64 {
+	count := total / size
+	if total%size > 0 {
+		count++ // not by adding to total, which may be as large as there is
+	}
+	return count
 }
 
 // Write implements io.Writer.
@@ -288,16 +298,21 @@ func (f *files) removeLeftovers() error {
 }
 
 // eachOld calls do for each file that bears the name of the bundle, a chunk, or what lies
-// beside them, as far as they are files: temporary ones with their whole name.
+// beside them, as far as they are files: temporary ones with their whole name. Without a
+// head beside it, what is called like a chunk is none: site.2026 need not be of site. The
+// head is there as long as there are chunks, because it is renamed before them, and removed
+// behind them.
 func (f *files) eachOld(do func(name string, temporary bool) error) error {
 	entries, err := f.fsys.ReadDir(filepath.Dir(f.name))
 	if err != nil {
 		return err
 	}
+	base := filepath.Base(f.name)
+	wasSplit := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == base+headSuffix })
 	for _, e := range entries {
 		final, temporary := strings.CutSuffix(e.Name(), durable.Unfinished(""))
-		base := filepath.Base(f.name)
 		_, isChunk := chunkNumber(base, final)
+		isChunk = isChunk && (wasSplit || temporary)
 		if !isChunk && final != base && final != base+headSuffix && final != base+sumsSuffix || e.IsDir() {
 			continue
 		}

@@ -5,12 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"registry-module/internal/durable"
 	"registry-module/internal/durable/durabletest"
@@ -75,6 +80,11 @@ func TestChunkSize(t *testing.T) {
 	err := bundle.WriteFile(context.Background(), filepath.Join(t.TempDir(), "b"), d, s, bundle.FileOptions{ChunkSize: 1<<20 - 1})
 	if err == nil || !strings.Contains(err.Error(), "1MiB") {
 		t.Errorf("error %v", err)
+	}
+	for total, want := range map[int64]int64{1: math.MaxInt64, math.MaxInt64 / 2: math.MaxInt64, 5: 5} {
+		if got := bundle.PlannedCount(total, want); got != 1 {
+			t.Errorf("%d chunks of %d bytes for %d", got, want, total)
+		}
 	}
 	// 4 GiB is one byte more than a file of FAT32 can have.
 	if got := bundle.PlannedSize(10<<30, 4<<30); got >= 4<<30 || got%512 != 0 {
@@ -240,39 +250,40 @@ func sampleStore(tb testing.TB) *store {
 	return s
 }
 
-// Whichever operation of the file system fails, and even if none happens any more: nothing
-// that is left looks complete, unless it is, and the next run comes to the right end.
+// Whichever operation of the file system fails, even if none happens any more, and if the
+// power is lost then: nothing that is left looks complete, unless it is, and the next run
+// comes to the right end.
 func TestWriteFileFails(t *testing.T) {
-	s, roots := sample(t, 400_000)
+	t.Parallel()
+	s, roots := sample(t, 270_000)
 	d := describe(t, s, roots, bundle.DescribeOptions{})
+	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, mode := range []durabletest.Mode{durabletest.Absent, durabletest.Done, durabletest.Dead} {
 		for name, size := range map[string]int64{"whole": 0, "split": 1 << 20} {
 			for at := 0; ; at++ {
-				dir := t.TempDir()
-				file := filepath.Join(dir, "b")
+				mem := new(durabletest.Mem)
 				// An earlier run, of other content and in more files, has been killed, and one before that was not.
-				for _, old := range []string{"b.001", "b.002", "b.004", "b.sums", "b.head", "b.003.tmp", "b.sums.tmp"} {
-					if err := os.WriteFile(filepath.Join(dir, old), []byte("old"), 0o600); err != nil {
+				for _, old := range []string{"b.txt", "b.001", "b.002", "b.004", "b.sums", "b.head", "b.003.tmp", "b.sums.tmp"} {
+					if err := durable.WriteFile(mem, "/"+old, []byte("old")); err != nil {
 						t.Fatal(err)
 					}
 				}
-				const mine = "b.txt"
-				if err := os.WriteFile(filepath.Join(dir, mine), nil, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				f := &durabletest.FS{FS: durable.OS{}, At: at, Mode: mode}
-				err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: size, FS: f})
+				f := &durabletest.FS{FS: mem, At: at, Mode: mode}
+				err := bundle.WriteFile(context.Background(), "/b", d, s, bundle.FileOptions{ChunkSize: size, FS: f})
 				if f.Injected() && err == nil && mode != durabletest.Dead {
 					t.Errorf("%s: the failure of operation %d went unnoticed: %q", name, at, f.Ops()[at])
 				}
-				if sums, readErr := os.ReadFile(file + ".sums"); err != nil && readErr == nil && string(sums) != "old" {
-					checkSums(t, dir) // as far as it came
+				if mode == durabletest.Dead || err == nil {
+					mem = mem.Crash(rnd)
 				}
-				if err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: size}); err != nil {
+				if sums, readErr := durable.ReadFile(mem, "/b.sums", 1<<20); err == nil || readErr == nil && string(sums) != "old" {
+					checkSums(t, mem) // as far as it came
+				}
+				if err := bundle.WriteFile(context.Background(), "/b", d, s, bundle.FileOptions{ChunkSize: size, FS: mem}); err != nil {
 					t.Fatal(err)
 				}
-				checkSums(t, dir)
-				entries, _ := os.ReadDir(dir)
+				checkSums(t, mem)
+				entries, _ := mem.ReadDir("/")
 				want := map[string]int{"whole": 3, "split": 5}[name]
 				if len(entries) != want {
 					t.Errorf("%s, operation %d: %v is there, want %d files", name, at, entries, want)
@@ -285,13 +296,79 @@ func TestWriteFileFails(t *testing.T) {
 	}
 }
 
-// checkSums has sha256sum compare what is in dir.
-func checkSums(t *testing.T, dir string) {
+// checkSums compares what b.sums names with it.
+func checkSums(t *testing.T, mem *durabletest.Mem) {
 	t.Helper()
-	check := exec.Command("sha256sum", "-c", "--strict", "b.sums")
-	check.Dir = dir
-	if out, err := check.CombinedOutput(); err != nil {
-		t.Errorf("sha256sum: %v, %s", err, out)
+	sums, err := durable.ReadFile(mem, "/b.sums", 1<<20)
+	if err != nil || len(sums) == 0 {
+		t.Errorf("sums: %q, %v", sums, err)
+	}
+	for line := range strings.Lines(string(sums)) {
+		sum, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		content, err := durable.ReadFile(mem, "/"+name, 1<<30)
+		if err != nil || digest.FromBytes(content).Encoded() != sum {
+			t.Errorf("%s does not have its sum: %v", name, err)
+		}
+	}
+}
+
+// What is only called like a chunk is not taken for one of an earlier bundle and removed.
+func TestNotAChunk(t *testing.T) {
+	for name, size := range map[string]int64{"whole": 0, "split": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			s, roots := sample(t, 3000)
+			d := describe(t, s, roots, bundle.DescribeOptions{})
+			mem := new(durabletest.Mem)
+			if err := durable.WriteFile(mem, "/b.2026", []byte("mine")); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 - min(1, size) { // behind a bundle that was split it is not known
+				if err := bundle.WriteFile(context.Background(), "/b", d, s, bundle.FileOptions{ChunkSize: size, FS: mem}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if p, err := durable.ReadFile(mem, "/b.2026", 100); err != nil || string(p) != "mine" {
+				t.Errorf("%q, %v", p, err)
+			}
+		})
+	}
+}
+
+// Chunks that come on several media can be linked into one directory, and what is no file
+// is no chunk, without waiting for anybody.
+func TestChunkIsNoFile(t *testing.T) {
+	file, d, _ := split(t, t.TempDir())
+	moved := filepath.Join(t.TempDir(), "c")
+	if err := os.Rename(file+".002", moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(moved, file+".002"); err != nil {
+		t.Fatal(err)
+	}
+	load := func(lost int) {
+		t.Helper()
+		b, err := bundle.Open(file, bundle.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Close() }()
+		to := newSink(t)
+		if _, err := bundle.Load(context.Background(), to, b, bundle.LoadOptions{}); (err != nil) != (lost > 0) || len(to.images) != len(d.Images)-lost {
+			t.Errorf("error %v, %d images", err, len(to.images))
+		}
+	}
+	load(0)
+	if err := os.Remove(file + ".005"); err != nil {
+		t.Fatal(err)
+	}
+	for _, fifo := range []string{file + ".005", filepath.Join(filepath.Dir(file), "pipe")} {
+		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load(1)
+	if _, err := bundle.Open(filepath.Join(filepath.Dir(file), "pipe"), bundle.OpenOptions{}); !errors.Is(err, durable.ErrNotFile) {
+		t.Errorf("error %v for a named pipe", err)
 	}
 }
 

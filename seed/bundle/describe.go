@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +23,10 @@ var ErrIncomplete = errors.New("it is not complete")
 
 // maxDepth is how many indexes may lie in one another, arbitrary: nobody has more than two.
 const maxDepth = 8
+
+// maxParts bounds how many objects a manifest has: arbitrary, far more than what is usual.
+// Decoded, each takes some hundred bytes, and two in the file.
+const maxParts = 50_000
 
 // DescribeOptions are options of [Describe]. The zero value works.
 type DescribeOptions struct {
@@ -95,39 +101,56 @@ type found struct {
 	blobs     []digest.Digest
 	platforms []string
 	seen      map[digest.Digest]struct{}
+	// failed are manifests that are not whole, and why.
+	failed map[digest.Digest]error
 }
 
-func (f found) clone() found {
-	seen := make(map[digest.Digest]struct{}, len(f.seen))
-	for k := range f.seen {
-		seen[k] = struct{}{}
+// mark says how far f is.
+func (f *found) mark() (manifests, blobs, platforms int) {
+	return len(f.manifests), len(f.blobs), len(f.platforms)
+}
+
+// undo takes back what was found since mark, which is not whole because of why: dgst, and
+// what that names.
+func (f *found) undo(dgst digest.Digest, why error, manifests, blobs, platforms int) {
+	delete(f.seen, dgst)
+	for _, m := range f.manifests[manifests:] {
+		delete(f.seen, m.Digest)
 	}
-	return found{slices.Clone(f.manifests), slices.Clone(f.blobs), slices.Clone(f.platforms), seen}
+	for _, b := range f.blobs[blobs:] {
+		delete(f.seen, b)
+	}
+	f.manifests, f.blobs, f.platforms = f.manifests[:manifests], f.blobs[:blobs], f.platforms[:platforms]
+	f.failed[dgst] = why
 }
 
 // image completes root.
 func (s *surveyor) image(root Image) (Image, error) {
-	f := found{seen: map[digest.Digest]struct{}{root.Digest: {}}}
+	f := found{seen: map[digest.Digest]struct{}{root.Digest: {}}, failed: make(map[digest.Digest]error)}
 	mediaType, err := s.manifest(root, root.Digest, &f, 0)
 	if err != nil {
 		return Image{}, err
 	}
-	for _, m := range root.Manifests {
+	platforms := f.platforms // what is with it has none
+	// Who lists what refers to an image may do so in any order.
+	attached := slices.SortedFunc(slices.Values(root.Manifests), func(a, b Manifest) int { return cmp.Compare(a.Digest, b.Digest) })
+	for _, m := range attached {
 		if _, known := f.seen[m.Digest]; known {
 			continue
 		}
-		with := f.clone()
-		with.platforms = nil
-		_, err := s.whole(root, v1.Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: -1}, &with, 0)
+		manifests, blobs, _ := f.mark()
+		f.platforms = nil
+		_, err := s.whole(root, v1.Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: -1}, &f, 0)
 		switch {
 		case err == nil:
-			f = found{with.manifests, with.blobs, f.platforms, with.seen}
 		case s.o.Skip == nil || s.ctx.Err() != nil:
 			return Image{}, fmt.Errorf("manifest %s: %w", m.Digest, err)
 		default:
+			f.undo(m.Digest, err, manifests, blobs, 0)
 			s.o.Skip(root, m, err)
 		}
 	}
+	f.platforms = platforms
 	if root.MediaType == "" {
 		root.MediaType = mediaType
 	}
@@ -142,6 +165,7 @@ func (s *surveyor) image(root Image) (Image, error) {
 func (s *surveyor) whole(i Image, d v1.Descriptor, f *found, depth int) (mediaType string, err error) {
 	f.seen[d.Digest] = struct{}{}
 	if mediaType, err = s.manifest(i, d.Digest, f, depth); err != nil {
+		delete(f.seen, d.Digest)
 		return "", err
 	}
 	if d.MediaType != "" {
@@ -171,6 +195,9 @@ func (s *surveyor) manifest(i Image, dgst digest.Digest, f *found, depth int) (m
 	content, err := s.read(dgst, MaxManifestSize)
 	if err != nil {
 		return "", err
+	}
+	if bytes.Count(content, []byte("{")) > maxParts {
+		return "", fmt.Errorf("manifest %s has more than %d parts", dgst, maxParts)
 	}
 	var doc document
 	if err := json.Unmarshal(content, &doc); err != nil {
@@ -213,15 +240,19 @@ func (s *surveyor) children(i Image, doc document, f *found, depth int) error {
 			carried++
 			continue
 		}
-		with := f.clone()
-		if _, err := s.whole(i, child, &with, depth+1); err != nil {
+		if err, known := f.failed[child.Digest]; known {
+			why = cmp.Or(why, err)
+			continue
+		}
+		manifests, blobs, platforms := f.mark()
+		if _, err := s.whole(i, child, f, depth+1); err != nil {
 			if !errors.Is(err, ErrIncomplete) {
 				return err
 			}
-			why = errors.Join(why, err)
+			f.undo(child.Digest, err, manifests, blobs, platforms)
+			why = cmp.Or(why, err) // one says enough
 			continue
 		}
-		*f = with
 		carried++
 		if p := child.Platform; p != nil && p.OS != "" && p.OS != "unknown" {
 			f.platforms = append(f.platforms, platform(*p))

@@ -3,6 +3,7 @@ package bundle_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -118,6 +119,64 @@ func TestDescribe(t *testing.T) {
 	_, err = bundle.Describe(context.Background(), s, []bundle.Image{root("h.example", "a", "1", amd), root("h.example", "b", "1", lies)}, bundle.DescribeOptions{})
 	if err == nil || !strings.Contains(err.Error(), "101 bytes, and elsewhere 100") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Indexes that list one another's children over and over again, none of them whole, are
+// looked at once each.
+func TestDescribeManyPaths(t *testing.T) {
+	s := newStore()
+	half := s.image("amd64", s.layer("gone", 100))
+	delete(s.content, newStore().layer("gone", 100).Digest)
+	level := []v1.Descriptor{half}
+	for range 7 {
+		var next []v1.Descriptor
+		for n := range 40 {
+			children := append([]v1.Descriptor{}, level...)
+			children[0].Annotations = map[string]string{"n": strings.Repeat("x", n)}
+			next = append(next, s.index(children...))
+		}
+		level = next
+	}
+	_, err := bundle.Describe(context.Background(), s, []bundle.Image{root("h.example", "a", "1", s.index(level...))}, bundle.DescribeOptions{})
+	if !errors.Is(err, bundle.ErrIncomplete) || len(err.Error()) > 10_000 {
+		t.Errorf("error of %d bytes", len(err.Error()))
+	}
+	for dgst, n := range s.opened {
+		if n > 1 {
+			t.Errorf("%s is opened %d times", dgst, n)
+		}
+	}
+	s.content[half.Digest] = []byte(`{"layers":[` + strings.Repeat("{},", 1<<20) + `{}]}`)
+	_, err = bundle.Describe(context.Background(), s, []bundle.Image{root("h.example", "a", "1", s.add(v1.MediaTypeImageManifest, s.content[half.Digest]))}, bundle.DescribeOptions{})
+	if err == nil || !strings.Contains(err.Error(), "parts") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// In whatever order what refers to an image is given, and whatever of it is left out, the
+// description is the same.
+func TestDescribeReferrers(t *testing.T) {
+	s := newStore()
+	amd := s.image("amd64", s.layer("a", 100))
+	good := s.image("s390x", s.layer("b", 100))
+	broken := s.add(v1.MediaTypeImageManifest, []byte("hello"))
+	var all []bundle.Manifest
+	for _, d := range []v1.Descriptor{s.signature(amd), s.index(good, broken), s.index(good), good} {
+		all = append(all, bundle.Manifest{Digest: d.Digest, MediaType: d.MediaType})
+	}
+	var want bundle.Description
+	for n := range all {
+		i := root("h.example", "a", "1", amd)
+		i.Manifests = append(slices.Clone(all[n:]), all[:n]...)
+		skipped := 0
+		d := describe(t, s, []bundle.Image{i}, bundle.DescribeOptions{Skip: func(bundle.Image, bundle.Manifest, error) { skipped++ }})
+		if n == 0 {
+			want = d
+		}
+		if !reflect.DeepEqual(d, want) || skipped != 1 || len(d.Images[0].Manifests) != 3 || len(d.Images[0].Platforms) != 1 {
+			t.Errorf("%d skipped, %+v, want %+v", skipped, d, want)
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func Open(name string, o OpenOptions) (*Bundle, error) {
 
 func openFiles(fsys durable.FS, name string) (*Bundle, error) {
 	whole, err := openWhole(fsys, name)
-	if err == nil && whole.Chunks()[0].State == ChunkPresent {
+	if err == nil && whole.from.chunks()[0].State == ChunkPresent {
 		return whole, nil
 	}
 	base := name
@@ -53,12 +53,11 @@ func openFiles(fsys durable.FS, name string) (*Bundle, error) {
 	if base == name && !errors.Is(err, fs.ErrNotExist) {
 		return whole, err // such as it is
 	}
+	whole = nil // so that it takes no memory beside the other
 	split, splitErr := openChunks(fsys, base)
 	switch {
-	case splitErr == nil && whole != nil:
-		return split, whole.Close()
-	case whole != nil:
-		return whole, nil
+	case splitErr != nil && err == nil:
+		return openWhole(fsys, name) // such as it is
 	case splitErr != nil && base != name && !errors.Is(err, fs.ErrNotExist):
 		return nil, errors.Join(err, splitErr)
 	}
@@ -95,10 +94,12 @@ func openChunks(fsys durable.FS, base string) (*Bundle, error) {
 		if _, twice := found[n]; !ok || twice {
 			continue
 		}
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
+		// By what a link points to: chunks can come on several media.
+		f, info, err := durable.Open(fsys, filepath.Join(dir, e.Name()), 0)
+		if err != nil {
 			continue // it is missing, then
 		}
+		_ = f.Close() // nothing was written
 		found[n] = Chunk{Name: e.Name(), Size: info.Size()}
 	}
 	p := &parts{fsys: fsys, base: base, dir: dir, split: true}
@@ -157,13 +158,13 @@ func (p *parts) bundle(h head, found []Chunk, size int64) (*Bundle, error) {
 		return nil, err
 	}
 	p.description = b.d
-	p.begin = int64(len(h.bytes()))
+	p.begin = h.size()
 	total := p.begin + b.d.length() + trailer
 	p.size, p.checked = size, make(map[int]bool)
 	if size <= 0 || size > total {
 		p.size = total
 	}
-	count := (total + p.size - 1) / p.size
+	count := chunkCount(total, p.size)
 	if count > maxChunks {
 		return nil, invalid("its chunks of %d bytes are too small for %d bytes: they are truncated, or of something else", p.size, total)
 	}

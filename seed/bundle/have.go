@@ -12,9 +12,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Limits of a file that says what a site has: twice as much as a bundle may carry.
+// Limits of a file that says what a site has, or several bundles have brought: arbitrary.
 const (
-	maxHave      = 2 * maxContents
+	maxHave      = 1_000_000
 	maxHaveBytes = 512 << 20
 )
 
@@ -89,38 +89,27 @@ func ReadHave(r io.Reader) ([]Content, error) {
 
 func readHave(r io.Reader) (contents []Content, err error) {
 	limited := &io.LimitedReader{R: r, N: maxHaveBytes}
-	dec := json.NewDecoder(limited)
+	v := newValues(limited)
 	defer func() {
 		if err != nil && limited.N == 0 {
 			err = fmt.Errorf("it has more than %d bytes", maxHaveBytes)
 		}
 	}()
-	if err := delimiter(dec, '{'); err != nil {
-		return nil, err
-	}
-	version, listed := 0, false
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return nil, noEOF(err)
-		}
+	version, listed := int64(0), false
+	err = v.object(func(key string) error {
 		switch key {
 		case "version":
-			err = dec.Decode(&version)
+			return v.number(&version)
 		case "contents":
 			listed = true
-			contents, err = haveContents(dec, contents)
-		default:
-			err = skipValue(dec)
+			contents, err = haveContents(v)
+			return err
 		}
-		if err != nil {
-			return nil, noEOF(err)
-		}
-	}
-	if err := delimiter(dec, '}'); err != nil {
-		return nil, err
-	}
+		return v.skip()
+	})
 	switch {
+	case err != nil:
+		return nil, err
 	case version != Version:
 		return nil, fmt.Errorf("it has version %d of the format, and this program reads %d", version, Version)
 	case !listed:
@@ -129,58 +118,43 @@ func readHave(r io.Reader) (contents []Content, err error) {
 	return contents, nil
 }
 
-// haveContents appends the elements of an array that name content.
-func haveContents(dec *json.Decoder, contents []Content) ([]Content, error) {
-	if err := delimiter(dec, '['); err != nil {
-		return nil, err
-	}
-	for dec.More() {
-		var c struct {
-			Digest digest.Digest `json:"digest"`
-			Size   int64         `json:"size"`
-		}
-		err := dec.Decode(&c)
-		if wrong := (*json.UnmarshalTypeError)(nil); err != nil && !errors.As(err, &wrong) {
-			return nil, noEOF(err)
-		}
-		if err != nil || c.Digest.Validate() != nil || c.Size < 0 {
-			continue
-		}
+// haveContents reads the elements of an array that name content.
+func haveContents(v *values) (contents []Content, err error) {
+	return contents, v.array(func() error {
 		if len(contents) == maxHave {
-			return nil, fmt.Errorf("it has more than %d contents", maxHave)
+			return fmt.Errorf("it has more than %d contents", maxHave)
 		}
-		contents = append(contents, Content{Digest: c.Digest, Size: c.Size})
-	}
-	return contents, delimiter(dec, ']')
+		c, err := haveContent(v)
+		if err == nil && c.Digest.Validate() == nil && c.Size >= 0 {
+			contents = append(contents, c)
+		}
+		return err
+	})
 }
 
-// delimiter reads a token that must be d.
-func delimiter(dec *json.Decoder, d json.Delim) error {
-	t, err := dec.Token()
-	if err != nil {
-		return noEOF(err)
+// haveContent reads one element. Of what is something else it returns what is not valid.
+func haveContent(v *values) (c Content, err error) {
+	t, err := v.token()
+	if err != nil || t != json.Delim('{') {
+		return c, errors.Join(err, v.skipRest(t))
 	}
-	if t != d {
-		return fmt.Errorf("there is %.50q where a %s has to be", fmt.Sprint(t), d)
+	usable := true
+	err = v.members(func(key string) (err error) {
+		switch key {
+		case "digest":
+			err = text(v, &c.Digest)
+		case "size":
+			err = v.number(&c.Size)
+		default:
+			return v.skip()
+		}
+		if wrong := (*wrongValue)(nil); errors.As(err, &wrong) {
+			usable, err = false, nil
+		}
+		return err
+	})
+	if !usable {
+		return Content{}, err
 	}
-	return nil
-}
-
-// skipValue reads a value token by token, so that a large one takes no memory.
-func skipValue(dec *json.Decoder) error {
-	for depth := 0; ; {
-		t, err := dec.Token()
-		if err != nil {
-			return err
-		}
-		switch t {
-		case json.Delim('['), json.Delim('{'):
-			depth++
-		case json.Delim(']'), json.Delim('}'):
-			depth--
-		}
-		if depth == 0 {
-			return nil
-		}
-	}
+	return Content{Digest: c.Digest, Size: c.Size}, err
 }

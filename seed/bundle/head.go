@@ -41,15 +41,31 @@ func newHead(d Description, o WriteOptions) (head, error) {
 	if h.index, err = json.Marshal(indexOf(d, digest.FromBytes(h.description))); err != nil {
 		return h, err
 	}
+	if len(h.index) > maxIndex {
+		return h, invalid("its index.json has %d bytes, more than %d: make several bundles", len(h.index), maxIndex)
+	}
 	if o.Sign != nil {
 		h.signature, err = sign(o.Sign, h.description)
 	}
 	return h, err
 }
 
+// size is how many bytes h has in the tar.
+func (h head) size() int64 {
+	all := [][]byte{[]byte(layout), h.index, h.description}
+	if h.signature != nil {
+		all = append(all, h.signature)
+	}
+	var n int64
+	for _, content := range all {
+		n += block + int64(len(content)) + padding(int64(len(content)))
+	}
+	return n
+}
+
 // bytes returns the entries of h as they are in the tar.
 func (h head) bytes() []byte {
-	var b []byte
+	b := make([]byte, 0, h.size())
 	add := func(name string, content []byte) {
 		b = appendHeader(b, name, int64(len(content)))
 		b = append(b, content...)
@@ -134,7 +150,7 @@ func readHead(r io.Reader) (h head, next []byte, err error) {
 		content *[]byte
 	}{
 		{v1.ImageLayoutFile, block, new([]byte)},
-		{v1.ImageIndexFile, maxDescription, &h.index},
+		{v1.ImageIndexFile, maxIndex, &h.index},
 		{DescriptionName, maxDescription, &h.description},
 	} {
 		name, content, err := readEntry(r, e.limit)
@@ -162,14 +178,11 @@ func readHead(r io.Reader) (h head, next []byte, err error) {
 
 // intact compares the description with its digest.
 func (h head) intact() error {
-	var index struct {
-		Annotations map[string]string `json:"annotations"`
-	}
-	if err := json.Unmarshal(h.index, &index); err != nil {
+	want, err := annotationOf(h.index, descriptionAnnotation)
+	if err != nil {
 		return invalid("its head is damaged: %s: %w", v1.ImageIndexFile, err)
 	}
-	want, has := index.Annotations[descriptionAnnotation]
-	if !has || digest.FromBytes(h.description).String() != want {
+	if digest.FromBytes(h.description).String() != want {
 		return invalid("its head is damaged: %s does not have the digest that %s gives", DescriptionName, v1.ImageIndexFile)
 	}
 	return nil

@@ -34,13 +34,15 @@ func (e *MissingError) Error() string {
 // Unwrap returns [ErrMissing].
 func (e *MissingError) Unwrap() error { return ErrMissing }
 
+// mostReasons is how much of a list is printed.
+const mostReasons = 5
+
 // few prints some of a list.
 func few[T any](list []T, print func(T) string) string {
-	const most = 5
 	var s []string
 	for i, e := range list {
-		if i == most {
-			s = append(s, fmt.Sprintf("and %d more", len(list)-most))
+		if i == mostReasons {
+			s = append(s, fmt.Sprintf("and %d more", len(list)-mostReasons))
 			break
 		}
 		s = append(s, print(e))
@@ -68,18 +70,15 @@ type LoadOptions struct {
 // are, and the error is [ErrPartly], with the reasons. Where content cannot be stored,
 // loading ends with the sink's error. The receipt says in each case what is there.
 func Load(ctx context.Context, sink Sink, b *Bundle, o LoadOptions) (Receipt, error) {
+	nothing := Receipt{Version: Version, Contents: []Content{}, Images: []LoadedImage{}}
 	if len(o.TrustKeys) > 0 {
 		if err := b.Trust(o.TrustKeys); err != nil {
-			return Receipt{Version: Version}, err
+			return nothing, err
 		}
 	}
-	l := &loading{sink: sink, b: b, o: o, missing: make(map[digest.Digest]error)}
-	missing, err := sink.Missing(ctx, b.d.Contents)
-	if err != nil {
-		return Receipt{Version: Version}, fmt.Errorf("looking for what is stored: %w", err)
-	}
-	for _, c := range missing {
-		l.missing[c.Digest] = errNotSeen
+	l := &loading{sink: sink, b: b, o: o}
+	if err := l.look(ctx); err != nil {
+		return nothing, err
 	}
 	if err := l.absent(); err != nil {
 		return l.receipt(), err
@@ -88,8 +87,28 @@ func Load(ctx context.Context, sink Sink, b *Bundle, o LoadOptions) (Receipt, er
 		return l.receipt(), fmt.Errorf("loading the bundle: %w", err)
 	}
 	defer sink.End()
-	err = l.run(ctx)
+	// Until now nothing has kept what is there from being removed.
+	if err := l.look(ctx); err != nil {
+		return l.receipt(), err
+	}
+	if err := l.absent(); err != nil {
+		return l.receipt(), err
+	}
+	err := l.run(ctx)
 	return l.receipt(), err
+}
+
+// look finds out what is missing.
+func (l *loading) look(ctx context.Context) error {
+	missing, err := l.sink.Missing(ctx, l.b.d.Contents)
+	if err != nil {
+		return fmt.Errorf("looking for what is stored: %w", err)
+	}
+	l.missing = make(map[digest.Digest]error, len(missing))
+	for _, c := range missing {
+		l.missing[c.Digest] = errNotSeen
+	}
+	return nil
 }
 
 var errNotSeen = errors.New("it was not in the bundle, whose description has it")
@@ -107,7 +126,7 @@ type loading struct {
 	needs   []int
 	loaded  []LoadedImage
 	failed  []FailedImage
-	errs    []error
+	errs    []error // of the first that have failed
 	m       *meter
 }
 
@@ -271,8 +290,14 @@ func (l *loading) add(ctx context.Context, n int) error {
 
 func (l *loading) fail(i Image, err error) {
 	l.failed = append(l.failed, FailedImage{Image: i.Reference(), Digest: i.Digest, Error: err.Error()})
-	l.errs = append(l.errs, fmt.Errorf("%s: %w", i.Reference(), err))
+	if len(l.errs) < mostErrors {
+		l.errs = append(l.errs, fmt.Errorf("%s: %w", i.Reference(), err))
+	}
 }
+
+// mostErrors is how many images have their reasons in an error: there may be many, and the
+// receipt has all.
+const mostErrors = 20
 
 // rest makes the error for what could not be loaded. Broken is why nothing more came.
 func (l *loading) rest(broken error) error {
@@ -281,10 +306,13 @@ func (l *loading) rest(broken error) error {
 			continue
 		}
 		var why []error
+		more := 0
 		for _, dgst := range i.all() {
 			err, missing := l.missing[dgst]
 			switch {
 			case !missing:
+			case len(why) == mostReasons:
+				more++
 			case errors.Is(err, errNotSeen) && broken != nil:
 				why = append(why, fmt.Errorf("%s did not come", dgst))
 			case errors.Is(err, errNotSeen):
@@ -293,10 +321,17 @@ func (l *loading) rest(broken error) error {
 				why = append(why, err)
 			}
 		}
-		l.fail(i, errors.New(few(why, error.Error)))
+		text := few(why, error.Error)
+		if more > 0 {
+			text += fmt.Sprintf(", and %d more", more)
+		}
+		l.fail(i, errors.New(text))
 	}
 	if len(l.errs) == 0 {
 		return nil // whatever is wrong with what is not needed
+	}
+	if more := len(l.failed) - len(l.errs); more > 0 {
+		l.errs = append(l.errs, fmt.Errorf("and %d more, which the receipt has", more))
 	}
 	return fmt.Errorf("%w: %d of %d are not: %w", ErrPartly, len(l.failed), len(l.b.d.Images), errors.Join(append(l.errs, broken)...))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"io"
 	"slices"
@@ -256,6 +257,8 @@ func TestHave(t *testing.T) {
 		"other version":    {in: `{"version":2,"contents":[]}`, fail: "version 2"},
 		"no version":       {in: `{"contents":[]}`, fail: "version 0"},
 		"no contents":      {in: `{"version":1}`, fail: "no contents"},
+		"nested":           {in: `{"version":1,"x":` + strings.Repeat("[", 1_000_000), fail: "lie in one another"},
+		"a long value":     {in: `{"version":1,"contents":["` + strings.Repeat("x", 1_000_000) + `"]}`, fail: "more than 65536"},
 		"contents no list": {in: `{"version":1,"contents":{}}`, fail: "has to be"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -270,6 +273,52 @@ func TestHave(t *testing.T) {
 				t.Errorf("%v, %v", got, err)
 			}
 		})
+	}
+}
+
+// A receipt of what was refused is one that can be read.
+func TestReceiptOfRefused(t *testing.T) {
+	s, roots := sample(t, 600)
+	p := written(t, describe(t, s, roots, bundle.DescribeOptions{}), s, bundle.WriteOptions{})
+	r, err := bundle.Load(context.Background(), newSink(t), stream(t, p), bundle.LoadOptions{TrustKeys: []ed25519.PublicKey{public(key(1))}})
+	if !errors.Is(err, bundle.ErrUnsigned) {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(r)
+	if got, err := bundle.ReadHave(bytes.NewReader(text)); err != nil || len(got) > 0 {
+		t.Errorf("%s: %v, %v", text, got, err)
+	}
+}
+
+// forgetful loses content while nothing has asked it to keep any.
+type forgetful struct {
+	*sink
+	loses digest.Digest
+}
+
+func (f *forgetful) Begin(ctx context.Context, images []bundle.Image, contents []bundle.Content) error {
+	delete(f.content, f.loses)
+	return f.sink.Begin(ctx, images, contents)
+}
+
+// What is removed between the look at what is there and the begin is stored again, or missed.
+func TestRemovedBeforeBegin(t *testing.T) {
+	s, roots := sample(t, 600)
+	d := describe(t, s, roots, bundle.DescribeOptions{})
+	lost := d.Images[0].Blobs[0]
+	to := newSink(t)
+	for _, c := range d.Contents {
+		to.content[c.Digest] = true
+	}
+	r, err := bundle.Load(context.Background(), &forgetful{to, lost}, stream(t, written(t, d, s, bundle.WriteOptions{})), bundle.LoadOptions{})
+	if err != nil || !slices.Equal(to.stores, []digest.Digest{lost}) || len(r.Images) != len(d.Images) {
+		t.Errorf("error %v, stored %q", err, to.stores)
+	}
+	delta := describe(t, s, roots, bundle.DescribeOptions{Have: d.Contents})
+	to.images = nil
+	_, err = bundle.Load(context.Background(), &forgetful{to, lost}, stream(t, written(t, delta, s, bundle.WriteOptions{})), bundle.LoadOptions{})
+	if lacks := (*bundle.MissingError)(nil); !errors.As(err, &lacks) || lacks.Contents[0].Digest != lost || len(to.images) > 0 || to.open {
+		t.Errorf("error %v, images %q, open %v", err, to.images, to.open)
 	}
 }
 
@@ -298,7 +347,7 @@ func TestInspect(t *testing.T) {
 // Loading takes memory for the description, not for what is carried.
 func TestStreamMemory(t *testing.T) {
 	s := newStore()
-	big := s.layer("big", 32<<20)
+	big := s.layer("big", 8<<20)
 	d := describe(t, s, []bundle.Image{root("h.example", "a", "1", s.image("amd64", big))}, bundle.DescribeOptions{})
 	p := written(t, d, s, bundle.WriteOptions{})
 	n := testing.Benchmark(func(b *testing.B) {

@@ -196,7 +196,7 @@ func WriteSubset(ctx context.Context, w io.Writer, b *Bundle, want func(Content)
 			lost = append(lost, failed)
 			// What follows has to be in its place.
 			rest := headerSize(blob.Content) + blob.Content.Size + padding(blob.Content.Size) - counted.n
-			_, err = io.CopyN(w, zeros{}, rest)
+			_, err = io.CopyN(w, &passing{ctx: ctx, r: zeros{}, m: newMeter(nil, nil)}, rest)
 		}
 		if err != nil {
 			return fmt.Errorf("writing %s: %w", blob.Content.Digest, err)

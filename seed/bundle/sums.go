@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -50,26 +51,37 @@ func (p *parts) check(i int) {
 	p.list[i].State = ChunkDamaged
 }
 
-// sum returns what name.sums has for a file.
+// sum returns what name.sums has for a file of the bundle.
 func (p *parts) sum(file string) (string, bool) {
 	if p.sums == nil {
 		p.sums = make(map[string]string)
-		content, err := durable.ReadFile(p.fsys, p.base+sumsSuffix, maxSums)
-		if err != nil {
-			return "", false // it is of no use, then
-		}
-		for line := range strings.Lines(string(content)) {
-			line = strings.TrimSuffix(line, "\n")
-			line, escaped := strings.CutPrefix(line, "\\")
-			sum, name, ok := strings.Cut(line, "  ")
-			if escaped {
-				name = strings.NewReplacer("\\\\", "\\", "\\n", "\n", "\\r", "\r").Replace(name)
-			}
-			if ok && len(p.sums) <= maxChunks {
-				p.sums[name] = sum
-			}
-		}
+		_ = p.readSums() // what cannot be read is of no use, then
 	}
 	sum, ok := p.sums[file]
 	return sum, ok
+}
+
+// readSums reads name.sums, and keeps what it has for the files of the bundle.
+func (p *parts) readSums() error {
+	f, _, err := durable.Open(p.fsys, p.base+sumsSuffix, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	ours := make(map[string]bool, len(p.list))
+	for _, c := range p.list {
+		ours[c.Name] = true
+	}
+	lines := bufio.NewScanner(io.LimitReader(f, maxSums))
+	for lines.Scan() {
+		line, escaped := strings.CutPrefix(lines.Text(), "\\")
+		sum, name, ok := strings.Cut(line, "  ")
+		if escaped {
+			name = strings.NewReplacer("\\\\", "\\", "\\n", "\n", "\\r", "\r").Replace(name)
+		}
+		if ok && ours[name] {
+			p.sums[name] = sum
+		}
+	}
+	return lines.Err()
 }

@@ -119,13 +119,21 @@ func readEntry(r io.Reader, limit int64) (name string, content []byte, err error
 	return name, content, noEOF(err)
 }
 
-// readN reads n bytes, and takes no more memory than a small multiple of what is there.
+// readN reads n bytes, and takes no more memory than twice what is there, and some.
 func readN(r io.Reader, n int64) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(r, n))
-	if err == nil && int64(len(content)) < n {
-		err = io.ErrUnexpectedEOF
+	const first = 64 << 10
+	content := make([]byte, 0, min(n, first))
+	for int64(len(content)) < n {
+		if len(content) == cap(content) {
+			content = append(make([]byte, 0, min(n, 2*int64(cap(content)))), content...)
+		}
+		read, err := io.ReadFull(r, content[len(content):cap(content)])
+		content = content[:len(content)+read]
+		if err != nil {
+			return content, noEOF(err)
+		}
 	}
-	return content, err
+	return content, nil
 }
 
 // noEOF has an end where there must be none be an error.

@@ -1,9 +1,7 @@
 package bundle
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -18,12 +16,14 @@ import (
 // Version is that of the format which is written, and the only one that is read.
 const Version = 1
 
-// Limits of what is read and written, arbitrary, but far more than what sites have: so that
-// memory is bounded whatever is read.
+// Limits of what is read and written, more than what sites have: so that reading and loading
+// take less than 200 MiB of memory, whatever is read. A description has some 200 bytes for
+// each manifest or blob, and takes several times its size while it is loaded.
 const (
-	maxDescription = 64 << 20 // bytes
-	maxImages      = 100_000
-	maxContents    = 1_000_000
+	maxDescription = 16 << 20 // bytes
+	maxIndex       = 8 << 20  // bytes
+	maxImages      = 20_000
+	maxContents    = 150_000
 	maxSignature   = 4 << 10 // bytes
 	maxPlatforms   = 1000    // of an image
 	maxPlatform    = 200     // bytes
@@ -40,31 +40,6 @@ var ErrInvalid = errors.New("it is no bundle that can be read")
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
-}
-
-// decodeDescription reads a description and validates it.
-func decodeDescription(p []byte) (Description, error) {
-	// A value has its comma. With more of them than valid descriptions have, it would
-	// take far more memory than its size.
-	const perComma, few = 16, 64
-	if bytes.Count(p, []byte(",")) > len(p)/perComma+few {
-		return Description{}, invalid("its description has too many values")
-	}
-	var version struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(p, &version); err != nil {
-		return Description{}, invalid("its description: %w", err)
-	}
-	if version.Version != Version {
-		return Description{}, invalid("it has version %d of the format, and this program reads %d: use one that is not older than what made it",
-			version.Version, Version)
-	}
-	var d Description
-	if err := json.Unmarshal(p, &d); err != nil {
-		return Description{}, invalid("its description: %w", err)
-	}
-	return d, d.Validate()
 }
 
 // Validate tells whether d can be written and loaded: names follow the grammar of
@@ -110,8 +85,8 @@ func (d Description) checkContents() (map[digest.Digest]int64, error) {
 	sizes := make(map[digest.Digest]int64, len(d.Contents))
 	var at, all int64
 	for _, c := range d.Contents {
-		if err := c.Digest.Validate(); err != nil {
-			return nil, invalid("digest %.200q: %w", c.Digest, err)
+		if err := validDigest(c.Digest); err != nil {
+			return nil, invalid("%w", err)
 		}
 		if _, twice := sizes[c.Digest]; twice {
 			return nil, invalid("%s is described twice", c.Digest)
@@ -148,8 +123,8 @@ func (i Image) check(contents map[digest.Digest]int64, used map[digest.Digest]st
 		return fmt.Errorf("%d platforms are more than %d", len(i.Platforms), maxPlatforms)
 	}
 	for _, p := range i.Platforms {
-		if p == "" || len(p) > maxPlatform || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return fmt.Errorf("%.250q is no platform", p)
+		if err := checkPlatform(p, 0); err != nil {
+			return err
 		}
 	}
 	seen := make(map[digest.Digest]struct{}, 1+len(i.Manifests)+len(i.Blobs))
@@ -199,6 +174,24 @@ func (i Image) checkName() error {
 		}
 	}
 	return i.Digest.Validate()
+}
+
+// checkPlatform validates a platform of an image that has others before it.
+func checkPlatform(p string, others int) error {
+	if others >= maxPlatforms {
+		return fmt.Errorf("it has more than %d platforms", maxPlatforms)
+	}
+	if p == "" || len(p) > maxPlatform || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("%.250q is no platform", p)
+	}
+	return nil
+}
+
+func validDigest(dgst digest.Digest) error {
+	if err := dgst.Validate(); err != nil {
+		return fmt.Errorf("digest %.200q: %w", dgst, err)
+	}
+	return nil
 }
 
 func checkMediaType(s string) error {
