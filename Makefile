@@ -99,8 +99,8 @@ damage: install-deps ## Each file of a data directory, damaged in each way, one 
 	$(CAMPAIGN) -run '^TestEachFileDamaged$$'
 
 .PHONY: campaign
-campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage
-	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt)'
+campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage, seeding
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
