@@ -100,7 +100,7 @@ damage: install-deps ## Each file of a data directory, damaged in each way, one 
 
 .PHONY: campaign
 campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage, seeding
-	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated)'
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated|BundleSigned|BundleDelta|BundleWithoutBase|BundleInputs)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
-	"registry-module/internal/durable"
 	"registry-module/seed/bundle"
 )
 
@@ -46,10 +45,7 @@ const standard = "-"
 func openBundle(cmd *cobra.Command, name string) (*bundle.Bundle, error) {
 	if name != standard {
 		b, err := bundle.Open(name, bundle.OpenOptions{})
-		if errors.Is(err, durable.ErrNotFile) {
-			err = fmt.Errorf("%w: what comes by a pipe is given to standard input, and - is written in its place", err)
-		}
-		return b, err
+		return b, withoutPipe(err)
 	}
 	b, err := bundle.NewStream(cmd.InOrStdin())
 	if err != nil {

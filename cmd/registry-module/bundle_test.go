@@ -470,7 +470,7 @@ func TestBundleUsage(t *testing.T) {
 		"nothing named": {[]string{"create", "x.tar"}, []string{"name the images"}},
 		"all and some":  {[]string{"create", "x.tar", "a", "--all"}, []string{"--all is all"}},
 		"many": {[]string{"create", "-", "a", "--chunk-size", "1k", "-o", "json", "--platform", "ARM", "--have", "none", "--sign-key", "none", "-f", "none"},
-			[]string{"cannot be split", "standard output is for the bundle", "--chunk-size", "ARM", "--have none", "--sign-key none", "-f: open none"}},
+			[]string{"cannot be split", "standard output is for the bundle", "--chunk-size", "ARM", "--have none", "--sign-key none", "-f none"}},
 		"no name of an image": {[]string{"create", "x.tar", "A B"}, []string{"A B"}},
 		"no directory":        {[]string{"create", "none/x.tar", "a"}, []string{"FILE none/x.tar"}},
 		"load, no key":        {[]string{"load", "x.tar", "--trust-key", "none", "--receipt", "none/x", "-o", "xml"}, []string{"key none", "--receipt", "xml"}},

@@ -18,6 +18,7 @@ import (
 
 	"registry-module/cache"
 	"registry-module/config"
+	"registry-module/internal/durable"
 	"registry-module/seed"
 	"registry-module/seed/source"
 )
@@ -85,7 +86,7 @@ type seedFile struct {
 
 // read reads it anew.
 func (f *seedFile) read(context.Context) (seed.Job, []string, error) {
-	file, err := os.Open(f.path)
+	file, _, err := durable.Open(durable.OS{}, f.path, 0)
 	if err != nil {
 		return seed.Job{}, nil, err
 	}

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"registry-module/internal/durable"
 	"registry-module/seed"
 	"registry-module/seed/source"
 )
@@ -60,16 +60,30 @@ func (f *wantFlags) read(stdin io.Reader, notes io.Writer, images []string) (wan
 	return wants, prune, errors.Join(wrong...)
 }
 
-// readSource reads a file that names images, or standard input. It may be a pipe, as
-// shells make them.
+// readSource reads a file that names images, or standard input.
 func readSource(stdin io.Reader, name string) (source.Document, error) {
 	if name == standard {
 		return source.Read("standard input", stdin, sourceOptions())
 	}
-	f, err := os.Open(name)
+	f, err := openFile(name)
 	if err != nil {
-		return source.Document{}, fmt.Errorf("-f: %w", err)
+		return source.Document{}, fmt.Errorf("-f %s: %w", name, err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	return source.Read(name, f, sourceOptions())
+}
+
+// openFile opens a file that a command is to read. Of a pipe to which nobody writes it
+// would wait for ever.
+func openFile(name string) (durable.File, error) {
+	f, _, err := durable.Open(durable.OS{}, name, 0)
+	return f, withoutPipe(withoutPath(err))
+}
+
+// withoutPipe says what to do instead of giving a pipe, or something else that is no file.
+func withoutPipe(err error) error {
+	if errors.Is(err, durable.ErrNotFile) {
+		return fmt.Errorf("%w: what comes by a pipe is given to standard input, and - is written in its place", err)
+	}
+	return err
 }
