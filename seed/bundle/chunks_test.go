@@ -26,12 +26,18 @@ import (
 func split(tb testing.TB, dir string) (file string, d bundle.Description, s *store) {
 	tb.Helper()
 	s, roots := sample(tb, 1_000_000)
+	file, d = splitOf(tb, dir, s, roots)
+	return file, d, s
+}
+
+func splitOf(tb testing.TB, dir string, s *store, roots []bundle.Image) (file string, d bundle.Description) {
+	tb.Helper()
 	d = describe(tb, s, roots, bundle.DescribeOptions{})
 	file = filepath.Join(dir, "site.tar")
 	if err := bundle.WriteFile(context.Background(), file, d, s, bundle.FileOptions{ChunkSize: 1 << 20}); err != nil {
 		tb.Fatal(err)
 	}
-	return file, d, s
+	return file, d
 }
 
 // The chunks are the tar, their sums are right, and the head is a tar of its own.
@@ -121,6 +127,7 @@ func TestChunkLost(t *testing.T) {
 	}
 	// In this order: base and c of module, d of tool, the signature, a and b of app, with
 	// 1,000,000 bytes each but the signature.
+	shared, roots := sample(t, 1_000_000)
 	const module, tool = "mcr.example.com/azure/module:1", "quay.example:5000/team/tool@"
 	const sig, app = "docker.io/library/app:sha256-", "docker.io/library/app:1.0"
 	for name, tt := range map[string]struct {
@@ -202,7 +209,10 @@ func TestChunkLost(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			file, d, _ := split(t, t.TempDir())
+			t.Parallel()
+			s := newStore()
+			s.content = shared.content
+			file, d := splitOf(t, t.TempDir(), s, roots)
 			tt.damage(t, file)
 			b, err := bundle.Open(file+tt.open, bundle.OpenOptions{})
 			if tt.fails {
@@ -236,7 +246,7 @@ func TestChunkLost(t *testing.T) {
 				}
 			}
 			// What is lost can be brought later.
-			again, err := bundle.Load(context.Background(), to, stream(t, written(t, d, sampleStore(t), bundle.WriteOptions{})), bundle.LoadOptions{})
+			again, err := bundle.Load(context.Background(), to, stream(t, written(t, d, s, bundle.WriteOptions{})), bundle.LoadOptions{})
 			if err != nil || len(again.Images) != len(d.Images) {
 				t.Errorf("later: %v", err)
 			}
@@ -244,56 +254,73 @@ func TestChunkLost(t *testing.T) {
 	}
 }
 
-func sampleStore(tb testing.TB) *store {
-	tb.Helper()
-	s, _ := sample(tb, 1_000_000)
-	return s
-}
-
 // Whichever operation of the file system fails, even if none happens any more, and if the
 // power is lost then: nothing that is left looks complete, unless it is, and the next run
 // comes to the right end.
 func TestWriteFileFails(t *testing.T) {
-	t.Parallel()
-	s, roots := sample(t, 270_000)
-	d := describe(t, s, roots, bundle.DescribeOptions{})
-	rnd := rand.New(rand.NewPCG(1, 2))
-	for _, mode := range []durabletest.Mode{durabletest.Absent, durabletest.Done, durabletest.Dead} {
-		for name, size := range map[string]int64{"whole": 0, "split": 1 << 20} {
-			for at := 0; ; at++ {
-				mem := new(durabletest.Mem)
-				// An earlier run, of other content and in more files, has been killed, and one before that was not.
-				for _, old := range []string{"b.txt", "b.001", "b.002", "b.004", "b.sums", "b.head", "b.003.tmp", "b.sums.tmp"} {
-					if err := durable.WriteFile(mem, "/"+old, []byte("old")); err != nil {
-						t.Fatal(err)
-					}
+	for mode, of := range map[durabletest.Mode]string{durabletest.Absent: "absent", durabletest.Done: "done", durabletest.Dead: "dead"} {
+		for name, tt := range map[string]struct {
+			layer int
+			size  int64
+			files int
+		}{
+			"whole": {layer: 3000, files: 3},
+			"split": {layer: 212_000, size: 1 << 20, files: 5},
+		} {
+			t.Run(name+", "+of, func(t *testing.T) {
+				t.Parallel()
+				s, roots := sample(t, tt.layer)
+				d := describe(t, s, roots, bundle.DescribeOptions{})
+				o := bundle.FileOptions{ChunkSize: tt.size}
+				rnd := rand.New(rand.NewPCG(1, 2))
+				for at := 0; failsAt(t, at, mode, rnd, d, s, o, tt.files); at++ {
 				}
-				f := &durabletest.FS{FS: mem, At: at, Mode: mode}
-				err := bundle.WriteFile(context.Background(), "/b", d, s, bundle.FileOptions{ChunkSize: size, FS: f})
-				if f.Injected() && err == nil && mode != durabletest.Dead {
-					t.Errorf("%s: the failure of operation %d went unnoticed: %q", name, at, f.Ops()[at])
-				}
-				if mode == durabletest.Dead || err == nil {
-					mem = mem.Crash(rnd)
-				}
-				if sums, readErr := durable.ReadFile(mem, "/b.sums", 1<<20); err == nil || readErr == nil && string(sums) != "old" {
-					checkSums(t, mem) // as far as it came
-				}
-				if err := bundle.WriteFile(context.Background(), "/b", d, s, bundle.FileOptions{ChunkSize: size, FS: mem}); err != nil {
-					t.Fatal(err)
-				}
-				checkSums(t, mem)
-				entries, _ := mem.ReadDir("/")
-				want := map[string]int{"whole": 3, "split": 5}[name]
-				if len(entries) != want {
-					t.Errorf("%s, operation %d: %v is there, want %d files", name, at, entries, want)
-				}
-				if !f.Injected() {
-					break
-				}
-			}
+			})
 		}
 	}
+}
+
+// failsAt has operation at fail; it returns false where there is none.
+func failsAt(t *testing.T, at int, mode durabletest.Mode, rnd *rand.Rand, d bundle.Description, s *store, o bundle.FileOptions, files int) bool {
+	t.Helper()
+	mem := new(durabletest.Mem)
+	// An earlier run, of other content and in more files, has been killed, and one before that was not.
+	for _, old := range []string{"b.txt", "b.001", "b.002", "b.004", "b.sums", "b.head", "b.003.tmp", "b.sums.tmp"} {
+		f, err := mem.OpenFile("/"+old, os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write([]byte("old")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := durable.SyncDir(mem, "/"); err != nil {
+		t.Fatal(err)
+	}
+	f := &durabletest.FS{FS: mem, At: at, Mode: mode}
+	o.FS = f
+	err := bundle.WriteFile(context.Background(), "/b", d, s, o)
+	if f.Injected() && err == nil && mode != durabletest.Dead {
+		t.Errorf("the failure of operation %d went unnoticed: %q", at, f.Ops()[at])
+	}
+	if mode == durabletest.Dead || err == nil {
+		mem = mem.Crash(rnd)
+	}
+	if sums, readErr := durable.ReadFile(mem, "/b.sums", 1<<20); err == nil || readErr == nil && string(sums) != "old" {
+		checkSums(t, mem) // as far as it came
+	}
+	o.FS = mem
+	if err := bundle.WriteFile(context.Background(), "/b", d, s, o); err != nil {
+		t.Fatal(err)
+	}
+	checkSums(t, mem)
+	if entries, _ := mem.ReadDir("/"); len(entries) != files {
+		t.Errorf("operation %d: %v is there, want %d files", at, entries, files)
+	}
+	return f.Injected()
 }
 
 // checkSums compares what b.sums names with it.
