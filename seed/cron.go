@@ -93,9 +93,10 @@ func nextOf(expression string, t time.Time) time.Time {
 func atWall(wall time.Time, at *time.Location) time.Time {
 	real := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, at)
 	begin, end := real.ZoneBounds()
-	if shown := real.Hour()*60 + real.Minute(); shown != wall.Hour()*60+wall.Minute() {
-		// It is skipped: real is an hour before or after it.
-		if shown > wall.Hour()*60+wall.Minute() {
+	shown := time.Date(real.Year(), real.Month(), real.Day(), real.Hour(), real.Minute(), real.Second(), 0, time.UTC)
+	if !shown.Equal(wall) {
+		// It is skipped: real is an hour before or after it, be it on another day.
+		if shown.After(wall) {
 			return begin
 		}
 		return end

@@ -49,6 +49,7 @@ func (r *run) bring(ctx context.Context, i *image, track *tracker) SeededImage {
 	}
 	switch {
 	case err != nil:
+		i.err = err // while it is not here, what was there before stays pinned
 		f.out.State, f.out.Error = Failed, err.Error()
 		r.log.WithError(err).Warnf("image %s could not be seeded", i.planned.Image)
 	case i.stale != nil:

@@ -18,6 +18,9 @@ import (
 const (
 	maxBlobs = 10_000  // of one image
 	maxBlob  = 1 << 48 // bytes of one blob
+	// maxParts is how many objects a manifest has in all. Decoded, each takes some hundred
+	// bytes, and two in the file.
+	maxParts = 5 * maxBlobs
 )
 
 // Annotations of manifests in an index that tell about another one of it. They are those of
@@ -46,6 +49,9 @@ func parseDocument(p []byte) (*document, error) {
 	}
 	if !bytes.HasPrefix(bytes.TrimLeft(p, " \t\r\n"), []byte("{")) {
 		return nil, fmt.Errorf("it is no manifest: it begins with %.32q", p)
+	}
+	if bytes.Count(p, []byte("{")) > maxParts {
+		return nil, fmt.Errorf("it has more than %d parts", maxParts)
 	}
 	doc := new(document)
 	if err := json.Unmarshal(p, doc); err != nil {
@@ -85,19 +91,25 @@ func (d *document) named(yield func(v1.Descriptor) bool) {
 	}
 }
 
-// blobs yields the blobs that the registry has: layers with URLs are fetched from there, by
-// who may.
-func (d *document) blobs(yield func(v1.Descriptor) bool) {
-	for _, list := range [][]v1.Descriptor{d.Layers, d.Blobs} {
-		for _, b := range list {
-			if len(b.URLs) == 0 && !yield(b) {
-				return
-			}
+// blobs returns the blobs that the registry has, each once, with nothing but what they are
+// fetched by: layers with URLs are fetched from there, by who may.
+func (d *document) blobs() (blobs []v1.Descriptor) {
+	seen := make(map[digest.Digest]bool)
+	add := func(b v1.Descriptor) {
+		if len(b.URLs) == 0 && !seen[b.Digest] {
+			seen[b.Digest] = true
+			blobs = append(blobs, v1.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
 		}
 	}
-	if d.Config != nil && len(d.Config.URLs) == 0 {
-		yield(*d.Config)
+	for _, list := range [][]v1.Descriptor{d.Layers, d.Blobs} {
+		for _, b := range list {
+			add(b)
+		}
 	}
+	if d.Config != nil {
+		add(*d.Config)
+	}
+	return blobs
 }
 
 // about is what an attestation in an index is of.

@@ -173,7 +173,7 @@ func (r *run) unwanted() (patterns []string, why string) {
 	wanted := make(map[string]bool)
 	for _, i := range r.images {
 		if i.err != nil {
-			return nil, fmt.Sprintf("no pin was taken back, since it is not known what is wanted: %s: %v", i.planned.Image, i.err)
+			return nil, fmt.Sprintf("no pin was taken back, since not all that is wanted is there: %s: %v", i.planned.Image, i.err)
 		}
 		if !i.loose {
 			wanted[i.pattern()] = true

@@ -33,6 +33,7 @@ type run struct {
 
 	asks   chan struct{} // has an element for each question under way
 	memory atomic.Int64  // what manifests take, in bytes
+	named  atomic.Int64  // how many blobs the images name, each for itself
 
 	mu    sync.Mutex
 	peeks map[string]*peek // by repository and digest

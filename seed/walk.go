@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,6 +21,8 @@ import (
 const (
 	maxManifests = 1000 // of one image, with what is attached
 	maxDepth     = 4    // indexes in indexes
+	// maxAllBlobs is how many blobs the images of a job name in all, each for itself.
+	maxAllBlobs = 1_000_000
 	// maxSideBySide is how much of one image is looked at at a time. How many questions are
 	// under way is bounded by maxAsks.
 	maxSideBySide = 8
@@ -144,12 +147,8 @@ func (w *walker) image(ctx context.Context) error {
 // tree returns what a manifest consists of: of an index, the children for platforms, and
 // all where there are none. Keep tells whether its bytes stay in memory.
 func (w *walker) tree(ctx context.Context, m cache.Manifest, keep bool, depth int, platforms []platform) (*node, error) {
-	w.mu.Lock()
-	w.manifests++
-	many := w.manifests > maxManifests
-	w.mu.Unlock()
-	if many {
-		return nil, errTooMany
+	if err := w.counted(1); err != nil {
+		return nil, err
 	}
 	doc, err := parseDocument(m.Bytes)
 	if err != nil {
@@ -160,8 +159,8 @@ func (w *walker) tree(ctx context.Context, m cache.Manifest, keep bool, depth in
 		n.content = m.Bytes
 	}
 	if !doc.isIndex() {
-		n.blobs = slices.Collect(doc.blobs)
-		return n, nil
+		n.blobs = doc.blobs()
+		return n, w.takes(len(n.blobs))
 	}
 	if depth++; depth > maxDepth {
 		return nil, fmt.Errorf("it is an index in more than %d others", maxDepth-1)
@@ -173,8 +172,12 @@ func (w *walker) tree(ctx context.Context, m cache.Manifest, keep bool, depth in
 	n.children = make([]*node, len(children))
 	var group errgroup.Group
 	group.SetLimit(maxSideBySide)
+	var failed atomic.Bool // nobody else is asked then; who is shares the answer with others
 	for at, c := range children {
 		group.Go(func() error {
+			if failed.Load() {
+				return nil
+			}
 			child, err := w.child(ctx, c.Descriptor, depth, platforms)
 			switch {
 			case err == nil:
@@ -183,6 +186,7 @@ func (w *walker) tree(ctx context.Context, m cache.Manifest, keep bool, depth in
 			case c.side && lasting(err):
 				w.note("the attestation %s is left out: %v", c.Digest, err)
 			default:
+				failed.Store(true)
 				return fmt.Errorf("manifest %s%s: %w", c.Digest, inWords(c.Descriptor), err)
 			}
 			return nil
@@ -193,8 +197,30 @@ func (w *walker) tree(ctx context.Context, m cache.Manifest, keep bool, depth in
 	return n, err
 }
 
+// counted counts n more manifests of the image.
+func (w *walker) counted(n int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.manifests+n > maxManifests || n == 0 && w.manifests == maxManifests {
+		return errTooMany
+	}
+	w.manifests += n
+	return nil
+}
+
+// takes counts n more blobs of the job, which are kept in memory.
+func (r *run) takes(n int) error {
+	if r.named.Add(int64(n)) > maxAllBlobs {
+		return fmt.Errorf("the job comes to more than %d blobs: seed it in parts, or pick fewer tags, for example by newest", maxAllBlobs)
+	}
+	return nil
+}
+
 // child is what a manifest of an index consists of.
 func (w *walker) child(ctx context.Context, d v1.Descriptor, depth int, platforms []platform) (*node, error) {
+	if err := w.counted(0); err != nil {
+		return nil, err // and nobody is asked
+	}
 	p, err := w.manifest(ctx, w.i.repo, d.Digest)
 	if err != nil {
 		return nil, err

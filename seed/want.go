@@ -4,7 +4,8 @@ package seed
 type Job struct {
 	Wants []Want `json:"wants"`
 	// Prune takes back the pins of images that were seeded before and are not wanted any
-	// more. It does nothing where one of Wants has failed, whose tags may be unknown.
+	// more. It does nothing where one of Wants has failed, whose tags may be unknown, and
+	// for which what is pinned may have to stand in.
 	Prune bool `json:"prune,omitempty"`
 }
 
