@@ -368,7 +368,7 @@ func TestPrune(t *testing.T) {
 				return cache.ErrNoSpace
 			}
 			return nil
-		}, "app:1 other", ""},
+		}, "app:0 app:1 other", "app:2"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
