@@ -64,12 +64,13 @@ func (f *brokenFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.Fi
 	if broken && err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
+	// Together, or it may get the number of what is put in its place meanwhile.
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	file, err := f.Mem.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	return &brokenFile{file, f, name, f.inodes[name], broken}, nil
 }
 
