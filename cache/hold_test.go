@@ -26,6 +26,7 @@ func TestHold(t *testing.T) {
 			must(t, err)
 		},
 		"expired": func(t *testing.T, s *site) {
+			synctest.Wait()
 			s.now = s.now.Add(2 * 24 * time.Hour)
 			time.Sleep(2 * time.Hour)
 			synctest.Wait()
