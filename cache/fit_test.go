@@ -96,9 +96,25 @@ func TestFit(t *testing.T) {
 					return all
 				}
 				s := fresh()
+				small := newImported(kib).contents()
+				ok := func(size int) bool {
+					var all []cache.BlobEntry
+					for n := range tt.images {
+						for i, e := range small {
+							e.Digest = digest.FromString(fmt.Sprint(n, i))
+							if i == 1 { // the layer
+								e.Size = int64(size)
+							}
+							all = append(all, e)
+						}
+					}
+					f, err := s.Fit(t.Context(), all)
+					must(t, err)
+					return f.OK
+				}
 				low, high := 0, limit
 				for high-low > 16*kib {
-					if middle := (low + high) / 2; fits(t, s, images(middle)...).OK {
+					if middle := (low + high) / 2; ok(middle) {
 						low = middle
 					} else {
 						high = middle
