@@ -79,14 +79,37 @@ func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, held func(i
 		case linkErr != nil:
 			return fetched, fmt.Errorf("blob %s could not be linked into %s: %w", d.Digest, r.key, storageError(linkErr))
 		}
-		var n int64
-		n, linkErr, err = r.fetchBlob(ctx, d, held)
-		fetched += n
+		err = r.c.patiently(ctx, func() (err error) {
+			var n int64
+			n, linkErr, err = r.fetchBlob(ctx, d, held)
+			fetched += n
+			return err
+		})
 		if err != nil {
 			return fetched, err
 		}
 	}
 	return fetched, fmt.Errorf("%w: blob %s is removed again and again", ErrNoSpace, d.Digest)
+}
+
+// patiently does what needs room, and does it once more where there is none: what a client
+// has just pulled does not go until its pull counts as ended.
+func (c *Cache) patiently(ctx context.Context, do func() error) error {
+	err := do()
+	full, ok := errors.AsType[*noSpace](err)
+	if !ok || !c.space.holds(ctx, full.needed) {
+		return err
+	}
+	timer := time.NewTimer(pullPauseInNeed + time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.ctx.Done():
+		return ErrClosed
+	}
 }
 
 // otherThanNamed is the error for a blob whose size is not what its manifest says.
@@ -228,11 +251,14 @@ func (r *Repository) StoreManifest(ctx context.Context, m Manifest) error {
 		return fmt.Errorf("%s: %w: %w", what, ErrInvalid, err)
 	}
 	m.Age, m.Stale = 0, false
-	if err := r.storeManifest(ctx, m, doc); err != nil {
+	if err := r.c.patiently(ctx, func() error { return r.storeManifest(ctx, m, doc) }); err != nil {
 		r.c.ranShort(m.Digest, m.Size, err)
 		return fmt.Errorf("%s: %w", what, storageError(err))
 	}
 	r.remember(m)
 	r.isThere(m.Digest)
+	if err := r.keepNoReferrers(ctx, m.Digest); err != nil { // it is asked for again
+		r.c.seldom("index", err)("that nothing refers to %s in %s could not be stored", m.Digest, r.key)
+	}
 	return nil
 }

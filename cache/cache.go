@@ -114,6 +114,8 @@ type Cache struct {
 	recorded *lru.Cache[string, uint64]
 	// peeked is what remotes have last said of tags without that being recorded.
 	peeked *lru.Cache[string, peeked]
+	// bare is when remotes have said that nothing refers to what is not stored yet.
+	bare *lru.Cache[string, time.Time]
 	// lists keeps those apart who read and write lists of referrers.
 	lists sync.RWMutex
 	// buffers are of streamBuffer bytes, for streams that come and go.
@@ -201,6 +203,10 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	bare, err := lru.New[string, time.Time](memorySize)
+	if err != nil {
+		return nil, err
+	}
 	condition, err := newCondition()
 	if err != nil {
 		return nil, err
@@ -211,6 +217,7 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		condition: condition,
 		recorded:  recorded,
 		peeked:    peeks,
+		bare:      bare,
 		log:       opts.Log,
 		manifests: manifests,
 		memory:    memory,

@@ -99,7 +99,7 @@ func (c *Cache) storeBlob(ctx context.Context, dgst digest.Digest, size int64, r
 		return err
 	}
 	var res *reservation
-	if err := c.fit(ctx, &res, size); err != nil {
+	if err := c.patiently(ctx, func() error { return c.fit(ctx, &res, size) }); err != nil {
 		return err
 	}
 	defer res.release()

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -136,17 +137,21 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 // keepReferrers keeps what the remote has said. That there are none is kept of what is
 // known only, and otherwise just remembered: anybody can ask for any digest.
 func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
+	// Before the lock, since that may index a manifest, which looks at lists.
+	unknown := len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst)
 	r.c.lists.Lock()
 	defer r.c.lists.Unlock()
 	memory := r.memoryKey(kindReferrers, dgst.String())
 	r.learn(memory, nil, true)
+	r.c.bare.Remove(memory)
 	before, err := r.c.readReferrers(ctx, r.key, dgst)
 	if err != nil {
 		before = referrersRecord{} // whatever is there is replaced
 	}
 	keep := len(rec.Manifests) <= maxReferrers
-	if len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst) {
+	if unknown {
 		keep = false
+		r.c.bare.Add(memory, time.Unix(0, rec.Validated))
 		r.learn(memory, errNoReferrers, true)
 	}
 	var parts [][]byte
@@ -174,6 +179,20 @@ func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec 
 		changes = append(changes, Change{Key: referrersPart(r.key, dgst, i), Delete: true})
 	}
 	return r.c.applyInParts(ctx, append(changes, head))
+}
+
+// keepNoReferrers keeps that there are none of a manifest that is stored by now, if the
+// remote has said so before it was: see [Repository.keepReferrers].
+func (r *Repository) keepNoReferrers(ctx context.Context, dgst digest.Digest) error {
+	r.c.lists.Lock()
+	defer r.c.lists.Unlock()
+	memory := r.memoryKey(kindReferrers, dgst.String())
+	at, ok := r.c.bare.Get(memory)
+	if !ok || !within(at, r.c.opts.Now(), peekedFor) {
+		return nil
+	}
+	r.c.bare.Remove(memory)
+	return r.c.opts.Index.Apply(ctx, put(key(kindReferrers, r.key, dgst.String()), referrersRecord{Validated: at.UnixNano()}))
 }
 
 // isKnown tells whether dgst is a manifest that is stored here, or that refers to
@@ -272,5 +291,6 @@ func (r *Repository) refers(ctx context.Context, m Manifest, doc *manifestDoc) [
 		changes = append(changes, put(key(kindReferrers, r.key, doc.Subject.Digest.String()), referrersRecord{Validated: said.Validated, Due: true, Parts: said.Parts}))
 	}
 	r.c.memory.Remove(r.memoryKey(kindReferrers, doc.Subject.Digest.String()))
+	r.c.bare.Remove(r.memoryKey(kindReferrers, doc.Subject.Digest.String()))
 	return changes
 }
