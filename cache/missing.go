@@ -55,9 +55,17 @@ func (r *Repository) explainMissing(ctx context.Context, dgst digest.Digest, err
 	if cause == nil && !seeded {
 		return err
 	}
-	// What cannot be read is not told.
-	stored, _ := r.c.platforms(ctx, r.c.isWhole, index)
+	// What cannot be read is not told, and nothing of what is stored for other repositories.
+	stored, _ := r.c.platforms(ctx, r.isWhole, index)
 	return &missingPlatform{platform: platform, image: image, stored: stored, err: cmp.Or(cause, err)}
+}
+
+// isWhole is [Cache.isWhole] for an image of the repository.
+func (r *Repository) isWhole(ctx context.Context, dgst digest.Digest) (bool, error) {
+	if has, err := r.c.has(ctx, key(kindManifest, r.key, dgst.String())); err != nil || !has {
+		return false, err
+	}
+	return r.c.isWhole(ctx, dgst)
 }
 
 // listing returns an index of the repository that lists dgst for a platform.

@@ -3,6 +3,7 @@ package cache_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -74,6 +75,41 @@ func TestMissingPlatform(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is said to be stored of an image is nothing that only another repository has.
+func TestMissingPlatformOfOthers(t *testing.T) {
+	s := newSite(t)
+	index, amd64, arm := s.pushPlatforms("a", "1")
+	for _, ref := range []digest.Digest{index, amd64} {
+		m, err := s.Repository("a").Peek(t.Context(), ref.String())
+		must(t, err)
+		s.up.SetManifest("b", ref.String(), m.Manifest)
+		if ref == index {
+			must(t, s.Repository("a").StoreManifest(t.Context(), m.Manifest))
+			continue
+		}
+		for _, d := range m.References() {
+			must(t, s.StoreBlob(t.Context(), d.Digest, d.Size, bytesReader(s.content(t, "a", d))))
+		}
+		must(t, s.Repository("b").StoreManifest(t.Context(), m.Manifest))
+	}
+	s.reopen(t, noUpstream)
+	_, err := s.Repository("a").Manifest(t.Context(), arm)
+	if !errors.Is(err, cache.ErrNotFound) || !strings.Contains(err.Error(), "none of its platforms") {
+		t.Errorf("it says %v", err)
+	}
+}
+
+// content is that of a blob of the remote.
+func (s *site) content(t *testing.T, repo string, d v1.Descriptor) []byte {
+	t.Helper()
+	stream, err := s.up.Blob(t.Context(), repo, d.Digest, cache.BlobPart{})
+	must(t, err)
+	content, err := io.ReadAll(stream.Body)
+	must(t, err)
+	must(t, stream.Body.Close())
+	return content
 }
 
 // A remote can be added while the cache works, and has names of its own.
