@@ -52,9 +52,10 @@ func (d *seedDisplay) draw(width int) {
 	d.bars.SetTrackerLength(min(28, max(width/5, 8)))
 	d.bars.SetUpdateFrequency(200 * time.Millisecond)
 	style := progress.StyleDefault
-	style.Visibility.ETA, style.Visibility.Speed, style.Visibility.Time = true, true, false
+	style.Visibility.ETA, style.Visibility.Speed = true, true
 	style.Options.SpeedSuffix = "/s"
 	style.Options.ETAString = "left"
+	style.Options.TimeInProgressPrecision = time.Second
 	d.bars.SetStyle(style)
 	d.bars.SetPinnedMessages("asking the remotes what there is ...")
 	d.done = make(chan struct{})
