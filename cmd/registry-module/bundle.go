@@ -225,6 +225,7 @@ func (f *loadFlags) run(cmd *cobra.Command, name string) error {
 			return errors.New("bundles cannot be loaded here")
 		}
 		display := newBundleDisplay(cmd.ErrOrStderr(), "loaded")
+		defer display.takeLog(i.logTo)()
 		o := loadOptions{NoPin: f.noPin}
 		if !asJSON {
 			o.Progress = display.show

@@ -210,6 +210,7 @@ func (f *createFlags) create(cmd *cobra.Command, cfg *config.Config, i openedIma
 		return interrupted(ctx, err)
 	}
 	display := newBundleDisplay(notes, "written")
+	defer display.takeLog(i.logTo)()
 	o := bundle.WriteOptions{Sign: f.sign}
 	if !f.asJSON {
 		o.Progress = display.show
@@ -283,6 +284,7 @@ func (f *createFlags) fetch(ctx context.Context, notes io.Writer, i openedImages
 		return storedWants(ctx, i, f.wants)
 	}
 	bar := newByteBar(notes, time.Now)
+	defer bar.takeLog(i.logTo)()
 	report, err := i.seeding.Seed(ctx, seed.Job{Wants: f.wants}, func(p seed.Progress) {
 		if f.asJSON {
 			return

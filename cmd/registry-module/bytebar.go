@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -14,8 +15,10 @@ type byteBar struct {
 	out  io.Writer
 	now  func() time.Time
 	live bool
-	bar  *progressbar.ProgressBar
 	last time.Time
+
+	mu  sync.Mutex // guards what follows
+	bar *progressbar.ProgressBar
 }
 
 // linesEvery is how often there is a line where there is no terminal.
@@ -35,6 +38,8 @@ func (d *byteBar) set(bytes, total int64, short string, line func() string) {
 		}
 		return
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if total <= 0 {
 		total = -1 // not known
 	}
@@ -56,8 +61,31 @@ func (d *byteBar) set(bytes, total int64, short string, line func() string) {
 
 // close ends the line of the bar.
 func (d *byteBar) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.bar != nil {
 		_, _ = fmt.Fprintln(d.out)
 		d.bar = nil
 	}
+}
+
+// Write puts lines of a log in the place of the bar, which goes on below. It implements
+// io.Writer.
+func (d *byteBar) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.bar != nil {
+		_ = d.bar.Clear() // it is for looks only
+	}
+	return d.out.Write(p)
+}
+
+// takeLog puts what logTo has in the place of the bar, if there is to be one, until giveBack
+// is called.
+func (d *byteBar) takeLog(logTo func(io.Writer)) (giveBack func()) {
+	if !d.live || logTo == nil {
+		return func() {}
+	}
+	logTo(d)
+	return func() { logTo(d.out) }
 }

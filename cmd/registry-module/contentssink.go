@@ -50,7 +50,7 @@ func (s *cacheSink) Begin(ctx context.Context, images []bundle.Image, contents [
 	}
 	if !fit.OK {
 		return fmt.Errorf("%w: the images need %s more, and with what is pinned that is %s, of %s that there can be: "+
-			"unpin what is not needed (`registry-module pin --list`), or raise REGISTRY_CACHE_MAXSIZE",
+			"unpin what is not needed (`registry-module pin --list`), free the disk, or raise REGISTRY_CACHE_MAXSIZE",
 			cache.ErrNoSpace, sizeText(fit.More), sizeText(fit.Kept), sizeText(fit.Limit))
 	}
 	if err := s.remotes.add(images); err != nil {

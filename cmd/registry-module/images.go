@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
 
 	"registry-module/cache"
@@ -104,6 +105,8 @@ type openedImages struct {
 	seeds seedStates
 	// direct tells that no server runs, so that no remote is asked.
 	direct bool
+	// logTo has what is logged meanwhile written elsewhere; nil where nothing is.
+	logTo func(io.Writer)
 }
 
 // withImages does something with what the data directory holds: by way of the server
@@ -135,7 +138,7 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
-			err = do(openedImages{imageControl: i, seeds: storedSeedState{cfg.SeedFile, d.store.Document(seedStateName)}, direct: true})
+			err = do(openedImages{imageControl: i, seeds: storedSeedState{cfg.SeedFile, d.store.Document(seedStateName)}, direct: true, logTo: logTo(d.log)})
 			if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
 				err = interrupted(ctx, err)
 			}

@@ -22,6 +22,24 @@ func newCommandLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 	return newLogger(&quiet, out)
 }
 
+// logTo returns what has the lines of log written elsewhere: on a terminal they would be in
+// the middle of a display.
+func logTo(log logrus.FieldLogger) func(io.Writer) {
+	return func(out io.Writer) {
+		if e, ok := log.(*logrus.Entry); ok {
+			e.Logger.SetOutput(out)
+		}
+	}
+}
+
+// endWarnings has only errors logged from now on: what is told of work that ends with a
+// command is told by the command.
+func endWarnings(log logrus.FieldLogger) {
+	if e, ok := log.(*logrus.Entry); ok && e.Logger.GetLevel() <= logrus.InfoLevel {
+		e.Logger.SetLevel(min(e.Logger.GetLevel(), logrus.ErrorLevel))
+	}
+}
+
 // newLogger returns the program's log, in the stock forms, and sets up the one
 // of the embedded app, which is logrus' standard logger.
 func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {

@@ -60,11 +60,11 @@ something that was written makes no sense, and 3 when some are there.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return o.with(cmd.Context(), cmd.ErrOrStderr(), job, server, func(s seeding) error {
+			return o.with(cmd.Context(), cmd.ErrOrStderr(), job, server, func(i openedImages) error {
 				if o.dryRun {
-					return o.plan(cmd.Context(), cmd.OutOrStdout(), s, job)
+					return o.plan(cmd.Context(), cmd.OutOrStdout(), i.seeding, job)
 				}
-				return o.seed(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, job)
+				return o.seed(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), i, job)
 			})
 		},
 	}
@@ -124,7 +124,7 @@ func (o *seedOptions) read(stdin io.Reader, notes io.Writer) (job seed.Job, serv
 
 // with does something with what is to be seeded: the server elsewhere, or the data
 // directory.
-func (o *seedOptions) with(ctx context.Context, notes io.Writer, job seed.Job, server *url.URL, do func(seeding) error) error {
+func (o *seedOptions) with(ctx context.Context, notes io.Writer, job seed.Job, server *url.URL, do func(openedImages) error) error {
 	if server == nil {
 		cfg, err := config.Load(o.config)
 		if err != nil {
@@ -134,7 +134,7 @@ func (o *seedOptions) with(ctx context.Context, notes io.Writer, job seed.Job, s
 		if err != nil {
 			return err
 		}
-		err = errors.Join(withSeeding(ctx, cfg, job, func(i openedImages) error { return do(i.seeding) }), done())
+		err = errors.Join(withSeeding(ctx, cfg, job, do), done())
 		if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
 			err = interrupted(ctx, err)
 		}
@@ -143,7 +143,7 @@ func (o *seedOptions) with(ctx context.Context, notes io.Writer, job seed.Job, s
 	if server.Scheme == "http" {
 		_, _ = fmt.Fprintln(notes, "warning: --to is http, by which everybody on the way can read the token") // the result says what counts
 	}
-	return do(newRemoteServer(server, o.tokenFile).client())
+	return do(openedImages{seeding: newRemoteServer(server, o.tokenFile).client()})
 }
 
 // plan prints what a job comes to.
@@ -163,9 +163,15 @@ func (o *seedOptions) plan(ctx context.Context, out io.Writer, s seeding, job se
 }
 
 // seed does a job, and prints what has come of it.
-func (o *seedOptions) seed(ctx context.Context, out, notes io.Writer, s seeding, job seed.Job) error {
+func (o *seedOptions) seed(ctx context.Context, out, notes io.Writer, i openedImages, job seed.Job) error {
 	display := newSeedDisplay(notes, time.Now)
-	report, err := s.Seed(ctx, job, display.show)
+	giveBack := display.takeLog(i.logTo)
+	report, err := i.seeding.Seed(ctx, job, func(p seed.Progress) {
+		if ctx.Err() == nil { // that images fail which were interrupted is no news
+			display.show(p)
+		}
+	})
+	giveBack()
 	display.close()
 	print := printSeeded
 	if o.output == "json" {

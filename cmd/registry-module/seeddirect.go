@@ -112,7 +112,8 @@ func seedDirectly(ctx context.Context, cfg *config.Config, d dataDir, job seed.J
 	if err != nil {
 		return err
 	}
-	return do(openedImages{imageControl: images, seeding: newSeeder(c, names, nil), direct: true})
+	defer endWarnings(d.log)
+	return do(openedImages{imageControl: images, seeding: newSeeder(c, names, nil), direct: true, logTo: logTo(d.log)})
 }
 
 // withMirrored adds the remotes that the data directory has content of, with nobody to

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -120,8 +121,20 @@ func TestSeedDisplay(t *testing.T) {
 	if len(d.layers) > maxBars {
 		t.Errorf("%d bars", len(d.layers))
 	}
+	var log io.Writer
+	back := d.takeLog(func(out io.Writer) { log = out })
+	if log != io.Writer(d) {
+		t.Error("what is logged is written into the bars")
+	}
+	_, _ = io.WriteString(log, "a line of the log\n")
+	if back(); log != io.Writer(&screen) {
+		t.Error("what is logged is not given back")
+	}
 	d.close()
-	for _, want := range []string{"all together", "99 MiB", `failed "team/\x1bapp"`} {
+	if strings.Contains(screen.String(), "done!") {
+		t.Error("it is done, and an image has failed")
+	}
+	for _, want := range []string{"all together", "99 MiB", `failed "team/\x1bapp"`, "a line of the log"} {
 		if !strings.Contains(screen.String(), want) {
 			t.Errorf("%q is not in\n%q", want, screen.String())
 		}

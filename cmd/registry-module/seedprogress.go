@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/progress"
@@ -28,6 +29,7 @@ type seedDisplay struct {
 	done   chan struct{}   // closed when bars do not draw any more
 	all    *progress.Tracker
 	layers map[digest.Digest]*progress.Tracker
+	whole  bool // all images are there
 }
 
 func newSeedDisplay(out io.Writer, now func() time.Time) *seedDisplay {
@@ -56,6 +58,7 @@ func (d *seedDisplay) draw(width int) {
 	style.Options.SpeedSuffix = "/s"
 	style.Options.ETAString = "left"
 	style.Options.TimeInProgressPrecision = time.Second
+	style.Options.ErrorString = "ended"
 	d.bars.SetStyle(style)
 	d.bars.SetPinnedMessages("asking the remotes what there is ...")
 	d.done = make(chan struct{})
@@ -92,6 +95,7 @@ func (d *seedDisplay) show(p seed.Progress) {
 // showBars moves the bars.
 func (d *seedDisplay) showBars(p seed.Progress) {
 	d.bars.SetPinnedMessages(seedProgressText(p))
+	d.whole = p.Failed == 0 && p.Images == p.TotalImages
 	// What was there before would make the rate look better than it is.
 	toFetch := max(p.TotalBytes-p.Bytes+p.Fetched, 1)
 	if d.all == nil {
@@ -125,6 +129,21 @@ func (d *seedDisplay) showBars(p seed.Progress) {
 	}
 }
 
+// Write puts lines of a log above the bars. It implements io.Writer.
+func (d *seedDisplay) Write(p []byte) (int, error) {
+	d.bars.Log("%s", strings.TrimRight(string(p), "\n"))
+	return len(p), nil
+}
+
+// takeLog puts what logTo has above the bars, if there are any, until giveBack is called.
+func (d *seedDisplay) takeLog(logTo func(io.Writer)) (giveBack func()) {
+	if d.bars == nil || logTo == nil {
+		return func() {}
+	}
+	logTo(d)
+	return func() { logTo(d.out) }
+}
+
 // doneText is a line about an image that has come to its end.
 func doneText(i seed.SeededImage) string {
 	text := fmt.Sprintf("%s %s", i.State, printable(i.Image))
@@ -155,8 +174,12 @@ func (d *seedDisplay) close() {
 	for _, t := range d.layers {
 		t.MarkAsDone()
 	}
-	if d.all != nil {
+	switch {
+	case d.all == nil:
+	case d.whole:
 		d.all.MarkAsDone()
+	default:
+		d.all.MarkAsErrored()
 	}
 	d.bars.SetPinnedMessages()
 	for again := time.NewTicker(10 * time.Millisecond); ; {
