@@ -241,6 +241,9 @@ func (f *loadFlags) report(ctx context.Context, cmd *cobra.Command, receipt bund
 	if err != nil {
 		err = interrupted(ctx, err)
 	}
+	if errors.Is(err, bundle.ErrPartly) {
+		err = fmt.Errorf("%w\nbring what is lost, and load this again, which reads only what is missing; `registry-module bundle inspect` lists the chunks", err)
+	}
 	if f.receipt != "" && receipt.Contents != nil {
 		err = errors.Join(err, writeReceipt(f.receipt, receipt))
 	}

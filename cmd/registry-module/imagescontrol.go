@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"registry-module/cache"
 )
@@ -50,13 +51,22 @@ func (e *events) write(ev event) error { return e.writeAny(ev) }
 func (e *events) writeAny(ev any) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.hurry()
 	return e.enc.Encode(ev)
+}
+
+// hurry bounds how long the next write waits for a client that takes nothing: what is done
+// for him keeps others from it.
+func (e *events) hurry() {
+	const patience = time.Minute
+	_ = e.rc.SetWriteDeadline(time.Now().Add(patience)) // not every writer has one
 }
 
 // flush has what was written sent.
 func (e *events) flush() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.hurry()
 	_ = e.rc.Flush() // the client may be gone
 }
 

@@ -103,10 +103,9 @@ type seedEvent struct {
 // send writes any event, and has it sent. It fails where the client is gone, or takes
 // nothing for long.
 func (e *events) send(ev any) error {
-	const patience = time.Minute
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_ = e.rc.SetWriteDeadline(time.Now().Add(patience)) // not every writer has one
+	e.hurry()
 	if err := e.enc.Encode(ev); err != nil {
 		return err
 	}
