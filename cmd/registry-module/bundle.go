@@ -232,12 +232,13 @@ func (f *loadFlags) run(cmd *cobra.Command, name string) error {
 		}
 		receipt, err := c.Load(cmd.Context(), b, o)
 		display.close()
-		return f.report(cmd.Context(), cmd, receipt, err, asJSON)
+		return f.report(cmd.Context(), cmd, receipt, len(b.Description().Images), err, asJSON)
 	})
 }
 
-// report writes the receipt, prints what was loaded, and makes the error of the command.
-func (f *loadFlags) report(ctx context.Context, cmd *cobra.Command, receipt bundle.Receipt, err error, asJSON bool) error {
+// report writes the receipt, prints what was loaded of all images, and makes the error of the
+// command.
+func (f *loadFlags) report(ctx context.Context, cmd *cobra.Command, receipt bundle.Receipt, all int, err error, asJSON bool) error {
 	if err != nil {
 		err = interrupted(ctx, err)
 	}
@@ -249,7 +250,7 @@ func (f *loadFlags) report(ctx context.Context, cmd *cobra.Command, receipt bund
 	}
 	if asJSON {
 		err = errors.Join(err, writeIndented(cmd.OutOrStdout(), receipt))
-	} else if printErr := printReceipt(cmd.OutOrStdout(), receipt); printErr != nil {
+	} else if printErr := printReceipt(cmd.OutOrStdout(), receipt, all); printErr != nil {
 		err = errors.Join(err, printErr)
 	}
 	if _, stopped := errors.AsType[interruption](err); err != nil && !stopped && len(receipt.Images) > 0 {

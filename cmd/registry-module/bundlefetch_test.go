@@ -81,3 +81,12 @@ func TestBundlePlaces(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Where loading was interrupted, it is said how many images there are in all.
+func TestBundleReceiptOfSome(t *testing.T) {
+	var out strings.Builder
+	r := bundle.Receipt{Images: []bundle.LoadedImage{{Image: "registry.test/team/app:v1"}}}
+	if err := printReceipt(&out, r, 3); err != nil || !strings.Contains(out.String(), "1 image of 3,") {
+		t.Errorf("%v, printed\n%s", err, out.String())
+	}
+}

@@ -27,8 +27,9 @@ func writeReceipt(name string, r bundle.Receipt) error {
 	return nil
 }
 
-// printReceipt prints what was loaded. Why something was not is in an error.
-func printReceipt(out io.Writer, r bundle.Receipt) error {
+// printReceipt prints what was loaded of a bundle of so many images. Why something was not
+// is in an error.
+func printReceipt(out io.Writer, r bundle.Receipt, all int) error {
 	var b strings.Builder
 	for _, i := range r.Images {
 		pinned := ""
@@ -42,7 +43,7 @@ func printReceipt(out io.Writer, r bundle.Receipt) error {
 		for _, c := range r.Contents {
 			size += c.Size
 		}
-		fmt.Fprintf(&b, "%s of %d, %s, %s are stored\n", quantity(len(r.Images), "image", "images"), len(r.Images)+len(r.Failed),
+		fmt.Fprintf(&b, "%s of %d, %s, %s are stored\n", quantity(len(r.Images), "image", "images"), all,
 			quantity(len(r.Contents), "manifest or blob", "manifests and blobs"), sizeText(size))
 	}
 	_, err := io.WriteString(out, b.String())
