@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -130,14 +132,21 @@ func testConfig(t *testing.T, dir, host string) *config.Config {
 	return cfg
 }
 
+// freeAddr is an address that nobody listens at. It is none of those that the kernel gives
+// to who connects (ip_local_port_range), or it might be taken before we listen.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, below = 10_000, 32_768
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(below-first)))
+		if err != nil {
+			continue // it is taken
+		}
+		defer func() { _ = ln.Close() }() // only its number is of interest
+		return ln.Addr().String()
 	}
-	defer func() { _ = ln.Close() }() // only its number is of interest
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // serving runs the program until stop is called.
