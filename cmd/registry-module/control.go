@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -233,8 +232,7 @@ func (c *controlClient) send(ctx context.Context, method, target string, body io
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		err = cmp.Or(errors.Unwrap(err), err) // the URL means nothing to anybody
-		return nil, fmt.Errorf("talking to the running server at %s: %w", c.path, err)
+		return nil, fmt.Errorf("talking to the running server at %s: %w", c.path, withoutURL(err))
 	}
 	return resp, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"registry-module/cache"
 	"registry-module/config"
+	"registry-module/upstream/router"
 )
 
 // imageStore is what is stored, by the names under which it is. It is what a
@@ -119,29 +120,38 @@ func withImages(ctx context.Context, cfg *config.Config, do func(openedImages) e
 			if err != nil {
 				return err
 			}
-			served, err := newServedRemotes(d.store, remotes, routes, len(cfg.Remotes) == 0)
+			i, err := d.openCache(ctx, cfg, remotes, routes)
 			if err != nil {
 				return err
 			}
-			opts, err := cacheOptions(cfg, d.store, d.index, remotes, routes, d.log)
-			if err != nil {
-				return err
-			}
-			// A command does what it is told, and nothing on the side.
-			opts.Resume, opts.Prefetch, opts.Attached, opts.ScrubInterval = false, false, false, 0
-			c, err := cache.New(ctx, opts)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, c.Close()) }()
-			i, err := newCachedImages(c, served, cfg)
-			if err != nil {
-				return err
-			}
+			defer func() { err = errors.Join(err, i.cache.Close()) }()
 			err = do(openedImages{imageControl: i, seeds: storedSeedState{cfg.SeedFile, d.store.Document(seedStateName)}, direct: true, logTo: logTo(d.log)})
 			if _, partly := errors.AsType[partlyError](err); !partly && errors.Is(err, context.Canceled) {
 				err = interrupted(ctx, err)
 			}
 			return err
 		})
+}
+
+// openCache opens the cache of the data directory for a command. The caller closes it.
+func (d dataDir) openCache(ctx context.Context, cfg *config.Config, remotes []cache.Remote, routes []router.Remote) (cachedImages, error) {
+	served, err := newServedRemotes(d.store, remotes, routes, len(cfg.Remotes) == 0)
+	if err != nil {
+		return cachedImages{}, err
+	}
+	opts, err := cacheOptions(cfg, d.store, d.index, remotes, routes, d.log)
+	if err != nil {
+		return cachedImages{}, err
+	}
+	// A command does what it is told, and nothing on the side.
+	opts.Resume, opts.Prefetch, opts.Attached, opts.ScrubInterval = false, false, false, 0
+	c, err := cache.New(ctx, opts)
+	if err != nil {
+		return cachedImages{}, err
+	}
+	i, err := newCachedImages(c, served, cfg)
+	if err != nil {
+		return cachedImages{}, errors.Join(err, c.Close())
+	}
+	return i, nil
 }

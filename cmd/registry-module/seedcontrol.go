@@ -251,15 +251,7 @@ var _ seeding = (*seedClient)(nil)
 
 // sendJob is seedClient.send by the socket of the running server.
 func (c *controlClient) sendJob(ctx context.Context, target string, job []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://registry-module"+target, bytes.NewReader(job))
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("talking to the running server at %s: %w", c.path, withoutURL(err))
-	}
-	return resp, nil
+	return c.send(ctx, http.MethodPost, target, bytes.NewReader(job))
 }
 
 // withoutURL is an error of an HTTP client without the URL, which says nothing to anybody.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,7 +18,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
 
-	"registry-module/cache"
 	"registry-module/seed"
 )
 
@@ -326,5 +326,5 @@ func TestSeedStateText(t *testing.T) {
 
 type absentDocument struct{}
 
-func (absentDocument) Read(context.Context) ([]byte, error) { return nil, cache.ErrNotFound }
+func (absentDocument) Read(context.Context) ([]byte, error) { return nil, fs.ErrNotExist }
 func (absentDocument) Write(context.Context, []byte) error  { return nil }

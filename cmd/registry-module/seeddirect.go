@@ -93,27 +93,13 @@ func seedDirectly(ctx context.Context, cfg *config.Config, d dataDir, job seed.J
 	if names.router, err = router.New(routes); err != nil {
 		return err
 	}
-	opts, err := cacheOptions(&all, d.store, d.index, remotes, routes, d.log)
+	images, err := d.openCache(ctx, cfg, remotes, routes)
 	if err != nil {
 		return err
 	}
-	// A command does what it is told, and nothing on the side.
-	opts.Resume, opts.Prefetch, opts.Attached, opts.ScrubInterval = false, false, false, 0
-	c, err := cache.New(ctx, opts)
-	if err != nil {
-		return err
-	}
-	p.closers = append(p.closers, c)
-	served, err := newServedRemotes(d.store, remotes, routes, len(cfg.Remotes) == 0)
-	if err != nil {
-		return err
-	}
-	images, err := newCachedImages(c, served, cfg)
-	if err != nil {
-		return err
-	}
+	p.closers = append(p.closers, images.cache)
 	defer endWarnings(d.log)
-	return do(openedImages{imageControl: images, seeding: newSeeder(c, names, nil), direct: true, logTo: logTo(d.log)})
+	return do(openedImages{imageControl: images, seeding: newSeeder(images.cache, names, nil), direct: true, logTo: logTo(d.log)})
 }
 
 // withMirrored adds the remotes that the data directory has content of, with nobody to

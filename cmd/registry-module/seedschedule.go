@@ -43,7 +43,7 @@ func newScheduler(cfg *config.Config, seeds *seedControl, doc cache.Document, lo
 	}
 	f := &seedFile{path: cfg.SeedFile, log: log}
 	return &seed.Scheduler{
-		Runner: scheduled{seeds, cfg.SeedFile}, File: cfg.SeedFile, Read: f.read, Document: seedDocument{doc}, Log: log,
+		Runner: scheduled{seeds, cfg.SeedFile}, File: cfg.SeedFile, Read: f.read, Document: doc, Log: log,
 	}
 }
 
@@ -61,18 +61,6 @@ func (s scheduled) Seed(ctx context.Context, job seed.Job, progress func(seed.Pr
 	}
 	defer end()
 	return s.control.run(ctx, job, progress)
-}
-
-// seedDocument is a document as package seed has it.
-type seedDocument struct{ cache.Document }
-
-// Read implements seed.Document.
-func (d seedDocument) Read(ctx context.Context) ([]byte, error) {
-	content, err := d.Document.Read(ctx)
-	if errors.Is(err, cache.ErrNotFound) {
-		err = fs.ErrNotExist
-	}
-	return content, err
 }
 
 // seedFile is the seed file of a server.
@@ -156,7 +144,7 @@ func (s storedSeedState) SeedState(ctx context.Context) (state seed.ScheduleStat
 	if s.file == "" {
 		return state, nil
 	}
-	content, err := seedDocument{s.doc}.Read(ctx)
+	content, err := s.doc.Read(ctx)
 	if err == nil {
 		err = json.Unmarshal(content, &state) // what is kept has the same names
 	}
