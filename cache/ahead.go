@@ -136,6 +136,10 @@ func (r *Repository) fetchBlob(ctx context.Context, d v1.Descriptor, held func(i
 		return 0, nil, fmt.Errorf("%w: blob %s: %w, and cannot be taken away", errStorage, d.Digest, errDamaged)
 	}
 	f, fresh, err := r.c.fillAhead(ctx, r, d.Digest, d.Size)
+	before := int64(0)
+	if err == nil && !fresh {
+		before = f.arrived()
+	}
 	switch {
 	case errors.Is(err, errStored):
 		// Of what a fill has just stored the link may be there already.
@@ -155,7 +159,8 @@ func (r *Repository) fetchBlob(ctx context.Context, d v1.Descriptor, held func(i
 			return 0, nil, err
 		}
 	}
-	fetched, err = f.watch(ctx, held)
+	err = f.watch(ctx, held)
+	fetched = f.arrived() - before
 	switch {
 	case ctx.Err() != nil:
 		return fetched, nil, ctx.Err()
@@ -209,18 +214,19 @@ func (r *Repository) tryLinkAgain(ctx context.Context, dgst digest.Digest) error
 // heldEvery is how often is told at most how much of a blob is there.
 const heldEvery = 100 * time.Millisecond
 
-// watch waits until the fill has ended, and calls held meanwhile. It returns how many
-// bytes have come since.
-func (f *fill) watch(ctx context.Context, held func(int64)) (came int64, err error) {
+// arrived returns how many bytes have come from the remote.
+func (f *fill) arrived() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.came
+}
+
+// watch waits until the fill has ended, and calls held meanwhile.
+func (f *fill) watch(ctx context.Context, held func(int64)) error {
 	var told time.Time
-	before := int64(-1)
 	for {
 		f.mu.Lock()
-		if before < 0 {
-			before = f.came
-		}
 		n, progress := f.have.Len(), f.progress
-		came, err = f.came-before, f.err
 		f.mu.Unlock()
 		if now := time.Now(); now.Sub(told) >= heldEvery {
 			told = now
@@ -230,10 +236,10 @@ func (f *fill) watch(ctx context.Context, held func(int64)) (came int64, err err
 		case <-f.gone:
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			return f.came - before, f.err
+			return f.err
 		case <-progress:
 		case <-ctx.Done():
-			return came, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
