@@ -58,7 +58,7 @@ func answerFor(kind contentKind, err error) answer {
 	switch {
 	case errors.Is(err, cache.ErrNotServed):
 		return answer{status: http.StatusNotFound, code: errcode.ErrorCodeNameUnknown}
-	case errors.Is(err, cache.ErrRefused):
+	case errors.Is(err, ErrForbidden), errors.Is(err, cache.ErrRefused):
 		return answer{status: http.StatusForbidden, code: errcode.ErrorCodeDenied}
 	case errors.Is(err, cache.ErrLoop):
 		a := answer{status: http.StatusLoopDetected, code: errcode.ErrorCodeUnavailable}
@@ -106,12 +106,8 @@ const statusClientClosed = 499
 // appError makes err one that the app passes on with the right code, and leaves
 // status and headers, which the app has no way to express, with the exchange.
 func appError(ctx context.Context, kind contentKind, err error) error {
-	x := exchangeFrom(ctx)
-	if x != nil && x.refused != nil {
-		err = x.refused
-	}
 	a := answerFor(kind, err)
-	if x != nil {
+	if x := exchangeFrom(ctx); x != nil {
 		x.override(a, err)
 	}
 	return a.apiError(err)

@@ -36,10 +36,11 @@ type exchange struct {
 	status int    // 0 until something is sent
 	bytes  int64
 
-	// repo is what the request is about, nil where that is no repository, or none
-	// that is served: refused is why.
-	repo    *cache.Name
-	refused error
+	// repo is what the request is about, nil where that is no repository.
+	repo *cache.Name
+
+	// caller is who has sent it, nil where there is no access control.
+	caller Caller
 
 	// asked is the URL of a request for a list, for the link to its next page.
 	asked *url.URL

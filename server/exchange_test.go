@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/distribution/distribution/v3/configuration"
 	stockauth "github.com/distribution/distribution/v3/registry/auth"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
@@ -27,15 +26,7 @@ func (c controller) Authorized(*http.Request, ...stockauth.Access) (*stockauth.G
 	return c()
 }
 
-// configure makes it the app's, too.
-func (c controller) configure(o *server.Options) {
-	o.Access = c
-	// It fails where another test has registered it.
-	_ = stockauth.Register("test", func(params map[string]any) (stockauth.AccessController, error) {
-		return params["controller"].(stockauth.AccessController), nil
-	})
-	o.Config = &configuration.Configuration{Auth: configuration.Auth{"test": {"controller": c}}}
-}
+func (c controller) configure(o *server.Options) { o.Access = controlled{c} }
 
 // Checking a password takes a while on purpose: it is done once.
 func TestAccessIsCheckedOnce(t *testing.T) {

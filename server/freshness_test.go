@@ -211,7 +211,7 @@ func TestReferrersInPages(t *testing.T) {
 func TestReferrersWithAccess(t *testing.T) {
 	s := newSite(t)
 	s.attach("test/signature")
-	closed := s.serve(t, func(o *server.Options) { o.Access = refusing{} })
+	closed := s.serve(t, func(o *server.Options) { o.Access = controlled{refusing{}} })
 	r := do(t, http.MethodGet, closed+"/v2/a/b/referrers/"+s.image.String())
 	if r.status != 401 || r.code(t) != "UNAUTHORIZED" || r.header.Get("WWW-Authenticate") != "test" || strings.Contains(string(r.body), "signature") {
 		t.Errorf("status %d, %q, %s", r.status, r.header, r.body)

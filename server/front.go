@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
-	"github.com/distribution/distribution/v3/registry/auth"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
@@ -75,27 +75,32 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	if rt.kind == tagsRoute {
 		x.asked = r.URL
 	}
-	resource := rt.name // of access control
+	asked := rt.asked(r, s.prefix)
+	var refused error
 	if rt.name != "" {
 		var ctx context.Context
-		if ctx, err = s.onBehalf(r); err == nil {
+		if ctx, refused = s.onBehalf(r); refused == nil {
 			r = r.WithContext(ctx)
-			resource, err = s.direct(x, ns, rt, wantsFresh(r))
 		}
+		places, err := s.direct(x, ns, rt, wantsFresh(r))
+		asked.Resource, asked.Places = resource(ns, rt, places), places
+		refused = cmp.Or(refused, err)
+	}
+	// Who is not let in is not told what is configured.
+	if !s.admit(x, r, asked) {
+		return
+	}
+	if refused != nil {
+		s.setCommonHeader(x.Header())
+		s.fail(x, repositoryContent, refused)
+		return
 	}
 	if rt.kind == referrersRoute {
-		x.refused = err
-		s.serveReferrers(x, r, rt, resource)
+		s.serveReferrers(x, r, rt)
 		return
 	}
-	if x.refused = err; err != nil && s.access == nil {
-		s.setCommonHeader(x.Header())
-		s.fail(x, repositoryContent, err)
-		return
-	}
-	// With access control, who is not let in is not told what is configured.
-	if err != nil || !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt, resource) {
-		s.app.ServeHTTP(x, s.forApp(x, r, rt, resource))
+	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {
+		s.app.ServeHTTP(x, forApp(x, r))
 	}
 	// Only now, so that the manifest is on its way before its blobs are.
 	if r.Method == http.MethodGet && x.status == http.StatusOK && len(x.manifest.Bytes) > 0 {
@@ -124,23 +129,30 @@ func namespaceOf(r *http.Request) (string, error) {
 	return ns[0], nil
 }
 
-// direct finds out which repository of which remote the request is about, and what
-// that is called for access control: who may pull a repository need not be allowed to
-// pull the one of the same name in another namespace.
-func (s *Server) direct(x *exchange, ns string, rt route, fresh bool) (resource string, err error) {
+// direct finds out which repository of which remote the request is about.
+func (s *Server) direct(x *exchange, ns string, rt route, fresh bool) ([]cache.Place, error) {
 	places, err := s.router.Route(ns, rt.name)
 	if err != nil {
-		return rt.name, err
+		return nil, err
 	}
 	x.repo = s.cache.Name(rt.name, places...)
 	if fresh {
 		x.repo = x.repo.Fresh()
 	}
-	if ns == "" {
-		return rt.name, nil
+	if ns != "" {
+		x.Header().Set("OCI-Namespace", ns)
 	}
-	x.Header().Set("OCI-Namespace", ns)
-	return places[0].Host + "/" + places[0].Repo, nil // whatever it is called
+	return places, nil
+}
+
+// resource is what access control calls the repository that a request is about: who may
+// pull a repository need not be allowed to pull the one of the same name in another
+// namespace.
+func resource(ns string, rt route, places []cache.Place) string {
+	if ns == "" || len(places) == 0 {
+		return rt.name
+	}
+	return places[0].Host + "/" + places[0].Repo // whatever it is called
 }
 
 // onBehalf returns the request's context with what it has passed on its way to us, for
@@ -160,18 +172,13 @@ func (s *Server) onBehalf(r *http.Request) (context.Context, error) {
 	return via.With(r.Context(), via.Ours(chain)), nil
 }
 
-// forApp returns the request as the app is to see it, which controls access by the
-// name in the path.
-func (s *Server) forApp(x *exchange, r *http.Request, rt route, resource string) *http.Request {
-	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-	if s.access == nil || resource == rt.name {
-		return r
+// forApp returns the request as the app is to see it.
+func forApp(x *exchange, r *http.Request) *http.Request {
+	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	if x.caller != nil {
+		ctx = identified{ctx, x.caller.Name()}
 	}
-	u := *r.URL
-	before, after, _ := strings.Cut(u.Path, "/v2/"+rt.name+"/")
-	u.Path, u.RawPath = before+"/v2/"+resource+"/"+after, ""
-	r.URL = &u
-	return r
+	return r.WithContext(ctx)
 }
 
 // fail answers with what went wrong without the app.
@@ -205,14 +212,12 @@ func (s *Server) setCommonHeader(h http.Header) {
 
 // serveStored answers from the store what needs no remote, as the app would, at
 // a fraction of its cost. It returns false, having sent nothing, where the app
-// has to take over: for anything else, and for whom the access controller has
-// something to say to. That is asked last, because it can be slow on purpose
-// (bcrypt), and the app will ask again.
-func (s *Server) serveStored(x *exchange, r *http.Request, rt route, resource string) bool {
+// has to take over.
+func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
 	switch rt.kind {
 	case manifestRoute:
 		t, err := storedManifest(r.Context(), x.repo, rt.reference)
-		if err != nil || !s.mayPull(r, resource) {
+		if err != nil {
 			return false
 		}
 		s.setCommonHeader(x.Header())
@@ -223,23 +228,20 @@ func (s *Server) serveStored(x *exchange, r *http.Request, rt route, resource st
 		x.manifest = t.Manifest
 		return true
 	case blobRoute:
-		return s.serveStoredBlob(x, r, rt, resource)
+		return s.serveStoredBlob(x, r, rt)
 	default:
 		return false
 	}
 }
 
 // serveStoredBlob is serveStored for a blob.
-func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route, resource string) bool {
+func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
 	dgst := digest.Digest(rt.reference)
 	content, err := x.repo.CachedBlob(r.Context(), dgst)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if !s.mayPull(r, resource) {
-		return false
-	}
 	s.setCommonHeader(x.Header())
 	if r.Method == http.MethodHead {
 		headBlob(x, r, cache.Descriptor{Digest: dgst, Size: content.Size()})
@@ -297,45 +299,6 @@ func matches(header []string, etag string) bool {
 	return false
 }
 
-// mayPull asks the access controller what the app would ask it.
-func (s *Server) mayPull(r *http.Request, name string) bool {
-	return s.pullAccess(r, name) == nil
-}
-
-// errNoGrant is why nobody is let in whom the access controller has nothing to say to.
-var errNoGrant = errors.New("access was not granted")
-
-// pullAccess returns why a repository may not be pulled.
-func (s *Server) pullAccess(r *http.Request, name string) error {
-	if s.access == nil {
-		return nil
-	}
-	grant, err := s.access.Authorized(r, auth.Access{
-		Resource: auth.Resource{Type: "repository", Name: name},
-		Action:   "pull",
-	})
-	if err == nil && grant == nil {
-		err = errNoGrant
-	}
-	return err
-}
-
-// authorize answers who may not pull a repository, as the app would, and returns false.
-func (s *Server) authorize(x *exchange, r *http.Request, name string) bool {
-	err := s.pullAccess(r, name)
-	if err == nil {
-		return true
-	}
-	if challenge, ok := errors.AsType[auth.Challenge](err); ok {
-		challenge.SetHeaders(r, x)
-		s.refuse(x, http.StatusUnauthorized, errcode.ErrorCodeUnauthorized, errcode.ErrorCodeUnauthorized.Message())
-		return false
-	}
-	s.log.WithError(err).Warnf("whether %s may be pulled could not be found out", name)
-	s.refuse(x, http.StatusBadRequest, errcode.ErrorCodeUnknown, errcode.ErrorCodeUnknown.Message())
-	return false
-}
-
 // logRequest writes the access log.
 func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
 	fields := logrus.Fields{
@@ -349,6 +312,9 @@ func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
 	}
 	if ns := r.URL.Query().Get("ns"); ns != "" {
 		fields["ns"] = fmt.Sprintf("%.100s", ns)
+	}
+	if x.caller != nil && x.caller.Name() != "" {
+		fields["user"] = fmt.Sprintf("%.100s", x.caller.Name())
 	}
 	if x.freshness.Stale != nil {
 		fields["stale"] = x.freshness.Stale.Error()

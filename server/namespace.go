@@ -45,18 +45,14 @@ func (*namespace) Scope() distribution.Scope { return distribution.GlobalScope }
 // the request comes in, since the app does not see all of it.
 func (n *namespace) Repository(ctx context.Context, name reference.Named) (distribution.Repository, error) {
 	x := exchangeFrom(ctx)
-	if x == nil {
+	if x == nil || x.repo == nil {
 		return nil, distribution.ErrRepositoryUnknown{Name: name.Name()}
 	}
-	repo := x.repo
-	if repo == nil {
-		repo = n.cache.Name(name.Name()) // which has nothing; see appError for why
-	}
-	return &repository{ns: n, named: name, repo: repo}, nil
+	return &repository{ns: n, named: name, repo: x.repo}, nil
 }
 
 // Repositories implements distribution.Namespace: the names, after last, by which
-// what is stored can be pulled.
+// what is stored can be pulled by who asks.
 func (n *namespace) Repositories(ctx context.Context, repos []string, last string) (int, error) {
 	var names []string // in order, one more than are wanted, and now and then twice as many
 	first := func() {
@@ -64,9 +60,16 @@ func (n *namespace) Repositories(ctx context.Context, repos []string, last strin
 		names = slices.Compact(names)
 		names = names[:min(len(names), len(repos)+1)]
 	}
+	var caller Caller
+	if x := exchangeFrom(ctx); x != nil {
+		caller = x.caller
+	}
 	for p, err := range n.cache.Places(ctx) {
 		if err != nil {
 			return 0, appError(ctx, repositoryContent, err)
+		}
+		if caller != nil && !caller.MayPull(p) {
+			continue
 		}
 		if name, ok := n.router.Listed(p); ok && name > last {
 			if names = append(names, name); len(names) > 2*(len(repos)+1) {

@@ -2,17 +2,16 @@
 // registries.
 //
 // It is the embedded distribution v3 app, whose storage is replaced by the cache
-// through its registry middleware, so that routing, access control, catalog,
-// notifications and configuration are the stock ones; and what stands in front
-// of it: checks of what clients send, the choice of the remote that a request
-// means, a stop for requests that go round in a circle, and a short way for what is
-// stored already, which asks the same access controller and gives
-// the same answers.
+// through its registry middleware, so that routing, catalog, notifications and
+// configuration are the stock ones; and what stands in front of it: checks of what
+// clients send, the choice of the remote that a request means, a stop for requests
+// that go round in a circle, the question who may have what, and a short way for what
+// is stored already, which gives the same answers.
 //
 // It promises honest statuses (one table, errors.go), that no response ends well
 // whose bytes do not match the digest, and that nothing that a client sends gets
-// further than its own request. It trusts the cache for content and the access
-// controller for identity. Of this module it imports cache and
+// further than its own request, nor to anything before [Access] was asked. It trusts the
+// cache for content and Access for identity. Of this module it imports cache and
 // internal/via.
 package server
 
@@ -30,7 +29,6 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
-	"github.com/distribution/distribution/v3/registry/auth"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
@@ -63,13 +61,12 @@ type Options struct {
 	Name string
 
 	// Config is the stock configuration, of which http.headers, http.prefix,
-	// auth, catalog, tags, notifications and log.accesslog are used here.
+	// catalog, tags, notifications and log.accesslog are used here.
 	// Nil is the stock default.
 	Config *configuration.Configuration
 
-	// Access decides who may pull what; it has to be what Config.Auth
-	// configures for the app. Nil lets everybody pull.
-	Access auth.AccessController
+	// Access decides who may pull what. Nil lets everybody pull.
+	Access Access
 
 	// Metrics get registry_module_answers_total by kind (tag, tags, referrers) and
 	// freshness (fresh, revalidating, stale); default none.
@@ -85,7 +82,7 @@ type Server struct {
 	cache     *cache.Cache
 	router    Router
 	name      string // in Via headers
-	access    auth.AccessController
+	access    Access
 	headers   http.Header
 	prefix    string // http.prefix as it is in a request
 	shortcut  bool   // stored content need not go through the app
@@ -166,6 +163,7 @@ func newApp(ctx context.Context, stock *configuration.Configuration, ns *namespa
 		"registry": {{Name: middlewareName}},
 	}
 	config.Proxy = configuration.Proxy{} // the proxy is ours
+	config.Auth = nil                    // who comes this far was let in
 	config.Redis = configuration.Redis{}
 	config.HTTP.RelativeURLs = true // proxies below us do not rewrite Location
 	if config.HTTP.Secret == "" {

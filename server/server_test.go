@@ -515,8 +515,7 @@ func TestAccess(t *testing.T) {
 	access, err := stockauth.GetAccessController("htpasswd", params)
 	must(t, err)
 	s := newSite(t, func(o *server.Options) {
-		o.Access = access
-		o.Config = &configuration.Configuration{Auth: configuration.Auth{"htpasswd": params}}
+		o.Access = controlled{access}
 	})
 	for _, path := range []string{"/v2/", "/v2/a/b/manifests/v1", "/v2/a/b/blobs/" + s.layerDigest.String(), "/v2/a/b/tags/list", "/v2/_catalog"} {
 		for range 2 { // cold, stored

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/distribution/distribution/v3/configuration"
-	stockauth "github.com/distribution/distribution/v3/registry/auth"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
@@ -66,7 +64,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}()
 
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	access, err := accessController(cfg.Stock.Auth)
+	access, err := wireAccess(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -353,13 +351,6 @@ func orNever(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
-}
-
-func accessController(cfg configuration.Auth) (stockauth.AccessController, error) {
-	if t := cfg.Type(); t != "" && t != "none" {
-		return auth.NewAccessController(t, cfg.Parameters())
-	}
-	return nil, nil
 }
 
 // Close ends the program's parts, the last first.
