@@ -183,6 +183,21 @@ type Config struct {
 	// loaded that are signed with one of them.
 	BundleTrustKeys []string
 
+	// AccessPolicy is a file that says who may pull what, see package auth/policy. Where it
+	// is empty, who is let in may pull all.
+	AccessPolicy string
+
+	// AccessCRLs are files with lists of client certificates that were revoked.
+	AccessCRLs []string
+
+	// ServerCertificate tells that the certificate which clients are shown comes from
+	// the IoT Edge workload API.
+	ServerCertificate bool
+
+	// ClientCertificateRequired tells that who shows no client certificate is not let in,
+	// and so neither who speaks no TLS.
+	ClientCertificateRequired bool
+
 	// Warnings are what is worth a line in the log but not an error, for
 	// example a variable that nothing reads.
 	Warnings []string
@@ -257,6 +272,15 @@ type Remote struct {
 	// Insecure tells not to verify the remote's certificate.
 	Insecure bool
 
+	// TrustBundle tells to trust the authorities of the IoT Edge device as well.
+	TrustBundle bool
+
+	// PassThrough tells to serve only to those whom the remote itself would let pull, by
+	// the credentials that they send. Its verdict holds for PassThroughTTL, and for
+	// PassThroughGrace while it cannot be asked; 0 is not at all.
+	PassThrough                      bool
+	PassThroughTTL, PassThroughGrace time.Duration
+
 	// HTTPProxy is the proxy that requests go through; nil is what the
 	// environment says (HTTPS_PROXY and the like). It may have a password.
 	HTTPProxy *url.URL
@@ -318,6 +342,11 @@ func (s source) load(path string) (*Config, error) {
 		path = s.firstStockPath()
 	}
 	l := newLoader(path)
+	for _, entry := range s.environ {
+		if name, value, _ := strings.Cut(entry, "="); name == parentVariable || name == workloadVariable {
+			l.environment[name] = value
+		}
+	}
 	var doc *document
 	if path == "" {
 		doc = builtin()

@@ -35,6 +35,9 @@ type document struct {
 	Cache  cacheSection  `yaml:"cache,omitempty"`
 	Seed   seedSection   `yaml:"seed,omitempty"`
 	Bundle bundleSection `yaml:"bundle,omitempty"`
+
+	Access  accessSection  `yaml:"access,omitempty"`
+	IoTEdge iotEdgeSection `yaml:"iotedge,omitempty"`
 }
 
 // proxySection has the keys of [configuration.Proxy] and ours: what is for all
@@ -85,6 +88,11 @@ type remoteSection struct {
 	Key         string `yaml:"key,omitempty"`
 	Insecure    bool   `yaml:"insecure,omitempty"`
 	HTTPProxy   string `yaml:"httpproxy,omitempty"`
+	TrustBundle *bool  `yaml:"trustbundle,omitempty"`
+
+	PassThrough      bool   `yaml:"passthrough,omitempty"`
+	PassThroughTTL   string `yaml:"passthroughttl,omitempty"`
+	PassThroughGrace string `yaml:"passthroughgrace,omitempty"`
 
 	Connections    string `yaml:"connections,omitempty"`
 	MaxConnections string `yaml:"maxconnections,omitempty"`

@@ -29,6 +29,7 @@ func (l *loader) finish(doc *document) (*Config, error) {
 	l.finishValidation(doc)
 	l.finishLists(doc)
 	l.finishProxy(doc, c)
+	l.finishAccess(doc, c)
 	l.finishCache(doc, c)
 	l.finishSeed(doc, c)
 	l.rejectUnsupported(doc)

@@ -96,10 +96,12 @@ type loader struct {
 	// variables has the variable that has set each key, which can have more than
 	// one name.
 	variables map[string]string
+	// environment has those variables of IoT Edge that are looked at.
+	environment map[string]string
 }
 
 func newLoader(source string) *loader {
-	return &loader{source: source, lines: map[string]int{}, variables: map[string]string{}}
+	return &loader{source: source, lines: map[string]int{}, variables: map[string]string{}, environment: map[string]string{}}
 }
 
 func (l *loader) problem(p Problem) {

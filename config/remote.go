@@ -62,6 +62,7 @@ func (r remoteReader) read() Remote {
 		CertFile:       s.Certificate,
 		KeyFile:        s.Key,
 		Insecure:       s.Insecure,
+		TrustBundle:    r.trustBundle(),
 		AllowedRealms:  s.AllowedRealms,
 		Bandwidth:      l.bandwidth(r.at("bandwidth"), s.Bandwidth),
 		StallTimeout:   l.duration(r.at("stalltimeout"), s.StallTimeout, DefaultStallTimeout),
@@ -74,6 +75,7 @@ func (r remoteReader) read() Remote {
 		r.bad("stalltimeout", s.StallTimeout, "is no time at all: write for example %v", DefaultStallTimeout)
 	}
 	r.tags(&remote)
+	r.passThrough(&remote)
 	r.connections(&remote)
 	if s.Alias != "" && !component.MatchString(s.Alias) {
 		r.bad("alias", s.Alias, "is not a path component: write lower-case letters and digits, with single . _ or - in between, for example hub")
@@ -151,7 +153,11 @@ func (r remoteReader) url() *url.URL {
 			username, password, variable(username), variable(password))
 		return nil
 	}
-	u, err := upstream.ParseURL(s)
+	url, ok := r.above(s)
+	if !ok {
+		return nil
+	}
+	u, err := upstream.ParseURL(url)
 	if err != nil {
 		r.bad("remoteurl", s, "cannot be used: %v", err)
 		return nil
