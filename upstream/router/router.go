@@ -211,6 +211,34 @@ func (r *Router) Listed(p cache.Place) (name string, ok bool) {
 	return "", false
 }
 
+// Names returns all that clients can call what is at p, in paths and, with the host of a
+// remote in front, by the namespace parameter. There is none where its remote is not
+// configured. Whether it is ruled out by a pattern does not matter.
+func (r *Router) Names(p cache.Place) []string {
+	i := slices.IndexFunc(r.remotes, func(m Remote) bool { return m.Host == p.Host })
+	if i < 0 {
+		return nil
+	}
+	remote := &r.remotes[i]
+	var names []string
+	for _, repo := range remote.names(p.Repo) {
+		first, _, isBelow := strings.Cut(repo, "/")
+		if _, taken := r.names[first]; remote.Default && !(isBelow && taken) || slices.Contains(remote.Namespaces, first) {
+			names = append(names, repo)
+		}
+		for _, before := range []string{remote.Host, remote.Alias} {
+			if before != "" {
+				names = append(names, before+"/"+repo)
+			}
+		}
+		if remote.Host == upstream.DockerHub {
+			names = append(names, "docker.io/"+repo, "index.docker.io/"+repo)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // list names what is configured, for messages.
 func (r *Router) list() string {
 	var names []string
