@@ -14,12 +14,16 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "seed", "seed/bundle", "seed/source", "server", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "seed", "seed/bundle", "seed/source", "server", "server/accept", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
 			[]string{"cache", "internal/..."},
 			"server speaks HTTP for a cache; which store, remote and configuration are behind it is for main to choose",
+		},
+		"server/accept": {
+			[]string{"internal/..."},
+			"accept knows connections and certificates; what is served on them is for the HTTP server",
 		},
 		"seed": {
 			[]string{"cache", "internal/..."},
@@ -140,7 +144,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "cmd/registry-module", "doctor", "doctor/machine", "server", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "cmd/registry-module", "doctor", "doctor/machine", "server", "server/accept", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {

@@ -236,11 +236,11 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading: %w", err)
 	}
 	content, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
-	if err == nil && len(content) > MaxSize { // it has grown since it was looked at
-		err = tooLarge(path)
-	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("reading: %w", err)
+	}
+	if len(content) > MaxSize { // it has grown since it was looked at
+		return nil, tooLarge(path)
 	}
 	return content, nil
 }
