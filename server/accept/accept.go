@@ -14,7 +14,6 @@ import (
 	"container/list"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -88,9 +87,7 @@ func New(inner net.Listener, opts Options) *Listener {
 		opts.MaxConns = maxConns(openFiles())
 	}
 	if opts.Log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		opts.Log = silent
+		opts.Log = silence()
 	}
 	l := &Listener{
 		inner:    inner,
@@ -177,10 +174,12 @@ func (l *Listener) run() {
 func (l *Listener) recover(err error, delay time.Duration) {
 	if dropped, ok := l.crowded.next(); ok {
 		l.opts.Log.WithError(err).WithField("before", dropped).
-			Warn("a connection cannot be accepted; an idle one is closed, if there is one. If it goes on, raise the limit of open files (ulimit -n)")
+			Warn("a connection cannot be accepted yet; if it is for lack of something, idle ones are closed. If it goes on, raise the limit of open files (ulimit -n)")
 	}
 	if crowded(err) {
-		l.evictStale()
+		l.mu.Lock()
+		l.evict()
+		l.mu.Unlock()
 	}
 	wait := time.NewTimer(delay)
 	defer wait.Stop()
@@ -199,22 +198,38 @@ func (l *Listener) admit(raw net.Conn) *conn {
 			l.mu.Unlock()
 			return nil
 		}
-		if len(l.conns) < l.opts.MaxConns || l.evict() {
+		wait, evicted := time.Duration(0), false
+		if len(l.conns) >= l.opts.MaxConns {
+			wait, evicted = l.evict()
+		}
+		if len(l.conns) < l.opts.MaxConns {
 			c := &conn{raw: raw, given: raw}
 			l.rest(c)
 			l.conns[raw] = c
 			l.mu.Unlock()
+			l.logCrowd(evicted)
 			return c
 		}
 		l.mu.Unlock()
-		if dropped, ok := l.crowded.next(); ok {
-			l.opts.Log.WithField("before", dropped).
-				Warnf("all of %d connections are in use: new ones have to wait", l.opts.MaxConns)
+		if wait == 0 {
+			l.logBusy()
 		}
-		select {
-		case <-l.room:
-		case <-l.done:
-		}
+		l.await(wait)
+	}
+}
+
+// await waits until there may be room, or for so long if that is not 0.
+func (l *Listener) await(most time.Duration) {
+	var end <-chan time.Time
+	if most > 0 {
+		timer := time.NewTimer(most)
+		defer timer.Stop()
+		end = timer.C
+	}
+	select {
+	case <-l.room:
+	case <-end:
+	case <-l.done:
 	}
 }
 
@@ -223,29 +238,21 @@ func (l *Listener) rest(c *conn) {
 	c.idle, c.since = l.idle.PushBack(c), time.Now()
 }
 
-// evictStale is evict, but spares who may be about to ask for something.
-func (l *Listener) evictStale() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if oldest := l.idle.Front(); oldest != nil && time.Since(oldest.Value.(*conn).since) > stale {
-		l.evict()
-	}
-}
-
-// evict closes the connection that has been idle for longest, if there is one. Mu is held.
-func (l *Listener) evict() bool {
+// evict closes the connection that has been idle for longest, if there is one. It spares
+// who has not had the time to ask for something: then it returns how long they still have.
+// Mu is held.
+func (l *Listener) evict() (wait time.Duration, evicted bool) {
 	oldest := l.idle.Front()
 	if oldest == nil {
-		return false
+		return 0, false
 	}
 	c := oldest.Value.(*conn)
+	if wait = grace - time.Since(c.since); wait > 0 {
+		return wait, false
+	}
 	l.remove(c)
 	_ = c.raw.Close() // nothing is under way on it
-	if dropped, ok := l.crowded.next(); ok {
-		l.opts.Log.WithFields(logrus.Fields{"client": address(c.raw), "before": dropped}).
-			Warnf("there are %d connections: the one that was idle for longest was closed to make room", l.opts.MaxConns)
-	}
-	return true
+	return 0, true
 }
 
 // remove makes room for another one. Mu is held.

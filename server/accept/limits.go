@@ -18,9 +18,9 @@ const (
 	// the index, of downloads, and connections to remotes.
 	otherFiles = 256
 
-	// stale is how long it takes at the very most, but for rare cases, until a client that
-	// has connected has sent its request.
-	stale = time.Second
+	// grace is how long an idle connection is kept in any case. A client has its request on
+	// the way when it has connected, but the server has to get round to reading it.
+	grace = 100 * time.Millisecond
 
 	// linesPerPeriod is how many lines there can be about something that anybody can cause.
 	linesPerPeriod = 10

@@ -3,10 +3,14 @@ package accept
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
+
+	"github.com/sirupsen/logrus"
 )
 
 // How much of what a client has written gets into the log, in bytes.
@@ -14,6 +18,13 @@ const (
 	maxName = 200
 	maxText = 1000
 )
+
+// silence is a log that nobody reads.
+func silence() logrus.FieldLogger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return log
+}
 
 // logHandshake tells why there was no handshake. A certificate that is refused is what
 // somebody is going to ask about; the rest is what the internet is full of.
@@ -32,13 +43,32 @@ func (l *Listener) logHandshake(c net.Conn, err error) {
 		name(refused.UnverifiedCertificates[0].Subject), clean(refused.Err.Error(), maxText))
 }
 
+// logCrowd tells that a connection was closed to make room, if so.
+func (l *Listener) logCrowd(evicted bool) {
+	if !evicted {
+		return
+	}
+	if dropped, ok := l.crowded.next(); ok {
+		l.opts.Log.WithField("before", dropped).
+			Warnf("there are %d connections: the one that was idle for longest was closed to make room", l.opts.MaxConns)
+	}
+}
+
+// logBusy tells that there is no connection that could be closed to make room.
+func (l *Listener) logBusy() {
+	if dropped, ok := l.crowded.next(); ok {
+		l.opts.Log.WithField("before", dropped).
+			Warnf("all of %d connections are in use: new ones have to wait. If it goes on, raise the limit of open files (ulimit -n)", l.opts.MaxConns)
+	}
+}
+
 // clean makes a text that others have written one line of at most so many bytes, and some
 // for what stands for others.
 func clean(s string, most int) string {
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "..."
 	}
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || s == "" {
+	if s == "" || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.QuoteToGraphic(s)
 	}
 	return s

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -85,9 +84,7 @@ func NewTLSConfig(opts TLSOptions) (*tls.Config, error) {
 		opts.Now = time.Now
 	}
 	if opts.Log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		opts.Log = silent
+		opts.Log = silence()
 	}
 	// HTTP/1.1 only: blobs are most of the work, and HTTP/2 would put a second flow control
 	// between their file and the socket.

@@ -1,0 +1,9 @@
+package accept
+
+// For tests that look inside.
+var (
+	ReadCRLs     = readCRLs
+	Certificates = certificates
+	Clean        = clean
+	MaxConns     = maxConns
+)
