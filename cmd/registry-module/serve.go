@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
+	"registry-module/server/accept"
 	"registry-module/upstream/breaker"
 )
 
@@ -67,7 +68,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := listen(cfg)
+	ln, err := listen(cfg, apiTLS{}, log)
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
@@ -76,7 +77,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 		return errors.Join(err, ln.Close(), p.Close())
 	}
 	all := []served{
-		{newHTTPServer(p.handler, log), ln},
+		{newAPIServer(p.handler, ln, log), ln},
 		{newControlServer(ctx, besides(adminHandler(p.metrics, p.statuses, cfg.Stock.HTTP.Debug.Prometheus), p.byAdmin(cfg, log)), log), admin},
 	}
 	if control, err := listenControl(cfg.DataDir); err != nil {
@@ -122,7 +123,7 @@ func run(ctx context.Context, log logrus.FieldLogger, drain time.Duration, all .
 	var connections sync.WaitGroup
 	failed := make(chan error, len(all))
 	for _, s := range all {
-		s.server.ConnState = count(&connections)
+		s.server.ConnState = count(&connections, s.server.ConnState)
 		go func() { failed <- s.server.Serve(s.listener) }()
 	}
 	var errs []error
@@ -159,9 +160,12 @@ func run(ctx context.Context, log logrus.FieldLogger, drain time.Duration, all .
 }
 
 // count counts the connections that are open, each until its handler has
-// returned.
-func count(open *sync.WaitGroup) func(net.Conn, http.ConnState) {
-	return func(_ net.Conn, state http.ConnState) {
+// returned. Next, if set, is told what becomes of them, too.
+func count(open *sync.WaitGroup, next func(net.Conn, http.ConnState)) func(net.Conn, http.ConnState) {
+	return func(c net.Conn, state http.ConnState) {
+		if next != nil {
+			next(c, state)
+		}
 		switch state {
 		case http.StateNew:
 			open.Add(1)
@@ -176,7 +180,7 @@ func count(open *sync.WaitGroup) func(net.Conn, http.ConnState) {
 // bounds how long a client may take nothing.
 func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 	return &http.Server{
-		Handler:           h,
+		Handler:           boundBodies(h, 0),
 		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -184,12 +188,28 @@ func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 	}
 }
 
-func listen(cfg *config.Config) (net.Listener, error) {
+// newAPIServer is newHTTPServer for what anybody can reach. It serves ln alone, which
+// bounds how many connections there are.
+func newAPIServer(h http.Handler, ln *accept.Listener, log logrus.FieldLogger) *http.Server {
+	srv := newHTTPServer(h, log)
+	srv.Handler = boundBodies(h, bodyTimeout)
+	srv.ConnState = ln.ConnState
+	return srv
+}
+
+// listen opens the API port: for plain HTTP, and, where there is a certificate, for TLS
+// as well. Where clients have to show a certificate, plain HTTP is refused.
+func listen(cfg *config.Config, by apiTLS, log logrus.FieldLogger) (*accept.Listener, error) {
+	stock := cfg.Stock.HTTP.TLS
+	secured, err := by.config(stock, log)
+	if err != nil {
+		return nil, err
+	}
 	ln, err := net.Listen(cfg.Net, cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listening (REGISTRY_HTTP_ADDR): %w", err)
 	}
-	return withTLS(ln, cfg.Stock.HTTP.TLS)
+	return accept.New(ln, accept.Options{TLS: secured, RequireTLS: demandsCertificates(stock), Log: log}), nil
 }
 
 func listenAdmin(cfg *config.Config) (net.Listener, error) {

@@ -2,58 +2,80 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"slices"
 
 	"github.com/distribution/distribution/v3/configuration"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/internal/reloaded"
+	"registry-module/server/accept"
 )
 
-// withTLS makes ln speak TLS where a certificate is configured, with the keys of
-// the stock configuration.
-func withTLS(ln net.Listener, cfg configuration.TLS) (net.Listener, error) {
-	if cfg.Certificate == "" {
-		return ln, nil
-	}
-	conf, err := tlsConfig(cfg)
-	if err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return tls.NewListener(ln, conf), nil
+// certificateSource returns the certificate that the API port shows.
+type certificateSource func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// apiTLS is what makes TLS of the API port, beside the keys of the stock configuration.
+// The zero value is what these say.
+type apiTLS struct {
+	source certificateSource // instead of http.tls.certificate; nil for none
+	crls   []string          // files, access.crls
 }
 
-func tlsConfig(cfg configuration.TLS) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(cfg.Certificate, cfg.Key)
-	if err != nil {
-		return nil, fmt.Errorf("http.tls.certificate and http.tls.key: %w", err)
+// config returns how the API port speaks TLS, with the keys of the stock configuration;
+// nil where there is no certificate.
+func (a apiTLS) config(cfg configuration.TLS, log logrus.FieldLogger) (*tls.Config, error) {
+	if cfg.Certificate == "" && a.source == nil {
+		return nil, nil
 	}
-	// HTTP/1.1 only: blobs are most of the work, and HTTP/2 would put a second
-	// flow control between their file and the socket.
-	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	opts := accept.TLSOptions{
+		GetCertificate: a.source,
+		ClientCAs:      cfg.ClientCAs,
+		CRLs:           a.crls,
+		ClientAuth:     clientAuth(cfg.ClientAuth),
+		Log:            log,
+	}
 	if cfg.MinimumTLS == "tls1.3" {
-		conf.MinVersion = tls.VersionTLS13
+		opts.MinVersion = tls.VersionTLS13
 	}
-	if conf.CipherSuites, err = cipherSuites(cfg.CipherSuites); err != nil {
-		return nil, err
-	}
-	if len(cfg.ClientCAs) == 0 {
-		return conf, nil
-	}
-	conf.ClientCAs = x509.NewCertPool()
-	for _, name := range cfg.ClientCAs {
-		pem, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("http.tls.clientcas: %w", err)
-		}
-		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("http.tls.clientcas: %s contains no certificate in PEM form", name)
+	var errs []error
+	var err error
+	if opts.GetCertificate == nil {
+		if opts.GetCertificate, err = accept.Certificate(cfg.Certificate, cfg.Key, reloaded.Options{Log: log}); err != nil {
+			errs = append(errs, fmt.Errorf("http.tls.certificate and http.tls.key: %w", err))
+			opts.GetCertificate = noCertificate // for the mistakes of the rest
 		}
 	}
-	conf.ClientAuth = clientAuth(cfg.ClientAuth)
+	if opts.CipherSuites, err = cipherSuites(cfg.CipherSuites); err != nil {
+		errs = append(errs, err)
+	}
+	conf, err := accept.NewTLSConfig(opts)
+	switch {
+	case err == nil:
+	case errors.Is(err, accept.ErrCRLs):
+		errs = append(errs, fmt.Errorf("access.crls: %w", err))
+	case errors.Is(err, accept.ErrClientCAs):
+		errs = append(errs, fmt.Errorf("http.tls.clientcas: %w", err))
+	default:
+		errs = append(errs, fmt.Errorf("http.tls.clientcas and access.crls: %w", err))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
 	return conf, nil
+}
+
+// noCertificate stands for one that cannot be read.
+func noCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return nil, errors.New("there is no certificate")
+}
+
+// demandsCertificates tells whether a client without a certificate is refused, which
+// plain HTTP cannot have.
+func demandsCertificates(cfg configuration.TLS) bool {
+	mode := clientAuth(cfg.ClientAuth)
+	return len(cfg.ClientCAs) > 0 && (mode == tls.RequireAnyClientCert || mode == tls.RequireAndVerifyClientCert)
 }
 
 // cipherSuites are the suites with those names, for TLS 1.2; those of TLS 1.3
