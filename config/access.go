@@ -3,8 +3,6 @@ package config
 import (
 	"strings"
 	"time"
-
-	"github.com/distribution/distribution/v3/configuration"
 )
 
 // Defaults of the check of callers' own credentials.
@@ -51,7 +49,6 @@ func (l *loader) finishAccess(doc *document, c *Config) {
 	} else if tls.Certificate == "" && len(tls.ClientCAs) > 0 {
 		l.bad("http.tls.clientcas", tls.ClientCAs[0], "is for clients that speak TLS, and there is no TLS without http.tls.certificate: write that and http.tls.key")
 	}
-	c.ClientCertificateRequired = requiresClientCertificate(tls)
 	l.finishPassThrough(c)
 }
 
@@ -132,16 +129,4 @@ func (l *loader) onDevice(key string) {
 	if l.environment[workloadVariable] == "" {
 		l.bad(key, "true", "works in an IoT Edge module only, where %s is set: remove it, and name files instead", workloadVariable)
 	}
-}
-
-// requiresClientCertificate tells whether who has no client certificate is not let in.
-func requiresClientCertificate(t configuration.TLS) bool {
-	if len(t.ClientCAs) == 0 {
-		return false
-	}
-	switch t.ClientAuth {
-	case configuration.ClientAuthRequestClientCert, configuration.ClientAuthVerifyClientCertIfGiven:
-		return false
-	}
-	return true
 }

@@ -24,27 +24,27 @@ func TestAccessSettings(t *testing.T) {
 		want    string // of what is read
 		wrong   []string
 	}{
-		"none":                {want: " [] false false"},
-		"policy":              {environ: []string{"REGISTRY_ACCESS_POLICY=" + file}, want: file + " [] false false"},
-		"file":                {text: "version: 0.1\naccess: {policy: " + file + "}", want: file + " [] false false"},
+		"none":                {want: " [] false"},
+		"policy":              {environ: []string{"REGISTRY_ACCESS_POLICY=" + file}, want: file + " [] false"},
+		"file":                {text: "version: 0.1\naccess: {policy: " + file + "}", want: file + " [] false"},
 		"no policy":           {environ: []string{"REGISTRY_ACCESS_POLICY=/none"}, wrong: []string{`REGISTRY_ACCESS_POLICY (access.policy): "/none" cannot be read`}},
-		"TLS":                 {environ: tls, want: " [] false false"},
-		"client certificates": {environ: mtls, want: " [] false true"},
-		"required":            {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=require-any-client-cert"), want: " [] false true"},
-		"if given":            {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=verify-client-cert-if-given"), want: " [] false false"},
-		"requested":           {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=request-client-cert"), want: " [] false false"},
-		"revoked":             {environ: append(mtls, "REGISTRY_ACCESS_CRLS="+file), want: " [" + file + "] false true"},
+		"TLS":                 {environ: tls, want: " [] false"},
+		"client certificates": {environ: mtls, want: " [] false"},
+		"required":            {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=require-any-client-cert"), want: " [] false"},
+		"if given":            {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=verify-client-cert-if-given"), want: " [] false"},
+		"requested":           {environ: append(mtls, "REGISTRY_HTTP_TLS_CLIENTAUTH=request-client-cert"), want: " [] false"},
+		"revoked":             {environ: append(mtls, "REGISTRY_ACCESS_CRLS="+file), want: " [" + file + "] false"},
 		"revoked, no file":    {environ: append(mtls, "REGISTRY_ACCESS_CRLS=/none"), wrong: []string{`REGISTRY_ACCESS_CRLS (access.crls): "/none" cannot be read`}},
 		"revoked, of nobody":  {environ: append(tls, "REGISTRY_ACCESS_CRLS="+file), wrong: []string{"REGISTRY_ACCESS_CRLS (access.crls)", "http.tls.clientcas"}},
 		"clients without TLS": {environ: []string{"REGISTRY_HTTP_TLS_CLIENTCAS=[" + certificate + "]"}, wrong: []string{"REGISTRY_HTTP_TLS_CLIENTCAS (http.tls.clientcas)", "http.tls.certificate"}},
-		"from the device":     {environ: append(device, "REGISTRY_IOTEDGE_SERVERCERTIFICATE=true"), want: " [] true false"},
+		"from the device":     {environ: append(device, "REGISTRY_IOTEDGE_SERVERCERTIFICATE=true"), want: " [] true"},
 		"no device":           {environ: []string{"REGISTRY_IOTEDGE_SERVERCERTIFICATE=true"}, wrong: []string{"REGISTRY_IOTEDGE_SERVERCERTIFICATE (iotedge.servercertificate)", "IOTEDGE_WORKLOADURI"}},
 		"two certificates":    {environ: append(append(device, tls...), "REGISTRY_IOTEDGE_SERVERCERTIFICATE=true"), wrong: []string{"REGISTRY_IOTEDGE_SERVERCERTIFICATE (iotedge.servercertificate)", "http.tls.certificate"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := loadWith(t, tt.text, tt.environ...)
 			if err == nil {
-				if got := fmt.Sprintf("%s %s %v %v", c.AccessPolicy, c.AccessCRLs, c.ServerCertificate, c.ClientCertificateRequired); got != tt.want {
+				if got := fmt.Sprintf("%s %s %v", c.AccessPolicy, c.AccessCRLs, c.ServerCertificate); got != tt.want {
 					t.Errorf("%q, want %q", got, tt.want)
 				}
 			}

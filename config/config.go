@@ -194,10 +194,6 @@ type Config struct {
 	// the IoT Edge workload API.
 	ServerCertificate bool
 
-	// ClientCertificateRequired tells that who shows no client certificate is not let in,
-	// and so neither who speaks no TLS.
-	ClientCertificateRequired bool
-
 	// Warnings are what is worth a line in the log but not an error, for
 	// example a variable that nothing reads.
 	Warnings []string

@@ -68,7 +68,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := listen(cfg, apiTLS{}, log)
+	ln, err := listen(cfg, apiTLS{crls: cfg.AccessCRLs}, log)
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
