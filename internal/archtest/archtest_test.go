@@ -85,6 +85,14 @@ var architecture = Rules{
 			[]string{"internal/..."},
 			"auth gives credentials and decisions to those who declare an interface for them",
 		},
+		"auth/access": {
+			[]string{"auth/policy", "cache", "internal/..."},
+			"access decides about requests: by a policy, by who is asked through the interfaces that it declares, and in cache's terms for what a remote says",
+		},
+		"auth/policy": {
+			[]string{"internal/pattern"},
+			"policy knows names and patterns alone, so that a decision can be made, and tested, by whoever has those",
+		},
 		"config": {
 			[]string{"cache/tagpolicy", "internal/schedule", "upstream"},
 			"config only reads what is written; upstream knows what the URL of a registry means, tagpolicy what a rule does, and schedule what times of the week are",
@@ -144,7 +152,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "cmd/registry-module", "doctor", "doctor/machine", "server", "server/accept", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "server", "server/accept", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {
@@ -156,7 +164,7 @@ var architecture = Rules{
 			"the index can be replaced only while one package knows what it is made of",
 		},
 		"github.com/distribution/distribution": {
-			[]string{"auth", "cmd/registry-module", "config", "server", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "config", "server", "e2e/..."},
 			"the stock registry is how we speak to clients and are configured, not how we keep content",
 		},
 		"github.com/google/go-containerregistry": {

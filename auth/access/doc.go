@@ -1,0 +1,2 @@
+// Package access decides who may pull what.
+package access
