@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "seed", "seed/bundle", "seed/source", "server", "server/accept", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/workload", "seed", "seed/bundle", "seed/source", "server", "server/accept", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -117,6 +117,14 @@ var architecture = Rules{
 			nil,
 			"report is the words and the form of what is found, whoever finds it",
 		},
+		"iotedge/workload": {
+			[]string{"internal/..."},
+			"workload asks the IoT Edge runtime; who shows or trusts what it gives is for main to choose",
+		},
+		"iotedge/workload/workloadtest": {
+			[]string{"internal/..."},
+			"a fake workload API must not share the code that is tested against it",
+		},
 		"deploy": {
 			nil,
 			"samples and their test",
@@ -134,7 +142,7 @@ var architecture = Rules{
 			"internal packages are leaves that all others can build on",
 		},
 		"e2e/...": {
-			[]string{"cache/cachetest", "upstream/upstreamtest", "e2e/...", "internal/..."},
+			[]string{"cache/cachetest", "iotedge/workload/workloadtest", "upstream/upstreamtest", "e2e/...", "internal/..."},
 			"end-to-end tests and benchmarks look at the binary from outside",
 		},
 	},
@@ -151,8 +159,12 @@ var architecture = Rules{
 			[]string{"e2e/..."},
 			"it is for tests only",
 		},
+		"registry-module/iotedge/workload/workloadtest": {
+			[]string{"e2e/..."},
+			"it is for tests only",
+		},
 		"net/http": {
-			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "server", "server/accept", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "iotedge/workload", "iotedge/workload/workloadtest", "server", "server/accept", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {
