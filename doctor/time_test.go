@@ -61,10 +61,11 @@ func TestStepsEndInTime(t *testing.T) {
 			t.Errorf("took %v", took)
 		}
 	}
-	t.Run("CA", func(t *testing.T) {
+	t.Run("client certificate", func(t *testing.T) {
 		s := newSetup(t)
 		s.doctor.Timeout = time.Second
-		s.remote.CAFile = newPipe(t, filepath.Join(t.TempDir(), "ca.pem"))
+		s.remote.CertFile = newPipe(t, filepath.Join(t.TempDir(), "cert.pem"))
+		s.remote.KeyFile = filepath.Join(t.TempDir(), "key.pem")
 		began := time.Now()
 		check(t, s.doctor.Check(t.Context(), s.remote), time.Since(began), "settings")
 	})

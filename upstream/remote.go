@@ -38,13 +38,17 @@ type Options struct {
 	AllowedRealms []string
 
 	// CAFile holds certificates (PEM) of authorities that are trusted beside
-	// those of the system.
+	// those of the system. It may be replaced: a version that is no good is logged,
+	// and the one before it stays in use.
 	CAFile string
+
+	// Authorities are trusted beside those of the system and of CAFile. Default: none.
+	Authorities Authorities
 
 	// CertFile and KeyFile hold a client certificate and its key (PEM). They
 	// are shown to the registry and to its token service, not to the hosts that
-	// blobs are redirected to, and read anew for each handshake, so that they
-	// may be replaced.
+	// blobs are redirected to nor to HTTP proxies in between, and read anew for each
+	// handshake, so that they may be replaced.
 	CertFile, KeyFile string
 
 	// Insecure makes any certificate of the registry and its token service do, but
@@ -90,8 +94,8 @@ type Options struct {
 	Observe func(Exchange)
 
 	// Log gets what is of use to find mistakes in a configuration, at debug
-	// level, and warnings of credentials that cannot be read any more. Default: nothing
-	// is logged.
+	// level, and tells of files that were replaced, with warnings of credentials and CA
+	// files that cannot be read any more. Default: nothing is logged.
 	Log logrus.FieldLogger
 }
 
@@ -134,20 +138,20 @@ func New(opts Options) (*Remote, error) {
 		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
 	}
 	r := &Remote{contact: cmp.Or(opts.Switch, new(Switch))}
-	r.own, r.foreign, err = newTransports(opts, &r.secrets, r.contact)
-	if err != nil {
-		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
-	}
 	log := opts.Log
 	if log == nil {
 		discard := logrus.New()
 		discard.SetOutput(io.Discard)
 		log = discard
 	}
+	r.log = log.WithField("remote", base.Host)
+	r.own, r.foreign, err = newTransports(opts, &r.secrets, r.contact, r.log)
+	if err != nil {
+		return nil, fmt.Errorf("remote registry %s: %w", base.Host, err)
+	}
 	r.base, r.name, r.observe = base, opts.Name, opts.Observe
 	r.agent = cmp.Or(opts.UserAgent, "registry-module")
 	r.stall = orDefault(opts.StallTimeout, 30*time.Second)
-	r.log = log.WithField("remote", base.Host)
 	r.cursors = make(map[cursorKey]*url.URL)
 	var life context.Context
 	life, r.close = context.WithCancel(context.Background())

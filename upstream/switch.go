@@ -218,10 +218,10 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) { return c.packet
 // WriteTo implements net.PacketConn.
 func (c *packetConn) WriteTo(p []byte, addr net.Addr) (int, error) { return c.packets.WriteTo(p, addr) }
 
-// guarded is a transport whose connections are guarded. What is cut off fails with the
+// guarded are transports whose connections are guarded. What is cut off fails with the
 // error of Offline.
 type guarded struct {
-	*http.Transport
+	*transports
 	by *Switch
 	// patience bounds the wait for a connection by way of an HTTP proxy.
 	patience time.Duration
@@ -229,8 +229,14 @@ type guarded struct {
 
 // RoundTrip implements http.RoundTripper.
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := g.by.Offline(); err != nil { // nobody need know whom to trust
+		if req.Body != nil {
+			_ = req.Body.Close() // as http.RoundTripper has it
+		}
+		return nil, err
+	}
 	ctx, end := g.connecting(req)
-	resp, err := g.Transport.RoundTrip(req.WithContext(ctx))
+	resp, err := g.transports.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		end()
 		return nil, g.by.or(err)

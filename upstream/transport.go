@@ -2,27 +2,30 @@ package upstream
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
+
+	"github.com/sirupsen/logrus"
 )
 
 // newTransports makes the transports for the registry with its token service,
 // and for the hosts that they redirect to. What a certificate of the former says
 // does not matter where opts.Insecure is set; that holds for an HTTP proxy in between
 // that is spoken to over TLS, too. Passwords of HTTP proxies are added to secrets. All
-// connections are made by way of contact.
+// connections are made by way of contact. Log is told of CA files that have changed.
 //
 // They speak HTTP/1.1 only. Large blobs then have a connection each, with its
 // own window: one whose reader is slow, or one lost packet, does not hold up
 // the others, as it does where HTTP/2 puts all on one connection. On a long
 // thin link that matters more than the handshakes that HTTP/2 saves.
-func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreign guarded, err error) {
-	config, err := newTLSConfig(opts)
+func newTransports(opts Options, secrets *Secrets, contact *Switch, log logrus.FieldLogger) (own, foreign guarded, err error) {
+	if err := checkClientCert(opts); err != nil {
+		return guarded{}, guarded{}, err
+	}
+	trust, err := newTrust(opts, log)
 	if err != nil {
 		return guarded{}, guarded{}, err
 	}
@@ -37,11 +40,11 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreig
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	foreign = guarded{by: contact, patience: connectTimeout + tlsTimeout, Transport: &http.Transport{
+	toForeign := &http.Transport{
 		Proxy:                  discreet(proxy, secrets),
 		OnProxyConnectResponse: connected,
 		DialContext:            dial,
-		TLSClientConfig:        config,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  orDefault(opts.HeaderTimeout, 15*time.Second),
 		Protocols:              protocols,
@@ -53,43 +56,29 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch) (own, foreig
 		MaxResponseHeaderBytes: 256 << 10,
 		// One system call for 16 times as many bytes as by default.
 		ReadBufferSize: 64 << 10,
-	}}
-	own = foreign
-	own.Transport = foreign.Clone()
-	own.TLSClientConfig.InsecureSkipVerify = opts.Insecure
+	}
+	toOwn := toForeign.Clone()
+	toOwn.TLSClientConfig.InsecureSkipVerify = opts.Insecure
 	if opts.CertFile != "" {
-		own.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		toOwn.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return loadClientCert(opts)
 		}
 	}
-	return own, foreign, nil
+	guard := func(t *http.Transport) guarded {
+		return guarded{by: contact, patience: connectTimeout + tlsTimeout, transports: newTransportsLike(t, trust)}
+	}
+	return guard(toOwn), guard(toForeign), nil
 }
 
-func newTLSConfig(opts Options) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if opts.CAFile != "" {
-		pem, err := os.ReadFile(opts.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading the CA file: %w", err)
-		}
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			roots = x509.NewCertPool() // a system without roots: these are all
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM form", opts.CAFile)
-		}
-		config.RootCAs = roots
-	}
+func checkClientCert(opts Options) error {
 	if (opts.CertFile == "") != (opts.KeyFile == "") {
-		return nil, errors.New("a client certificate needs both a certificate file and a key file")
+		return errors.New("a client certificate needs both a certificate file and a key file")
 	}
-	if opts.CertFile != "" {
-		if _, err := loadClientCert(opts); err != nil {
-			return nil, err
-		}
+	if opts.CertFile == "" {
+		return nil
 	}
-	return config, nil
+	_, err := loadClientCert(opts)
+	return err
 }
 
 func loadClientCert(opts Options) (*tls.Certificate, error) {
