@@ -15,8 +15,9 @@
 //
 // Only package main imports this package; the others declare options of their
 // own, which main fills in. Of this module it imports upstream, which knows what
-// the URL of a registry means, cache/tagpolicy, which reads rules for tags, and
-// internal/schedule, which reads times of the week.
+// the URL of a registry means, cache/tagpolicy, which reads rules for tags,
+// internal/pattern, which knows patterns for names, and internal/schedule, which reads
+// times of the week.
 package config
 
 import (

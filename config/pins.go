@@ -2,11 +2,12 @@ package config
 
 import (
 	"errors"
-	"slices"
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/opencontainers/go-digest"
+
+	"registry-module/internal/pattern"
 )
 
 // pins reads the patterns for images that are never removed to make room. One that
@@ -24,8 +25,8 @@ func (l *loader) pins(patterns list) []string {
 // REPOSITORY:TAG or REPOSITORY@DIGEST, where the first component of REPOSITORY can be
 // the host of a registry, with or without port. In REPOSITORY and TAG there can be
 // patterns as for repositories.
-func CheckPin(pattern string) error {
-	repository, tag, dgst := CutReference(pattern)
+func CheckPin(pin string) error {
+	repository, tag, dgst := CutReference(pin)
 	if dgst != "" {
 		if err := digest.Digest(dgst).Validate(); err != nil {
 			return errors.New("is not the digest of an image: write all of it, for example team/app@sha256:<64 characters>")
@@ -39,11 +40,11 @@ func CheckPin(pattern string) error {
 		return errors.New(text)
 	}
 	switch {
-	case strings.HasSuffix(pattern, ":"), strings.HasSuffix(pattern, "@"):
+	case strings.HasSuffix(pin, ":"), strings.HasSuffix(pin, "@"):
 		return errors.New("ends where a tag or a digest is wanted: write for example team/app:latest, or team/app for all of its tags")
 	case tag != "" && (!doublestar.ValidatePattern(tag) || strings.Contains(tag, "/")):
 		return errors.New("has a tag that is not a pattern: write for example team/app:1.*, and end what begins with { or [")
-	case strings.Trim(negations.Replace(tag), inPatterns+upperCase) != "":
+	case strings.Trim(negations.Replace(tag), inTagPatterns) != "":
 		return errors.New("has characters that are in no tag: write letters, digits, and . _ -")
 	}
 	return nil
@@ -64,7 +65,8 @@ func CutReference(image string) (repository, tag, dgst string) {
 
 const (
 	patternMarks = `*?[]{}\`
-	upperCase    = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	// inTagPatterns are the characters of tags, and those that mean something in patterns.
+	inTagPatterns = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-," + patternMarks
 )
 
 // negations takes the marks of negated classes out of patterns.
@@ -73,18 +75,8 @@ var negations = strings.NewReplacer("[!", "[", "[^", "[")
 // badPinned says what is wrong with a pattern for names as they are stored, or
 // nothing.
 func badPinned(p string) string {
-	p = strings.TrimPrefix(p, "@")
-	switch {
-	case p == "":
+	if p = strings.TrimPrefix(p, "@"); p == "" {
 		return "names no repository: write for example team/app:1.*, or team/** for all below team"
-	case !doublestar.ValidatePattern(p):
-		return "is not a pattern: write for example library/* or team/**:1.*, and end what begins with { or [; there are no spaces in patterns"
-	case p[0] == '/' || strings.HasSuffix(p, "/") || strings.Contains(p, "//"):
-		return "has a slash at its beginning or end, or two in a row: write for example library/* or team/**:1.*"
-	case strings.Trim(negations.Replace(p), inPatterns) != "":
-		return "has characters that are in no name of a repository: write lower-case letters, digits, and . _ - /, with the tag behind a colon"
-	case slices.ContainsFunc(strings.FieldsFunc(p, between), func(s string) bool { return s != "**" && strings.Contains(s, "**") }):
-		return "has ** as a part of a component, where it is no more than *: write for example team/**"
 	}
-	return ""
+	return pattern.Problem(p)
 }

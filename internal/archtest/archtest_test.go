@@ -94,8 +94,8 @@ var architecture = Rules{
 			"policy knows names and patterns alone, so that a decision can be made, and tested, by whoever has those",
 		},
 		"config": {
-			[]string{"cache/tagpolicy", "internal/schedule", "upstream"},
-			"config only reads what is written; upstream knows what the URL of a registry means, tagpolicy what a rule does, and schedule what times of the week are",
+			[]string{"cache/tagpolicy", "internal/pattern", "internal/schedule", "upstream"},
+			"config only reads what is written; upstream knows what the URL of a registry means, tagpolicy what a rule does, pattern what a name can look like, and schedule what times of the week are",
 		},
 		"doctor": {
 			[]string{"auth", "doctor/chain", "doctor/images", "doctor/report", "upstream", "internal/..."},

@@ -133,7 +133,7 @@ func Problem(p string) string {
 	case p[0] == '/' || strings.HasSuffix(p, "/") || strings.Contains(p, "//"):
 		return "has a slash at its beginning or end, or two in a row: write for example library/* or team/**"
 	case strings.Trim(strings.NewReplacer("[!", "[", "[^", "[").Replace(p), inPatterns) != "":
-		return "has characters that are in no name of a repository: write lower-case letters, digits, and . _ - /, without tag or digest"
+		return "has characters that are in no name of a repository: write lower-case letters, digits, and . _ - /"
 	case slices.ContainsFunc(strings.FieldsFunc(p, between), func(s string) bool { return s != "**" && strings.Contains(s, "**") }):
 		return "has ** as a part of a component, where it is no more than *: write for example team/**"
 	case commaOutside(p):
