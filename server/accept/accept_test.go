@@ -236,6 +236,30 @@ func TestAcceptErrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("until an idle connection is closed", func(t *testing.T) {
+		inner, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lack atomic.Bool
+		s := serveAt(t, &spy{Listener: inner, fail: func(int) error {
+			if lack.Load() {
+				return failure(syscall.EMFILE)
+			}
+			return nil
+		}}, accept.Options{}, text("ok"))
+		c := s.dial(t)
+		if err := ask(c, "/"); err != nil {
+			t.Fatal(err)
+		}
+		lack.Store(true)
+		s.want(t, nil, "ok") // has the listener try again
+		if !closed(c, 30*time.Second) {
+			t.Error("it is still open")
+		}
+		lack.Store(false)
+		s.want(t, nil, "ok")
+	})
 	t.Run("for good", func(t *testing.T) {
 		inner, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
