@@ -33,6 +33,16 @@ func ask(c net.Conn, path string) error {
 	return err
 }
 
+// askIdle is ask, and waits until the server knows that there is nothing more.
+func askIdle(t *testing.T, s *site, c net.Conn) {
+	t.Helper()
+	before := s.idled.Load()
+	if err := ask(c, "/"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connection is idle", func() bool { return s.idled.Load() > before })
+}
+
 // closed waits for the server to close c, or returns false if it does not soon.
 func closed(c net.Conn, wait time.Duration) bool {
 	_ = c.SetReadDeadline(time.Now().Add(wait))
@@ -68,16 +78,12 @@ func TestLongestIdleGoes(t *testing.T) {
 		}},
 		"after a request": {accept.Options{TLS: secured}, func(t *testing.T, s *site) net.Conn {
 			c := s.dial(t)
-			if err := ask(c, "/"); err != nil {
-				t.Error(err)
-			}
+			askIdle(t, s, c)
 			return c
 		}},
 		"TLS, after a request": {accept.Options{TLS: secured}, func(t *testing.T, s *site) net.Conn {
 			c := tls.Client(s.dial(t), client)
-			if err := ask(c, "/"); err != nil {
-				t.Error(err)
-			}
+			askIdle(t, s, c)
 			return c
 		}},
 		"TLS, after a handshake": {accept.Options{TLS: secured}, func(t *testing.T, s *site) net.Conn {
@@ -98,9 +104,7 @@ func TestLongestIdleGoes(t *testing.T) {
 			}
 			for i, c := range idle {
 				fresh := s.dial(t) // stays
-				if err := ask(fresh, "/"); err != nil {
-					t.Fatal(err)
-				}
+				askIdle(t, s, fresh)
 				if !closed(c, 30*time.Second) {
 					t.Errorf("%d is still open", i)
 				}

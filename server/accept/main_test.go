@@ -2,6 +2,7 @@ package accept_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +55,7 @@ type site struct {
 	network, addr string
 	listener      *accept.Listener
 	log           *lines
+	idled         atomic.Int32 // how often a connection has become idle after a request
 }
 
 // serve starts a server at network "tcp" or "unix" that ends with the test.
@@ -75,9 +78,13 @@ func serveAt(t *testing.T, inner net.Listener, opts accept.Options, h http.Handl
 	opts.Log, s.log = logger()
 	s.listener = accept.New(inner, opts)
 	s.network, s.addr = s.listener.Addr().Network(), s.listener.Addr().String()
-	silent := logrus.New()
-	silent.SetOutput(io.Discard)
-	srv := &http.Server{Handler: h, ConnState: s.listener.ConnState, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: h, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute}
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		s.listener.ConnState(c, state)
+		if state == http.StateIdle {
+			s.idled.Add(1)
+		}
+	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(s.listener) }()
 	t.Cleanup(func() {
@@ -107,7 +114,9 @@ func (s *site) client(t *testing.T, conf *tls.Config) *http.Client {
 	tr := &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   conf,
-		Dial:              func(string, string) (net.Conn, error) { return net.Dial(s.network, s.addr) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, s.network, s.addr)
+		},
 	}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: time.Minute}
