@@ -26,26 +26,43 @@ func (l *loader) decodeEnvironment(doc *document, environ []string) {
 	var ofRemotes []assignment
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
+		if name == runtimeLevelVariable {
+			l.runtimeLevel = value
+			continue
+		}
 		path, ours := strings.CutPrefix(name, prefix)
 		if !ours || notSettings(path) {
 			continue
 		}
 		a := assignment{loader: l, variable: name, value: value}
-		if _, _, ok := numbered(uniform(path)); ok {
+		if a.isNumbered() {
 			ofRemotes = append(ofRemotes, a)
 			continue
 		}
-		switch err := a.to(reflect.ValueOf(doc).Elem(), "", strings.Split(uniform(path), "_")); {
-		case errors.Is(err, errUnknown):
-			l.warn("%s is not a setting and is ignored%s", name, didYouMean(name, variablesLike(name)))
-		case err != nil:
-			l.problem(Problem{Text: fmt.Sprintf("%s: %v", name, err)})
+		if a.file = true; a.isNumbered() {
+			ofRemotes = append(ofRemotes, a)
+			continue
 		}
+		a.file = false
+		err := a.toDocument(doc)
+		if _, ok := cutFile(path); ok && errors.Is(err, errUnknown) {
+			a.file = true
+			err = a.toDocument(doc)
+		}
+		a.refused(err)
 	}
 	for _, a := range ofRemotes {
-		if err := a.toRemote(doc); err != nil {
-			l.problem(Problem{Text: fmt.Sprintf("%s: %v", a.variable, err)})
-		}
+		a.refused(a.toRemote(doc))
+	}
+}
+
+// refused says that a variable cannot be used, unless err is nil.
+func (a assignment) refused(err error) {
+	switch {
+	case errors.Is(err, errUnknown):
+		a.loader.warn("%s is not a setting and is ignored%s", a.variable, didYouMean(a.variable, variablesLike(a.variable)))
+	case err != nil:
+		a.loader.problem(Problem{Text: fmt.Sprintf("%s: %v", a.variable, err)})
 	}
 }
 
@@ -129,6 +146,15 @@ func variablesLike(name string) []string {
 			names = append(names, setting+"_"+number)
 		}
 	}
+	for _, name := range slices.Clone(names) {
+		before, number, ok := cutNumber(name)
+		if !ok {
+			before, number = name, ""
+		}
+		if last := before[strings.LastIndexByte(before, '_')+1:]; slices.Contains(inFiles, strings.ToLower(last)) {
+			names = append(names, before+fileSuffix+strings.TrimSuffix("_"+number, "_"))
+		}
+	}
 	return names
 }
 
@@ -140,12 +166,40 @@ type assignment struct {
 	loader   *loader
 	variable string
 	value    string
+	// file tells that value is the path of a file that has what is to be set.
+	file bool
+}
+
+// path is the name of the variable for what is set, as the scheme has it, without the
+// prefix.
+func (a assignment) path() string {
+	path := strings.TrimPrefix(a.variable, prefix)
+	if a.file {
+		if direct, ok := cutFile(path); ok {
+			return direct
+		}
+	}
+	return uniform(path)
+}
+
+// isNumbered tells whether the variable is for a remote with a number.
+func (a assignment) isNumbered() bool {
+	_, _, ok := numbered(a.path())
+	return ok
+}
+
+// toDocument sets what a variable without a number is for.
+func (a assignment) toDocument(doc *document) error {
+	return a.to(reflect.ValueOf(doc).Elem(), "", strings.Split(a.path(), "_"))
 }
 
 // toRemote sets what a numbered variable is for.
 func (a assignment) toRemote(doc *document) error {
-	path, digits, _ := numbered(uniform(strings.TrimPrefix(a.variable, prefix)))
+	path, digits, _ := numbered(a.path())
 	first := prefix + customary(path)
+	if a.file {
+		first += fileSuffix
+	}
 	n, err := strconv.Atoi(digits)
 	switch {
 	case err == nil && n == 0:
@@ -170,7 +224,14 @@ func (a assignment) toRemote(doc *document) error {
 // Values that cannot be decoded are reported to the loader and are no error.
 func (a assignment) to(v reflect.Value, key string, steps []string) error {
 	if len(steps) == 0 {
-		a.set(v, key)
+		switch {
+		case !a.file:
+			a.set(v, key)
+		case !mayBeInFile(key, v.Type()):
+			return errUnknown
+		default:
+			a.setFromFile(v, key)
+		}
 		return nil
 	}
 	step, steps := steps[0], steps[1:]
@@ -263,16 +324,26 @@ func (a assignment) toAny(v reflect.Value, key string, steps []string) error {
 	return nil
 }
 
-// set decodes the variable's value into v.
-func (a assignment) set(v reflect.Value, key string) {
+// claim notes that the variable is what sets key, and returns false where another one
+// does, which is a problem.
+func (a assignment) claim(key string) bool {
 	l := a.loader
 	if other, ok := l.variables[key]; ok && other != a.variable {
 		l.problem(Problem{Key: key, Variable: a.variable, Text: "is set, and " + other + " too, for the same: keep only one of them"})
-		return
+		return false
 	}
 	l.variables[key] = a.variable
 	// Lines are for what the file says.
 	maps.DeleteFunc(l.lines, func(k string, _ int) bool { return k == key || strings.HasPrefix(k, key+".") })
+	return true
+}
+
+// set decodes the variable's value into v.
+func (a assignment) set(v reflect.Value, key string) {
+	l := a.loader
+	if !a.claim(key) {
+		return
+	}
 	if v.Type() == reflect.TypeFor[list]() {
 		v.Set(reflect.ValueOf(listOf(a.value)))
 		return

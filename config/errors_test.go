@@ -52,7 +52,7 @@ func TestErrors(t *testing.T) {
 			[]string{`REGISTRY_LOG_LEVEL (log.level, line 3): "loud" is not a log level: write error, warn, info or debug`}},
 		{"log level in a variable", "", []string{"REGISTRY_LOG_LEVEL=loud"},
 			[]string{`REGISTRY_LOG_LEVEL (log.level): "loud" is not a log level: write error, warn, info or debug`}},
-		{"log format", "", []string{"REGISTRY_LOG_FORMATTER=xml"}, []string{`"xml" is not a log format: write text, json or logstash`}},
+		{"log format", "", []string{"REGISTRY_LOG_FORMATTER=xml"}, []string{`"xml" is not a log format: write text, json, logstash or iotedge`}},
 		{"bool", "", []string{"REGISTRY_PROXY_OFFLINE=maybe"}, []string{`REGISTRY_PROXY_OFFLINE (proxy.offline): "maybe" is not a yes or no: write true or false`}},
 		{"number", "", []string{"REGISTRY_CATALOG_MAXENTRIES=many"}, []string{`"many" is not a whole number: write for example 100`}},
 		{"stock duration", "version: 0.1\nhttp: {draintimeout: soon}", nil,

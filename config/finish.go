@@ -53,21 +53,6 @@ func (l *loader) finish(doc *document) (*Config, error) {
 	return c, nil
 }
 
-func (l *loader) finishLog(doc *document) {
-	// Loglevel is the old name of log.level.
-	if doc.Log.Level == "" {
-		doc.Log.Level = doc.Loglevel
-	}
-	if doc.Log.Level == "" {
-		doc.Log.Level = "info"
-	}
-	switch doc.Log.Formatter {
-	case "", "text", "json", "logstash":
-	default:
-		l.bad("log.formatter", doc.Log.Formatter, "is not a log format: write text, json or logstash")
-	}
-}
-
 func (l *loader) finishNotifications(doc *document) {
 	for i, e := range doc.Notifications.Endpoints {
 		key := "notifications.endpoints." + strconv.Itoa(i)

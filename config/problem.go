@@ -55,6 +55,9 @@ type Errors struct {
 	// none.
 	Source   string
 	Problems []*Problem
+	// LogFormatter is the form of the log, as log.formatter, where that is one that
+	// there is. It is the form in which these are best told.
+	LogFormatter string
 }
 
 // Error implements error: a heading, and one line for each problem.
@@ -98,6 +101,10 @@ type loader struct {
 	variables map[string]string
 	// environment has those variables of IoT Edge that are looked at.
 	environment map[string]string
+	// runtimeLevel is the log level that the IoT Edge runtime gives.
+	runtimeLevel string
+	// logFormatter is the form of the log where it is known.
+	logFormatter string
 }
 
 func newLoader(source string) *loader {
@@ -139,7 +146,7 @@ func (l *loader) failed() error {
 		}
 	}
 	slices.SortStableFunc(problems, func(a, b *Problem) int { return cmp.Compare(a.Key, b.Key) })
-	return &Errors{Source: l.source, Problems: problems}
+	return &Errors{Source: l.source, Problems: problems, LogFormatter: l.logFormatter}
 }
 
 // variable returns the environment variable for a key, under the name that was used
@@ -228,7 +235,7 @@ func secret(key string) bool {
 func mayBeContent(key, value string) bool {
 	switch key[strings.LastIndexByte(key, '.')+1:] {
 	case "passwordfile", "identitytokenfile", "tokenfile", "dockerconfig":
-		return !strings.HasPrefix(value, "/") && !strings.HasPrefix(value, "./") && !strings.HasPrefix(value, "../")
+		return !isPath(value)
 	}
 	return false
 }
