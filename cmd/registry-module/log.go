@@ -40,8 +40,8 @@ func endWarnings(log logrus.FieldLogger) {
 	}
 }
 
-// newLogger returns the program's log, in the stock forms, and sets up the one
-// of the embedded app, which is logrus' standard logger.
+// newLogger returns the program's log, in the stock forms or that of IoT Edge, and sets
+// up the one of the embedded app, which is logrus' standard logger.
 func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 	level, err := logrus.ParseLevel(string(cfg.Stock.Log.Level))
 	if err != nil { // config has checked it
@@ -77,6 +77,8 @@ func logFormatter(cfg configuration.Log) logrus.Formatter {
 	case "logstash":
 		return &logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano,
 			FieldMap: logrus.FieldMap{logrus.FieldKeyFunc: "function"}}
+	case "iotedge":
+		return edgeFormatter{}
 	default:
 		return &logrus.TextFormatter{TimestampFormat: time.RFC3339Nano, FullTimestamp: true}
 	}

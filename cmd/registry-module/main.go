@@ -31,7 +31,7 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "registry-module: %v\n", err)
+		tell(os.Stdout, os.Stderr, err)
 		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(exitUsage)
 		}

@@ -51,9 +51,9 @@ Neither is needed: without a remote, the data directory is served as it is.`,
 			}
 			cfg, err := config.Load(path)
 			if err != nil {
-				return err
+				return inFormOf(nil, err)
 			}
-			return serve(cmd.Context(), cfg)
+			return inFormOf(cfg, serve(cmd.Context(), cfg))
 		},
 	}
 }
