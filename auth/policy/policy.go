@@ -87,35 +87,35 @@ func (p *Policy) AnonymousMay() bool {
 }
 
 // About returns the rules that are about c. Who has a decision to make about many
-// repositories looks for them once.
+// repositories looks for them once. What is allowed to those who have not logged in is
+// allowed to those who have, too: they could leave their credentials out.
 func (p *Policy) About(c Caller) Rules {
 	found := Rules{policy: p, about: make([]bool, len(p.rules))}
 	for i := range p.rules {
-		if p.rules[i].about(c) {
+		r := &p.rules[i]
+		byName := r.named(c)
+		if byName || r.anonymous {
 			found.about[i] = true
 			found.any = true
-			found.list = found.list || p.rules[i].catalog
+			found.named = found.named || byName
+			found.list = found.list || r.catalog
 		}
 	}
 	return found
 }
 
-// about tells whether the rule is about c. What is allowed to those who have not logged in
-// is allowed to those who have, too: they could leave their credentials out.
-func (r *rule) about(c Caller) bool {
-	if r.anonymous || c.User != "" && anyMatches(r.users, c.User) {
-		return true
-	}
-	return slices.ContainsFunc(c.Certificates, func(name string) bool {
+// named tells whether the rule is about c by a name.
+func (r *rule) named(c Caller) bool {
+	return c.User != "" && anyMatches(r.users, c.User) || slices.ContainsFunc(c.Certificates, func(name string) bool {
 		return name != "" && anyMatches(r.certificates, name)
 	})
 }
 
 // Rules are those about one caller. The zero value allows nothing.
 type Rules struct {
-	policy    *Policy
-	about     []bool // of the rules of policy, which of them are about the caller
-	any, list bool
+	policy           *Policy
+	about            []bool // of the rules of policy, which of them are about the caller
+	any, named, list bool
 }
 
 // MayPull tells whether one of the rules allows to pull r: one of the names matches a
@@ -139,6 +139,10 @@ func (rs Rules) MayList() bool { return rs.list }
 
 // Any tells whether there is a rule.
 func (rs Rules) Any() bool { return rs.any }
+
+// Named tells whether there is a rule that names the caller: one that is not about who has
+// not logged in.
+func (rs Rules) Named() bool { return rs.named }
 
 // wildcard is a name of users or certificates, in which * stands for any characters, or
 // none. It is in the parts between them.

@@ -84,14 +84,18 @@ func TestMayPull(t *testing.T) {
 func TestMayList(t *testing.T) {
 	p := parse(t, sample)
 	for name, tt := range map[string]struct {
-		caller    policy.Caller
-		list, any bool
+		caller           policy.Caller
+		list, any, named bool
 	}{
-		"user":        {user("line1"), true, true},
-		"certificate": {certificate("press-1"), true, true},
-		"other user":  {user("boss"), false, true},
-		"nobody":      {policy.Caller{}, false, true},
+		"user":              {user("line1"), true, true, true},
+		"certificate":       {certificate("press-1"), true, true, true},
+		"other user":        {user("boss"), false, true, true},
+		"other certificate": {certificate("x"), false, true, false},
+		"nobody":            {policy.Caller{}, false, true, false},
 	} {
+		if got := p.About(tt.caller).Named(); got != tt.named {
+			t.Errorf("rules name %s: %v, want %v", name, got, tt.named)
+		}
 		if got := p.MayList(tt.caller); got != tt.list {
 			t.Errorf("%s may list: %v, want %v", name, got, tt.list)
 		}
