@@ -166,21 +166,23 @@ func TestNoAnswer(t *testing.T) {
 }
 
 func TestStalledBody(t *testing.T) {
-	reg := ut.New(t)
-	dgst := reg.AddBlob("a/b", make([]byte, 100_000))
-	gate := ut.NewGate()
-	defer gate.Open()
-	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Gate: gate, GateAt: 50_000})
-	r := newRemote(t, upstream.Options{URL: reg.URL(), StallTimeout: 100 * time.Millisecond})
-	stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := readBlob(t, stream)
-	e := wantKind(t, err, cache.ErrUnavailable)
-	if len(content) != 50_000 || e.Status != 200 || !strings.Contains(err.Error(), "stalled") {
-		t.Errorf("%d bytes, %v", len(content), err)
-	}
+	inMemory(t, func(t *testing.T, n *memory) {
+		reg := ut.NewWith(t, ut.Options{Listen: n.Listen})
+		dgst := reg.AddBlob("a/b", make([]byte, 100_000))
+		gate := ut.NewGate()
+		defer gate.Open()
+		reg.Script(ut.Fault{Kinds: []ut.Kind{ut.BlobGet}, Gate: gate, GateAt: 50_000})
+		r := newRemote(t, upstream.Options{URL: reg.URL(), StallTimeout: 100 * time.Millisecond, DialContext: n.DialContext})
+		stream, err := r.Blob(t.Context(), "a/b", dgst, cache.BlobPart{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := readBlob(t, stream)
+		e := wantKind(t, err, cache.ErrUnavailable)
+		if len(content) != 50_000 || e.Status != 200 || !strings.Contains(err.Error(), "stalled") {
+			t.Errorf("%d bytes, %v", len(content), err)
+		}
+	})
 }
 
 func TestCutBlob(t *testing.T) {

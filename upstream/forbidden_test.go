@@ -184,8 +184,11 @@ func TestDoubtLosesNothing(t *testing.T) {
 	}
 }
 
-// hanging are credentials that can be had once.
-type hanging struct{ asked atomic.Int64 }
+// hanging are credentials that can be had once. Then it calls hangs.
+type hanging struct {
+	asked atomic.Int64
+	hangs func()
+}
 
 func (h *hanging) Authorization() (*authn.AuthConfig, error) {
 	return h.AuthorizationContext(context.Background())
@@ -193,6 +196,7 @@ func (h *hanging) Authorization() (*authn.AuthConfig, error) {
 
 func (h *hanging) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, error) {
 	if h.asked.Add(1) > 1 {
+		h.hangs()
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -208,10 +212,10 @@ func TestDoubtHoldsUpNobody(t *testing.T) {
 	reg.AddRandomImage("other", "v1", 1, 10)
 	reg.SetAuth(ut.Auth{Scheme: "Basic", Username: "me", Password: "secret"})
 	reg.Script(ut.Fault{Kinds: []ut.Kind{ut.ManifestGet}, Repo: "a/b", Status: http.StatusForbidden})
-	creds := new(hanging)
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	creds := &hanging{hangs: leave}
 	r := newRemote(t, upstream.Options{URL: reg.URL(), Credentials: creds})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
 	if _, err := r.Manifest(ctx, "a/b", "v1"); err == nil {
 		t.Error("what is denied is served")
 	}

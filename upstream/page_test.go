@@ -140,25 +140,27 @@ func TestElsewhere(t *testing.T) {
 	} {
 		for _, redirect := range []bool{false, true} {
 			t.Run(map[bool]string{false: "here, ", true: "there, "}[redirect]+name, func(t *testing.T) {
-				reg := ut.New(t)
-				dgst := reg.AddBlob("a/b", make([]byte, 10_000))
-				reg.SetRedirect(redirect)
-				test.fault.Kinds = []ut.Kind{ut.BlobGet}
-				if redirect {
-					test.fault.Kinds = []ut.Kind{ut.CDNGet}
-				}
-				reg.Script(test.fault)
-				r := newRemote(t, upstream.Options{URL: reg.URL(), HeaderTimeout: 100 * time.Millisecond})
-				stream, err := r.Blob(t.Context(), "a/b", dgst, test.part)
-				if err == nil {
-					_, err = readBlob(t, stream)
-				}
-				if e := wantKind(t, err, test.kind); e.Elsewhere != redirect || test.fault.Header.Get("Retry-After") != "" && e.RetryAfter != time.Minute {
-					t.Errorf("elsewhere is %v, want %v: %+v", e.Elsewhere, redirect, e)
-				}
-				if n := reg.Requests(ut.BlobGet); redirect && n != test.asked {
-					t.Errorf("%d requests of the remote, want %d", n, test.asked)
-				}
+				inMemory(t, func(t *testing.T, n *memory) {
+					reg := ut.NewWith(t, ut.Options{Listen: n.Listen})
+					dgst := reg.AddBlob("a/b", make([]byte, 10_000))
+					reg.SetRedirect(redirect)
+					test.fault.Kinds = []ut.Kind{ut.BlobGet}
+					if redirect {
+						test.fault.Kinds = []ut.Kind{ut.CDNGet}
+					}
+					reg.Script(test.fault)
+					r := newRemote(t, upstream.Options{URL: reg.URL(), HeaderTimeout: 100 * time.Millisecond, DialContext: n.DialContext})
+					stream, err := r.Blob(t.Context(), "a/b", dgst, test.part)
+					if err == nil {
+						_, err = readBlob(t, stream)
+					}
+					if e := wantKind(t, err, test.kind); e.Elsewhere != redirect || test.fault.Header.Get("Retry-After") != "" && e.RetryAfter != time.Minute {
+						t.Errorf("elsewhere is %v, want %v: %+v", e.Elsewhere, redirect, e)
+					}
+					if n := reg.Requests(ut.BlobGet); redirect && n != test.asked {
+						t.Errorf("%d requests of the remote, want %d", n, test.asked)
+					}
+				})
 			})
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,34 +184,34 @@ func TestTokenExpiresUnderManyParts(t *testing.T) {
 func TestStalledPart(t *testing.T) {
 	for _, hidden := range []bool{false, true} {
 		for _, redirect := range []bool{false, true} {
-			reg := ut.New(t)
-			reg.AddBlob("a/b", digits)
-			reg.SetRedirect(redirect)
-			gate := ut.NewGate()
-			defer gate.Open()
-			kind := map[bool]ut.Kind{false: ut.BlobGet, true: ut.CDNGet}[redirect]
-			reg.Script(ut.Fault{Kinds: []ut.Kind{kind}, Times: 1, Gate: gate, GateAt: 50, Chunked: hidden})
-			var dials atomic.Int32
-			r := newRemote(t, upstream.Options{URL: reg.URL(), StallTimeout: 50 * time.Millisecond, DialContext: dialNames(nil, &dials)})
-			start := time.Now()
-			stream, err := r.Blob(t.Context(), "a/b", digest.FromBytes(digits), cache.BlobPart{Offset: 100})
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := readBlob(t, stream)
-			e := wantKind(t, err, cache.ErrUnavailable)
-			if len(got) != 50 || e.Status != 206 || !strings.Contains(err.Error(), "stalled") {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-			// How quickly is in TestBodyStalls; here it must not be forgotten.
-			if d := time.Since(start); d < 50*time.Millisecond || d > 10*time.Second {
-				t.Errorf("given up after %v", d)
-			}
-			before := dials.Load()
-			open(t, r, cache.BlobPart{Offset: 150})
-			if n := dials.Load() - before; n != 1 {
-				t.Errorf("%d new connections after one has stalled, want 1", n)
-			}
+			inMemory(t, func(t *testing.T, n *memory) {
+				reg := ut.NewWith(t, ut.Options{Listen: n.Listen})
+				reg.AddBlob("a/b", digits)
+				reg.SetRedirect(redirect)
+				gate := ut.NewGate()
+				defer gate.Open()
+				kind := map[bool]ut.Kind{false: ut.BlobGet, true: ut.CDNGet}[redirect]
+				reg.Script(ut.Fault{Kinds: []ut.Kind{kind}, Times: 1, Gate: gate, GateAt: 50, Chunked: hidden})
+				r := newRemote(t, upstream.Options{URL: reg.URL(), StallTimeout: time.Minute, DialContext: n.DialContext})
+				start := time.Now()
+				stream, err := r.Blob(t.Context(), "a/b", digest.FromBytes(digits), cache.BlobPart{Offset: 100})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := readBlob(t, stream)
+				e := wantKind(t, err, cache.ErrUnavailable)
+				if len(got) != 50 || e.Status != 206 || !strings.Contains(err.Error(), "stalled") {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				if d := time.Since(start); d != time.Minute {
+					t.Errorf("given up after %v", d)
+				}
+				before := n.dials.Load()
+				open(t, r, cache.BlobPart{Offset: 150})
+				if n := n.dials.Load() - before; n != 1 {
+					t.Errorf("%d new connections after one has stalled, want 1", n)
+				}
+			})
 		}
 	}
 }

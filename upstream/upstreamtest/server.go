@@ -22,6 +22,8 @@ type TB interface {
 type Options struct {
 	// TLS makes registry, token service and blob host speak https.
 	TLS *tls.Config
+	// Listen takes the place of [net.Listen], such as for a network in memory.
+	Listen func(network, addr string) (net.Listener, error)
 }
 
 // New serves an empty registry on loopback until the test ends.
@@ -36,6 +38,10 @@ func NewWith(tb TB, opts Options) *Registry {
 	r := NewHandler()
 	r.tb = tb
 	r.net.tls = opts.TLS
+	listen := net.Listen
+	if opts.Listen != nil {
+		listen = opts.Listen
+	}
 	for _, ep := range []struct {
 		to    **endpoint
 		serve http.HandlerFunc
@@ -44,7 +50,7 @@ func NewWith(tb TB, opts Options) *Registry {
 		{&r.net.token, r.serveToken},
 		{&r.net.cdn, r.serveCDN},
 	} {
-		*ep.to = &endpoint{handler: ep.serve, tls: opts.TLS, addr: "127.0.0.1:0"}
+		*ep.to = &endpoint{handler: ep.serve, tls: opts.TLS, listen: listen, addr: "127.0.0.1:0"}
 	}
 	tb.Cleanup(r.Close)
 	r.Online()
@@ -142,6 +148,7 @@ func (r *Registry) netURL(ep *endpoint, req *http.Request) string {
 type endpoint struct {
 	handler http.Handler
 	tls     *tls.Config
+	listen  func(network, addr string) (net.Listener, error)
 
 	mu     sync.Mutex
 	addr   string
@@ -162,7 +169,7 @@ func (ep *endpoint) start() error {
 	if ep.server != nil {
 		return nil
 	}
-	ln, err := net.Listen("tcp", ep.addr)
+	ln, err := ep.listen("tcp", ep.addr)
 	if err != nil {
 		return err
 	}
@@ -188,7 +195,7 @@ func (ep *endpoint) start() error {
 	ep.server, ep.serving = server, serving
 	serving.Go(func() {
 		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			panic(err) // nothing else ends Serve on a loopback listener
+			panic(err) // nothing else ends Serve on such a listener
 		}
 	})
 	return nil
