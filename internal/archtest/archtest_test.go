@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/workload", "seed", "seed/bundle", "seed/source", "server", "server/accept", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/deployment", "iotedge/workload", "seed", "seed/bundle", "seed/source", "server", "server/accept", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -96,6 +96,10 @@ var architecture = Rules{
 		"config": {
 			[]string{"cache/tagpolicy", "internal/pattern", "internal/schedule", "upstream"},
 			"config only reads what is written; upstream knows what the URL of a registry means, tagpolicy what a rule does, pattern what a name can look like, and schedule what times of the week are",
+		},
+		"iotedge/deployment": {
+			nil,
+			"deployment knows manifests and names of settings; what a setting means is for config, and where files go for main",
 		},
 		"doctor": {
 			[]string{"auth", "doctor/chain", "doctor/images", "doctor/report", "upstream", "internal/..."},
