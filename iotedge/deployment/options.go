@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -232,9 +231,6 @@ func (o Options) checkRegistry() error {
 		seen[host] = true
 		if u.PasswordFile != "" && u.Username == "" {
 			bad("--upstream %s: passwordfile needs a username", host)
-		}
-		if u.PasswordFile != "" && !path.IsAbs(u.PasswordFile) {
-			bad("--upstream %s: passwordfile %q is a path on the device: begin it with /", host, u.PasswordFile)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Settings)) {

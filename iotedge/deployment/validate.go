@@ -52,9 +52,12 @@ type validator struct {
 }
 
 func (v *validator) bad(path, format string, args ...any) {
+	p := Problem{path, fmt.Errorf(format, args...).Error()}
 	switch n := len(v.problems); {
+	case slices.Contains(v.problems, p):
+		// The parts of a manifest are parts of a twin, too.
 	case n < maxProblems-1:
-		v.problems = append(v.problems, Problem{path, fmt.Errorf(format, args...).Error()})
+		v.problems = append(v.problems, p)
 	case n == maxProblems-1:
 		v.problems = append(v.problems, Problem{Text: "there is more: mend this first"})
 	}
@@ -93,7 +96,7 @@ func (v *validator) object(path string, n *node, required, allowed []string) boo
 			return false
 		}
 		if seen[key] {
-			v.bad(join(path, key), "is there twice: the last one counts, keep one")
+			v.twice(path, key)
 		}
 		seen[key] = true
 		if allowed != nil && !slices.Contains(allowed, key) {
@@ -101,6 +104,11 @@ func (v *validator) object(path string, n *node, required, allowed []string) boo
 		}
 	}
 	return true
+}
+
+// twice records that a key is there twice.
+func (v *validator) twice(path, key string) {
+	v.bad(join(path, key), "is there twice, and only the last one counts: keep one")
 }
 
 // text tells whether n, if it is there, is text.

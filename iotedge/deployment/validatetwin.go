@@ -50,7 +50,7 @@ func (v *validator) twinValue(path string, n *node, depth int) int {
 		v.bad(path, "is more than %d levels deep", maxTwinDepth)
 		return 0
 	}
-	size := 0
+	size, seen := 0, map[string]bool{}
 	for i, member := range n.members {
 		at := path
 		if n.kind == object {
@@ -59,6 +59,10 @@ func (v *validator) twinValue(path string, n *node, depth int) int {
 			if problem := keyProblem(key); problem != "" {
 				v.bad(at, "%s", problem)
 			}
+			if seen[key] {
+				v.twice(path, key)
+			}
+			seen[key] = true
 			size += counted(key)
 		}
 		size += v.twinValue(at, member, depth+1)
