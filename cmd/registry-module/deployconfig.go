@@ -53,7 +53,9 @@ func (f *deployFlags) checkConfig() error {
 	left := config.Errors{Source: all.Source}
 	for _, p := range all.Problems {
 		if p.Key != "" && strings.Contains(p.Text, "no such file or directory") {
-			f.notes = append(f.notes, fmt.Sprintf("%s: the file has to be on the device; it is not here, and was not checked.", p.Key))
+			if _, out := f.leftOut("http.tls"); !out || !strings.HasPrefix(p.Key, "http.tls.") {
+				f.notes = append(f.notes, fmt.Sprintf("%s: the file has to be on the device; it is not here, and was not checked.", p.Key))
+			}
 			continue
 		}
 		left.Problems = append(left.Problems, p)

@@ -230,7 +230,7 @@ func (o Options) credentials() map[string]Credential {
 	if n > 1 {
 		number = "_" + strconv.Itoa(n)
 	}
-	user := o.settings()[proxyPrefix+"USERNAME"+number]
+	user := yamlValue(o.settings()[proxyPrefix+"USERNAME"+number])
 	if user == "" {
 		return nil
 	}

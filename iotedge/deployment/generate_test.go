@@ -327,8 +327,8 @@ func TestCredentials(t *testing.T) {
 		"public":           {with(top(), func(o *Options) { o.Image = "mcr.microsoft.com/a:1" }), map[string]Credential{}},
 		"another registry": {with(top(), func(o *Options) { o.Image = "a.example/a:1" }), map[string]Credential{}},
 		"from settings": {with(top(), func(o *Options) {
-			o.Upstreams, o.Settings = nil, map[string]string{remoteURL: "https://contoso.azurecr.io", "REGISTRY_PROXY_USERNAME": "u", "REGISTRY_PROXY_PASSWORD": "hunter2"}
-		}), map[string]Credential{"registry": {"u", "${REGISTRY_PROXY_PASSWORD}", "contoso.azurecr.io"}}},
+			o.Upstreams, o.Settings = nil, map[string]string{remoteURL: "https://contoso.azurecr.io", "REGISTRY_PROXY_USERNAME": "'u #'''", "REGISTRY_PROXY_PASSWORD": "hunter2"}
+		}), map[string]Credential{"registry": {"u #'", "${REGISTRY_PROXY_PASSWORD}", "contoso.azurecr.io"}}},
 		"below": {with(bottom(), func(o *Options) { o.Login = "b" }), map[string]Credential{"upstream": {"b", "${UPSTREAM_PASSWORD}", "$upstream:8000"}}},
 		"none":  {with(bottom(), func(o *Options) { o.Anonymous = true }), map[string]Credential{}},
 	} {

@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -87,7 +88,7 @@ func (o Options) meaning(name string) string {
 	}
 	if number, ok := strings.CutPrefix(name, proxyPrefix+"PASSWORD"); ok {
 		if host, err := (Upstream{URL: o.settings()[remoteURL+number]}).host(); err == nil {
-			return fmt.Sprintf("the password of %s at %s", o.settings()[proxyPrefix+"USERNAME"+number], host)
+			return fmt.Sprintf("the password of %s at %s", yamlValue(o.settings()[proxyPrefix+"USERNAME"+number]), host)
 		}
 	}
 	if IsSecret(name, "") {
@@ -141,4 +142,17 @@ func yamlText(value string) string {
 		return value
 	}
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'"
+}
+
+// yamlValue is the text that a variable of registry-module stands for: the reverse of
+// yamlText, for those who do not read it as YAML.
+func yamlValue(text string) string {
+	if n := len(text); n >= 2 && text[0] == '\'' && text[n-1] == '\'' {
+		return strings.ReplaceAll(text[1:n-1], "''", "'")
+	}
+	var value string
+	if strings.HasPrefix(text, `"`) && json.Unmarshal([]byte(text), &value) == nil {
+		return value
+	}
+	return text
 }
