@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -14,15 +15,19 @@ import (
 // Podman runs podman with nothing in it and nothing shared with the machine's.
 type Podman struct {
 	dir, podman string
+	at          At
 }
 
 // NewPodman prepares podman in an empty directory.
-func NewPodman(dir string) (*Podman, error) {
+func NewPodman(dir string) (*Podman, error) { return NewPodmanAt(At{}, dir) }
+
+// NewPodmanAt does so somewhere.
+func NewPodmanAt(at At, dir string) (*Podman, error) {
 	podman, err := System("podman", "podman")
 	if err != nil {
 		return nil, err
 	}
-	p := &Podman{dir: dir, podman: podman}
+	p := &Podman{dir: dir, podman: podman, at: at}
 	files := map[string]string{
 		p.registries(): "unqualified-search-registries = []\n",
 		p.policy():     `{"default": [{"type": "insecureAcceptAnything"}]}`,
@@ -61,14 +66,15 @@ func (p *Podman) CLI(ctx context.Context, args ...string) (string, error) {
 		"--tmpdir", filepath.Join(p.dir, "tmp"), "--storage-driver", "vfs",
 		"--events-backend", "none", "--cgroup-manager", "cgroupfs",
 	}
-	return Run(ctx, p.dir, env, p.podman, append(global, args...)...)
+	return runIn(ctx, p.at.Netns, p.dir, env, p.podman, append(global, args...)...)
 }
 
 // Pull pulls an image, for the machine's platform where platform is empty, and
 // returns the digests that podman has it under: the index's and that of the
 // platform.
 func (p *Podman) Pull(ctx context.Context, ref, platform string) (digests []string, err error) {
-	args := []string{"pull", "--quiet", "--tls-verify=false", "--signature-policy", p.policy()}
+	args := []string{"pull", "--quiet", fmt.Sprintf("--tls-verify=%t", p.at.TLS), "--signature-policy", p.policy()}
+	args = append(args, p.at.user("--creds")...)
 	if platform != "" {
 		args = append(args, "--platform", platform)
 	}
@@ -91,15 +97,19 @@ func (p *Podman) Pull(ctx context.Context, ref, platform string) (digests []stri
 // Skopeo runs skopeo.
 type Skopeo struct {
 	dir, skopeo string
+	at          At
 }
 
 // NewSkopeo prepares skopeo in a directory of its own.
-func NewSkopeo(dir string) (*Skopeo, error) {
+func NewSkopeo(dir string) (*Skopeo, error) { return NewSkopeoAt(At{}, dir) }
+
+// NewSkopeoAt does so somewhere.
+func NewSkopeoAt(at At, dir string) (*Skopeo, error) {
 	skopeo, err := System("skopeo", "skopeo")
 	if err != nil {
 		return nil, err
 	}
-	return &Skopeo{dir: dir, skopeo: skopeo}, nil
+	return &Skopeo{dir: dir, skopeo: skopeo, at: at}, nil
 }
 
 // CLI runs the skopeo command and returns what it prints.
@@ -109,7 +119,7 @@ func (s *Skopeo) CLI(ctx context.Context, args ...string) (string, error) {
 		return "", fmt.Errorf("preparing skopeo: %w", err)
 	}
 	env := Env{"CONTAINERS_REGISTRIES_CONF": conf, "XDG_RUNTIME_DIR": s.dir}
-	return Run(ctx, s.dir, env, s.skopeo, append([]string{"--insecure-policy"}, args...)...)
+	return runIn(ctx, s.at.Netns, s.dir, env, s.skopeo, append([]string{"--insecure-policy"}, args...)...)
 }
 
 // Pull copies an image, for the machine's platform where platform is empty,
@@ -126,11 +136,13 @@ func (s *Skopeo) Pull(ctx context.Context, ref, platform string) (digests []stri
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.CLI(ctx, append(override, "copy", "--src-tls-verify=false", "docker://"+ref, "dir:"+to)...)
+	verify := fmt.Sprintf("tls-verify=%t", s.at.TLS)
+	copied := slices.Concat(override, []string{"copy", "--src-" + verify}, s.at.user("--src-creds"), []string{"docker://" + ref, "dir:" + to})
+	_, err = s.CLI(ctx, copied...)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := s.CLI(ctx, "inspect", "--raw", "--tls-verify=false", "docker://"+ref)
+	raw, err := s.CLI(ctx, slices.Concat([]string{"inspect", "--raw", "--" + verify}, s.at.user("--creds"), []string{"docker://" + ref})...)
 	if err != nil {
 		return nil, err
 	}
@@ -140,15 +152,19 @@ func (s *Skopeo) Pull(ctx context.Context, ref, platform string) (digests []stri
 // Client runs a client that is one program without state: crane or oras.
 type Client struct {
 	dir, path string
+	at        At
 }
 
 // NewClient prepares a program in a directory of its own, where its
 // credentials (docker's config.json) lie as well.
 func NewClient(dir, path string) *Client { return &Client{dir: dir, path: path} }
 
+// NewClientAt does so somewhere.
+func NewClientAt(at At, dir, path string) *Client { return &Client{dir: dir, path: path, at: at} }
+
 // CLI runs the program and returns what it prints, without white space around.
 func (c *Client) CLI(ctx context.Context, args ...string) (string, error) {
-	out, err := Run(ctx, c.dir, Env{"DOCKER_CONFIG": c.dir}, c.path, args...)
+	out, err := runIn(ctx, c.at.Netns, c.dir, Env{"DOCKER_CONFIG": c.dir}, c.path, args...)
 	return strings.TrimSpace(out), err
 }
 

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -29,10 +30,18 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 
 // thin makes the send buffer of a connection small.
 func thin(ctx context.Context, c net.Conn) context.Context {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp, ok := transport(c).(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // a connection that is gone has none
 	}
 	return ConnContext(ctx, c)
+}
+
+// transport is what TLS runs on, or the connection itself.
+func transport(c net.Conn) net.Conn {
+	if over, ok := c.(*tls.Conn); ok {
+		return over.NetConn()
+	}
+	return c
 }
 
 // fresh tells, once for each connection, that it is the first request on it.
@@ -45,7 +54,7 @@ func fresh(r *http.Request) bool {
 // it does: what was not yet sent is lost.
 func abort(r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		if tcp, ok := transport(c.Conn).(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // it is gone already
 		}
 	}

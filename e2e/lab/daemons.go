@@ -14,11 +14,36 @@ import (
 type Containerd struct {
 	*Process
 	dir, ctr string
+	at       At
+}
+
+// At is where a client runs, and how it pulls. The zero value is this machine, and a
+// registry that speaks HTTP and wants no password.
+type At struct {
+	// Netns is where it runs; nil is this machine.
+	Netns *Netns
+	// TLS has it verify the registry by what the namespace trusts.
+	TLS bool
+	// Username and Password are sent to the registry where it asks for them.
+	Username, Password string
+}
+
+// user is how many commands take a user with his password.
+func (a At) user(flag string) []string {
+	if a.Username == "" {
+		return nil
+	}
+	return []string{flag, a.Username + ":" + a.Password}
 }
 
 // StartContainerd starts containerd. Its socket lies in dir, so the path must
 // be short: 100 bytes at the most.
 func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
+	return StartContainerdAt(ctx, At{}, dir)
+}
+
+// StartContainerdAt does so somewhere.
+func StartContainerdAt(ctx context.Context, at At, dir string) (*Containerd, error) {
 	containerd, err := System("containerd", "containerd")
 	if err != nil {
 		return nil, err
@@ -27,7 +52,7 @@ func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Containerd{dir: dir, ctr: ctr}
+	c := &Containerd{dir: dir, ctr: ctr, at: at}
 	config := filepath.Join(dir, "containerd.toml")
 	text := fmt.Sprintf(`version = 2
 root = %q
@@ -39,8 +64,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, fmt.Errorf("starting containerd: %w", err)
 	}
+	path, line, err := at.Netns.Enter(containerd, "--config", config)
+	if err != nil {
+		return nil, err
+	}
 	c.Process, err = Start(ctx, Spec{
-		Name: "containerd", Path: containerd, Args: []string{"--config", config}, Dir: dir,
+		Name: "containerd", Path: path, Args: line, Dir: dir,
 		Ready: func(ctx context.Context) error {
 			_, err := c.Ctr(ctx, "version")
 			return err
@@ -53,7 +82,7 @@ func (c *Containerd) socket() string { return filepath.Join(c.dir, "containerd.s
 
 // Ctr runs the ctr command and returns what it prints.
 func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
-	return Run(ctx, c.dir, nil, c.ctr, append([]string{"--address", c.socket()}, args...)...)
+	return runIn(ctx, c.at.Netns, c.dir, nil, c.ctr, append([]string{"--address", c.socket()}, args...)...)
 }
 
 // Mirror configures a server as the only place to pull the images of a
@@ -79,6 +108,7 @@ func (c *Containerd) hosts() string { return filepath.Join(c.dir, "hosts") }
 // returns the digest that containerd has it under.
 func (c *Containerd) Pull(ctx context.Context, ref, platform string) (digests []string, err error) {
 	args := []string{"images", "pull", "--hosts-dir", c.hosts(), "--snapshotter", "native"}
+	args = append(args, c.at.user("--user")...)
 	if platform != "" {
 		args = append(args, "--platform", platform)
 	}
@@ -104,11 +134,17 @@ type Docker struct {
 	*Process
 	dir, docker string
 	containerd  *Containerd
+	at          At
 }
 
 // StartDocker starts dockerd, and a containerd for it. The path of dir must be
 // short, as for [StartContainerd].
-func StartDocker(ctx context.Context, dir string) (_ *Docker, err error) {
+func StartDocker(ctx context.Context, dir string) (*Docker, error) {
+	return StartDockerAt(ctx, At{}, dir)
+}
+
+// StartDockerAt does so somewhere.
+func StartDockerAt(ctx context.Context, at At, dir string) (_ *Docker, err error) {
 	dockerd, err := System("dockerd", "docker.io")
 	if err != nil {
 		return nil, err
@@ -125,18 +161,21 @@ func StartDocker(ctx context.Context, dir string) (_ *Docker, err error) {
 	if err := os.Mkdir(below, 0o755); err != nil {
 		return nil, fmt.Errorf("starting dockerd: %w", err)
 	}
-	d := &Docker{dir: dir, docker: docker}
-	if d.containerd, err = StartContainerd(ctx, below); err != nil {
+	d := &Docker{dir: dir, docker: docker, at: at}
+	if d.containerd, err = StartContainerdAt(ctx, at, below); err != nil {
 		return nil, err
 	}
+	path, line, err := at.Netns.Enter(dockerd,
+		"--host", d.host(), "--containerd", d.containerd.socket(), "--config-file", config,
+		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--storage-driver", "vfs",
+		"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
+	)
+	if err != nil {
+		return nil, errors.Join(err, d.containerd.Stop())
+	}
 	d.Process, err = Start(ctx, Spec{
-		Name: "dockerd", Path: dockerd, Dir: dir,
-		Args: []string{
-			"--host", d.host(), "--containerd", d.containerd.socket(), "--config-file", config,
-			"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-			"--pidfile", filepath.Join(dir, "pid"), "--storage-driver", "vfs",
-			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-		},
+		Name: "dockerd", Path: path, Dir: dir, Args: line,
 		Ready: func(ctx context.Context) error {
 			_, err := d.CLI(ctx, "version", "--format", "{{.Server.Version}}")
 			return err
@@ -153,6 +192,13 @@ func (d *Docker) host() string { return "unix://" + filepath.Join(d.dir, "docker
 // CLI runs the docker command and returns what it prints.
 func (d *Docker) CLI(ctx context.Context, args ...string) (string, error) {
 	return Run(ctx, d.dir, Env{"DOCKER_HOST": d.host(), "DOCKER_CONFIG": filepath.Join(d.dir, "config")}, d.docker, args...)
+}
+
+// Login has the docker command keep the user's password for a registry, which says
+// whether it is right.
+func (d *Docker) Login(ctx context.Context, registry string) error {
+	_, err := d.CLI(ctx, "login", "--username", d.at.Username, "--password", d.at.Password, registry)
+	return err
 }
 
 // Pull pulls an image, for the machine's platform where platform is empty, and

@@ -26,6 +26,7 @@ type Gateway struct {
 	// Addr is host:port.
 	Addr string
 
+	site    *Site // nil is loopback
 	base    http.Handler
 	always  []Middleware
 	handler atomic.Pointer[http.Handler]
@@ -38,11 +39,30 @@ type Gateway struct {
 // NewGateway serves a handler at a free loopback address, behind middlewares
 // that stay whatever Use puts between.
 func NewGateway(h http.Handler, always ...Middleware) (*Gateway, error) {
-	addr, err := FreeAddr()
-	if err != nil {
-		return nil, err
+	return newGateway(nil, h, always...)
+}
+
+// Site is a place to listen at that is not a free address on loopback.
+type Site struct {
+	// URL is how others know it, without a path.
+	URL string
+	// Addr is host:port, by number.
+	Addr string
+	// Listen is called to listen there, again after Down.
+	Listen func() (net.Listener, error)
+}
+
+func newGateway(site *Site, h http.Handler, always ...Middleware) (*Gateway, error) {
+	g := &Gateway{site: site, base: h, always: always}
+	if site != nil {
+		g.Addr = site.Addr
+	} else {
+		addr, err := FreeAddr()
+		if err != nil {
+			return nil, err
+		}
+		g.Addr = addr
 	}
-	g := &Gateway{Addr: addr, base: h, always: always}
 	g.Use()
 	if err := g.Up(); err != nil {
 		return nil, err
@@ -51,7 +71,12 @@ func NewGateway(h http.Handler, always ...Middleware) (*Gateway, error) {
 }
 
 // URL is the gateway's address as a URL without a path.
-func (g *Gateway) URL() string { return "http://" + g.Addr }
+func (g *Gateway) URL() string {
+	if g.site != nil {
+		return g.site.URL
+	}
+	return "http://" + g.Addr
+}
 
 // Use puts middlewares in front of the gateway's handler, the first outermost,
 // in place of those of the call before. Requests that are under way keep
@@ -71,7 +96,7 @@ func (g *Gateway) Up() error {
 	if g.server != nil {
 		return nil
 	}
-	l, err := listen(g.Addr)
+	l, err := g.listen()
 	if err != nil {
 		return fmt.Errorf("bringing up %s: %w", g.Addr, err)
 	}
@@ -88,6 +113,13 @@ func (g *Gateway) Up() error {
 	}()
 	g.server, g.ended = server, ended
 	return nil
+}
+
+func (g *Gateway) listen() (net.Listener, error) {
+	if g.site != nil {
+		return g.site.Listen()
+	}
+	return listen(g.Addr)
 }
 
 // listen listens at an address that nobody else uses. For a moment it may be taken

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ type Names string
 
 // The ways of a name server.
 const (
-	// Known has it give its address for all names below its domain.
+	// Known has it give the addresses of the names that it knows.
 	Known Names = "known"
 	// Unheard has it say nothing.
 	Unheard Names = "unheard"
@@ -26,8 +27,7 @@ const (
 // Nameserver answers questions for addresses (RFC 1035). It may be used by several
 // goroutines.
 type Nameserver struct {
-	domain  string
-	addr    [4]byte
+	lookup  func(name string) (addr [4]byte, known bool)
 	conn    net.PacketConn
 	names   atomic.Pointer[Names]
 	asked   atomic.Int64
@@ -38,7 +38,24 @@ type Nameserver struct {
 // NewNameserver answers at a socket that all names below a domain are at an IPv4
 // address, and that there are no others.
 func NewNameserver(conn net.PacketConn, domain string, addr [4]byte) *Nameserver {
-	s := &Nameserver{domain: domain + ".", addr: addr, conn: conn, ended: make(chan struct{})}
+	return newNameserver(conn, func(name string) ([4]byte, bool) { return addr, strings.HasSuffix(name, "."+domain) })
+}
+
+// NewHosts answers at a socket with the addresses of hosts, and that there are no
+// others.
+func NewHosts(conn net.PacketConn, hosts map[string]netip.Addr) *Nameserver {
+	lower := map[string][4]byte{}
+	for host, addr := range hosts {
+		lower[strings.ToLower(host)] = addr.As4()
+	}
+	return newNameserver(conn, func(name string) ([4]byte, bool) {
+		addr, known := lower[name]
+		return addr, known
+	})
+}
+
+func newNameserver(conn net.PacketConn, lookup func(string) ([4]byte, bool)) *Nameserver {
+	s := &Nameserver{lookup: lookup, conn: conn, ended: make(chan struct{})}
 	s.Use(Known)
 	go s.serve()
 	return s
@@ -86,15 +103,16 @@ func (s *Nameserver) answer(question []byte) ([]byte, error) {
 	}
 	q := m.Questions[0]
 	m.Response, m.Additionals = true, nil
+	addr, known := s.lookup(strings.TrimSuffix(strings.ToLower(q.Name.String()), "."))
 	switch names := *s.names.Load(); {
 	case names == Unheard:
 		return nil, nil
-	case names == NXDomain, !strings.HasSuffix(strings.ToLower(q.Name.String()), "."+s.domain):
+	case names == NXDomain, !known:
 		m.RCode = dnsmessage.RCodeNameError
 	case q.Type == dnsmessage.TypeA:
 		m.Answers = []dnsmessage.Resource{{
 			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
-			Body:   &dnsmessage.AResource{A: s.addr},
+			Body:   &dnsmessage.AResource{A: addr},
 		}}
 	}
 	return m.Pack()

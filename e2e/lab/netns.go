@@ -273,21 +273,24 @@ func (n *Netns) do(call func() error) error {
 
 // Publish takes connections to a loopback address of this machine to the same
 // address in the namespace, until Close.
-func (n *Netns) Publish(addr string) error {
-	l, err := listen(addr)
+func (n *Netns) Publish(addr string) error { return n.PublishAs(addr, addr) }
+
+// PublishAs does so where the address in the namespace is another one.
+func (n *Netns) PublishAs(outer, inner string) error {
+	l, err := listen(outer)
 	if err != nil {
-		return fmt.Errorf("publishing %s: %w", addr, err)
+		return fmt.Errorf("publishing %s: %w", inner, err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.published = append(n.published, l)
 	go func() {
 		for {
-			outer, err := l.Accept()
+			conn, err := l.Accept()
 			if err != nil {
 				return // closed
 			}
-			go n.relay(outer, addr)
+			go n.relay(conn, inner)
 		}
 	}()
 	return nil

@@ -167,6 +167,9 @@ type OriginOptions struct {
 	// Canary and Name are as in [UpstreamOptions].
 	Canary *Canary
 	Name   string
+	// Site is where it listens, nil is loopback. Its token server and its blob host
+	// are on loopback in any case.
+	Site *Site
 }
 
 // Origin is an upstream without a process of its own, for content that nobody
@@ -218,7 +221,7 @@ func StartOrigin(o OriginOptions, images ...Image) (_ *Origin, err error) {
 			return nil, err
 		}
 	}
-	origin.Gateway, err = NewGateway(registry, record(""), link.Middleware)
+	origin.Gateway, err = newGateway(o.Site, registry, record(""), link.Middleware)
 	return origin, err
 }
 

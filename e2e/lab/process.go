@@ -199,6 +199,14 @@ func (p *Process) signal(sig syscall.Signal) {
 	_ = syscall.Kill(-p.cmd.Process.Pid, sig)
 }
 
+// Reload sends the process itself SIGHUP: a daemon reads its files again.
+func (p *Process) Reload() error {
+	if err := syscall.Kill(p.PID(), syscall.SIGHUP); err != nil {
+		return fmt.Errorf("reloading %s: %w", p.spec.Name, err)
+	}
+	return nil
+}
+
 // PID is the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
