@@ -198,8 +198,8 @@ func once(t *testing.T, what string, ups []*lab.Origin, blobs []lab.RawBlob, man
 		t.Logf("%s: %v", what, got)
 	}
 	t.Logf("%s: %d upstream requests, %d bytes of %d blobs, amplification %.4f", what, requests, sent, gets, float64(sent)/float64(needed))
-	if sent != needed || gets != len(all) || good < manifests || good > manifests+twice {
-		t.Errorf("%s: upstream has sent %d bytes of blobs in %d answers, and %d manifests, want %d, %d, %d to %d",
+	if sent != needed || gets < len(all) || good < manifests || good > manifests+twice {
+		t.Errorf("%s: upstream has sent %d bytes of blobs in %d answers, and %d manifests, want %d, at least %d, %d to %d",
 			what, sent, gets, good, needed, len(all), manifests, manifests+twice)
 	}
 }
