@@ -63,6 +63,8 @@ type Remote struct {
 	AllowedRealms []string
 	// CAFile, CertFile and KeyFile are in PEM form, as in [upstream.Options].
 	CAFile, CertFile, KeyFile string
+	// Authorities are trusted, too; default none.
+	Authorities upstream.Authorities
 	// Insecure tells that certificates are not verified.
 	Insecure bool
 
@@ -212,7 +214,7 @@ func (e *examination) run(ctx context.Context) {
 }
 
 // settings looks at what needs no network.
-func (e *examination) settings(context.Context) report.Finding {
+func (e *examination) settings(ctx context.Context) report.Finding {
 	if e.r.URL == nil {
 		return report.Fail("Set "+e.r.Variable("REMOTEURL")+", for example to https://registry-1.docker.io.", "no URL is configured")
 	}
@@ -229,6 +231,7 @@ func (e *examination) settings(context.Context) report.Finding {
 		URL:           e.r.URL.String(),
 		AllowedRealms: e.r.AllowedRealms,
 		CAFile:        e.r.CAFile,
+		Authorities:   e.r.Authorities,
 		CertFile:      e.r.CertFile,
 		KeyFile:       e.r.KeyFile,
 		Insecure:      e.r.Insecure,
@@ -251,7 +254,15 @@ func (e *examination) settings(context.Context) report.Finding {
 			e.r.Variable("CERTIFICATE")+", "+e.r.Variable("KEY")+" and "+e.r.Variable("ALLOWEDREALMS")+".",
 			"the settings cannot be used: %s", e.secrets.Clean(err.Error()))
 	}
-	e.roots = readRoots(e.r.CAFile)
+	var more []byte
+	if e.r.Authorities != nil {
+		if more, err = e.r.Authorities.Authorities(ctx); err != nil {
+			return report.Fail("See whether the IoT Edge runtime runs (iotedge check), or set "+e.r.Variable("TRUSTBUNDLE")+"=false.",
+				"the trust bundle cannot be had: %s", e.secrets.Clean(err.Error()))
+		}
+		text += ", authorities of the IoT Edge device"
+	}
+	e.roots = readRoots(e.r.CAFile, more)
 	if e.r.CAFile != "" {
 		text += ", authorities of " + e.r.CAFile
 	}

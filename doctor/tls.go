@@ -16,16 +16,17 @@ import (
 	"registry-module/doctor/report"
 )
 
-// readRoots returns the authorities of the system and of file, as package upstream
-// does, and nil for those of the system.
-func readRoots(file string) *x509.CertPool {
-	if file == "" {
+// readRoots returns the authorities of the system, of file, and more (PEM), as package
+// upstream does, and nil for those of the system.
+func readRoots(file string, more []byte) *x509.CertPool {
+	if file == "" && len(more) == 0 {
 		return nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
+	pool.AppendCertsFromPEM(more)
 	if pem, err := os.ReadFile(file); err == nil { // upstream.New has read it, too
 		pool.AppendCertsFromPEM(pem)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -213,7 +212,17 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 	if image == "" {
 		image = images.Default(r.URL.Host)
 	}
-	checks := d.Check(ctx, doctorRemote(cfg, r, image))
+	remote := doctorRemote(cfg, r, image)
+	bundle, err := newTrustBundle([]config.Remote{r}, nil)
+	if err != nil {
+		return report.RemoteReport{Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,
+			Checks: []report.Finding{report.Fail("Correct it, or set "+remote.Variable("TRUSTBUNDLE")+"=false.", "the trust bundle cannot be asked for: %v", err)}}
+	}
+	if bundle != nil {
+		defer func() { _ = bundle.Close() }() // it was only asked
+	}
+	remote.Authorities = authoritiesOf(r, bundle)
+	checks := d.Check(ctx, remote)
 	if f, ok := checkServer(ctx, cfg.DataDir, r.URL.Host, d.Timeout); ok {
 		checks = append(checks, f)
 	}
@@ -270,7 +279,6 @@ func mayRun(ctx context.Context, dataDir string) bool {
 // doctorMachine is what the configuration wants of this machine.
 func doctorMachine(cfg *config.Config, timeout time.Duration) machine.Machine {
 	tlsConfig := cfg.Stock.HTTP.TLS
-	wanted := clientAuth(tlsConfig.ClientAuth)
 	return machine.Machine{
 		Timeout:            timeout,
 		DataDir:            cfg.DataDir,
@@ -278,11 +286,11 @@ func doctorMachine(cfg *config.Config, timeout time.Duration) machine.Machine {
 		MinFree:            cfg.MinFree.Of,
 		Net:                cfg.Net,
 		Addr:               cfg.Addr,
-		TLS:                tlsConfig.Certificate != "",
+		TLS:                tlsConfig.Certificate != "" || cfg.ServerCertificate,
 		Prefix:             cfg.Stock.HTTP.Prefix,
 		AdminAddr:          cfg.AdminAddr,
 		MetricsPath:        cfg.Stock.HTTP.Debug.Prometheus.Path,
-		ClientCertificates: len(tlsConfig.ClientCAs) > 0 && (wanted == tls.RequireAnyClientCert || wanted == tls.RequireAndVerifyClientCert),
+		ClientCertificates: demandsCertificates(tlsConfig),
 	}
 }
 

@@ -68,7 +68,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := listen(cfg, apiTLS{crls: cfg.AccessCRLs}, log)
+	ln, err := listen(cfg, apiTLS{source: p.runtime.source(), crls: cfg.AccessCRLs}, log)
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
@@ -86,6 +86,9 @@ func serve(ctx context.Context, cfg *config.Config) error {
 		all = append(all, served{newControlServer(ctx, p.byCommand(controlHandler(p.cache, p.images, p.offline, p.statuses)), log), control})
 	}
 	announce(log, cfg, p, ln.Addr())
+	if p.runtime.certificate != nil {
+		p.closers = append(p.closers, start(ctx, p.runtime.certificate.Run))
+	}
 	if p.scheduler != nil {
 		p.closers = append(p.closers, start(ctx, p.scheduler.Run))
 	}

@@ -42,6 +42,8 @@ type program struct {
 	// seeds fills cache, and scheduler has it do so at set times; nil for none.
 	seeds     *seedControl
 	scheduler *seed.Scheduler
+	// runtime is what IoT Edge gives.
+	runtime workloadAPI
 	// contact is what all remotes go by.
 	contact upstream.Switch
 	// name is what requests to remotes call this process in their Via headers.
@@ -81,6 +83,11 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 
 	p.offline = startOfflineControl(cfg, &p.contact, log)
 	p.closers = append(p.closers, p.offline)
+
+	if p.runtime, err = wireWorkloadAPI(cfg, log); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.runtime)
 
 	p.name = via.NewName()
 	remotes, routes, err := p.wireRemotes(cfg, store, log)
@@ -290,6 +297,7 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 		Credentials:   auth.New(credentialsOf(r)),
 		AllowedRealms: r.AllowedRealms,
 		CAFile:        r.CAFile,
+		Authorities:   authoritiesOf(r, p.runtime.bundle),
 		CertFile:      r.CertFile,
 		KeyFile:       r.KeyFile,
 		Insecure:      r.Insecure,
