@@ -89,7 +89,7 @@ func (f *deployFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.o.Direct, "direct", false, "no API proxy: children pull from registry-module, which has a certificate of the workload API")
 	flags.BoolVar(&f.o.Cache, "cache", false, "middle: keep what passes, with a registry-module of its own")
 	flags.BoolVar(&f.o.Blob, "blob", false, "top: add Azure Blob Storage on IoT Edge")
-	flags.BoolVar(&f.o.Metrics, "metrics", false, "add the metrics collector of Azure Monitor")
+	flags.BoolVar(&f.o.Metrics, "metrics", false, "add the metrics collector: the top sends to Azure Monitor, lower layers through IoT Hub")
 	flags.StringArrayVar(&f.modules, "module", nil, "a further module: NAME=IMAGE")
 	flags.StringVar(&f.o.Login, "login", "", "lower layers: the name to log in with at the parent (default is a placeholder)")
 	flags.BoolVar(&f.o.Anonymous, "anonymous", false, "lower layers: do not log in at the parent")

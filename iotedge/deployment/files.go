@@ -71,7 +71,7 @@ func (o Options) certificates() ([]byte, error) {
 func (o Options) readme(made []File, r *Result) ([]byte, error) {
 	type used struct{ Name, Use string }
 	uses := map[string]string{
-		ManifestFile:     "what the device is to run, for the portal (Set modules) or `az iot edge set-modules`",
+		ManifestFile:     "what the device is to run, for `az iot edge set-modules`, or to paste from into the portal (Set modules)",
 		LayeredFile:      "the same as a layered deployment, for `az iot edge deployment create --layered`",
 		ConfigFile:       "/etc/aziot/config.toml of the device",
 		CertificatesFile: "makes the root CA and the CA of this device, with OpenSSL",
@@ -110,7 +110,7 @@ func (o Options) steps(manifest string, device bool) []string {
 	}
 	steps = append(steps, "See it run: `iotedge list`, `iotedge check`.")
 	if o.runsRegistry() {
-		steps = append(steps, "See that images can be pulled: `docker exec "+registryModule+" /registry-module doctor`.")
+		steps = append(steps, "See the way to each remote registry: `docker exec "+registryModule+" /registry-module doctor`.")
 	}
 	if o.Layer != Bottom {
 		steps = append(steps, "From the device below: `curl --cacert root-ca.cert.pem https://"+hostOr(o.Hostname)+":"+port+"/v2/` is answered, with 200 or 401.")

@@ -195,20 +195,23 @@ func (o Options) proxy() Module {
 	return Module{Version: "1.0", StartupOrder: 4, Image: proxyImage, Create: logged(HostConfig{PortBindings: published(o.Port)}), Env: env}
 }
 
-// metrics is the metrics collector of Azure Monitor.
+// metrics is the metrics collector of Azure Monitor (github.com/Azure/iotedge,
+// edge-modules/metrics-collector).
 func (o Options) metrics() Module {
 	endpoints := []string{"http://edgeHub:9600/metrics", "http://edgeAgent:9600/metrics"}
 	if o.runsRegistry() {
 		endpoints = append(endpoints, "http://"+registryModule+":5001/metrics")
 	}
-	return Module{
-		Version: "1.0", StartupOrder: 5, Image: metricsImage, Create: logged(HostConfig{}),
-		Env: map[string]string{
-			"UploadTarget": "AzureMonitor", "ResourceId": placeholder(hubResource),
-			"LogAnalyticsWorkspaceId": placeholder(workspaceID), "LogAnalyticsSharedKey": placeholder(workspaceKey),
-			"MetricsEndpointsCSV": strings.Join(endpoints, ","), "ScrapeFrequencyInSecs": "300",
-		},
+	env := map[string]string{
+		"ResourceId": placeholder(hubResource), "MetricsEndpointsCSV": strings.Join(endpoints, ","), "ScrapeFrequencyInSecs": "300",
 	}
+	if o.Layer == Top {
+		env["UploadTarget"] = "AzureMonitor"
+		env["LogAnalyticsWorkspaceId"], env["LogAnalyticsSharedKey"] = placeholder(workspaceID), placeholder(workspaceKey)
+	} else {
+		env["UploadTarget"] = "IotMessage" // there is no way to Azure Monitor but through edgeHub
+	}
+	return Module{Version: "1.0", StartupOrder: 5, Image: metricsImage, Create: logged(HostConfig{}), Env: env}
 }
 
 // credentials are those of the container engine: on the top for the registry that has

@@ -157,6 +157,9 @@ func checkMade(t *testing.T, o Options, r *Result) {
 	if route := proxy["DOCKER_REQUEST_ROUTE_ADDRESS"].Value; (route == "registry:8000") != (runs && !o.Direct) {
 		bad("the proxy routes to %q", route)
 	}
+	if target, ok := modules[metricsModule].Env["UploadTarget"]; ok != o.Metrics || ok && (target.Value == "AzureMonitor") != (o.Layer == Top) {
+		bad("metrics go to %q", target.Value)
+	}
 	for _, p := range r.Placeholders {
 		if p.Meaning == "" || len(p.Files) == 0 {
 			bad("placeholder %+v", p)
