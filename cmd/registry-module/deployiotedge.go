@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"registry-module/config"
 	"registry-module/iotedge/deployment"
 )
 
@@ -183,6 +184,11 @@ func (f *deployFlags) read() error {
 			continue
 		}
 		set("--env", name, value)
+	}
+	if f.maxSize != "" {
+		if _, err := config.ParseSize(f.maxSize); err != nil {
+			bad("--max-size %q %w", f.maxSize, err)
+		}
 	}
 	set("--max-size", "REGISTRY_CACHE_MAXSIZE", f.maxSize)
 	set("--htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH", f.htpasswd)

@@ -35,6 +35,7 @@ func TestDeployUsage(t *testing.T) {
 		"upstream's password": {topArgs("--upstream", "a.example,password=hunter2"), []string{"no password on the command line"}},
 		"upstream's default":  {topArgs("--upstream", "a.example,default=maybe"), []string{`option "default"`}},
 		"module twice":        {topArgs("--upstream", "a.example", "--module", "a=b:1", "--module", "a=b:2"), []string{"given twice"}},
+		"size":                {topArgs("--upstream", "a.example", "--max-size", "lots"), []string{`--max-size "lots" `}},
 		"setting twice":       {topArgs("--upstream", "a.example", "--env", "REGISTRY_CACHE_MAXSIZE=1GiB", "--max-size", "2GiB"), []string{"write only one of them"}},
 		"no names":            {[]string{"deploy", "iotedge", "--layer", "middle", "--output", "x"}, []string{"--hostname is missing", "--parent-hostname is missing"}},
 		"file and directory":  {topArgs("--upstream", "a.example", "--hostname", "a", "--file", "README.md", "--output", "x"), []string{"write only one of them"}},
