@@ -149,37 +149,6 @@ func readModules(t *testing.T, content []byte) (env map[string]string, images []
 	return env, images
 }
 
-// unknownYet are settings that package config does not know, with what is there in their
-// place, or nothing. TestUnknownYet fails for those that it has learnt.
-var unknownYet = map[string]string{
-	"REGISTRY_ACCESS_POLICY=/etc/registry-module/policy.yml": "",
-	"REGISTRY_LOG_FORMATTER=iotedge":                         "text",
-	"REGISTRY_PROXY_TRUSTBUNDLE=true":                        "",
-	"REGISTRY_PROXY_REMOTEURL=https://$upstream:8000":        "https://parent.example:8000",
-	"REGISTRY_IOTEDGE_SERVERCERTIFICATE=true":                "",
-}
-
-func TestUnknownYet(t *testing.T) {
-	for setting := range unknownYet {
-		name, value, _ := strings.Cut(setting, "=")
-		t.Run(name, func(t *testing.T) {
-			t.Setenv("REGISTRY_PROXY_REMOTEURL", "https://parent.example:8000")
-			t.Setenv("IOTEDGE_PARENTHOSTNAME", "parent.example")
-			t.Setenv(name, value)
-			c, err := config.Load("")
-			switch _, missing := errors.AsType[*config.Errors](err); {
-			case missing && name != "REGISTRY_ACCESS_POLICY":
-			case missing && !strings.Contains(err.Error(), "no such file"):
-			case err == nil && slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.HasPrefix(w, name+" ") }):
-			case err == nil && name == "REGISTRY_LOG_FORMATTER":
-				// Whether it is known shows when the log is opened.
-			default:
-				t.Errorf("%s is known now: take it out of unknownYet (%v)", setting, err)
-			}
-		})
-	}
-}
-
 // checkSettings loads variables, with files and passwords in their places.
 func checkSettings(t *testing.T, env map[string]string) {
 	t.Helper()
@@ -187,12 +156,9 @@ func checkSettings(t *testing.T, env map[string]string) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("IOTEDGE_PARENTHOSTNAME", "parent.example") // as the runtime does
+	t.Setenv("IOTEDGE_WORKLOADURI", "unix:///var/run/iotedge/workload.sock")
 	for name, value := range env {
-		if other, ok := unknownYet[name+"="+value]; ok {
-			if value = other; value == "" {
-				continue
-			}
-		}
 		switch {
 		case strings.HasPrefix(value, "${"):
 			value = "secret"
