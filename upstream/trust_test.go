@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/sirupsen/logrus"
@@ -175,6 +176,21 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
+// closing is a connection that says when it is closed.
+type closing struct {
+	net.Conn
+	closed chan<- struct{}
+}
+
+// Close implements net.Conn.
+func (c closing) Close() error {
+	select {
+	case c.closed <- struct{}{}:
+	default:
+	}
+	return c.Conn.Close()
+}
+
 // Connections stay while nothing changes, and those of before are closed when something
 // does, the next time that they are idle.
 func TestAuthoritiesChange(t *testing.T) {
@@ -183,7 +199,11 @@ func TestAuthoritiesChange(t *testing.T) {
 	img := reg.AddRandomImage("a/b", "v1", 1, 1<<20)
 	from := &authorities{pem: ca.PEM()}
 	var dials atomic.Int32
-	r := newRemote(t, upstream.Options{URL: reg.URL(), Authorities: from, DialContext: dialNames(nil, &dials)})
+	closed := make(chan struct{}, 10)
+	r := newRemote(t, upstream.Options{URL: reg.URL(), Authorities: from, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dialNames(nil, &dials)(ctx, network, addr)
+		return closing{conn, closed}, err
+	}})
 	for range 3 {
 		get(t, r, "a/b", "v1")
 	}
@@ -203,6 +223,11 @@ func TestAuthoritiesChange(t *testing.T) {
 	}
 	if got, err := readBlob(t, stream); err != nil || len(got) < 1<<20 {
 		t.Errorf("what was under way has ended with %d bytes, %v", len(got), err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("the connection of before is kept")
 	}
 	from.mu.Lock()
 	from.pem = other.PEM()
