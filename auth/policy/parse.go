@@ -53,7 +53,6 @@ func Parse(text []byte) (*Policy, error) {
 // parser collects what is wrong.
 type parser struct {
 	problems []error
-	left     int // how many problems were not told
 }
 
 // bad records a mistake in a line; 0 is none.
