@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/distribution/distribution/v3/registry/auth"
@@ -11,8 +12,26 @@ import (
 	"registry-module/cache"
 )
 
-// ErrForbidden is why somebody who is known may not have what he asks for.
-var ErrForbidden = errors.New("access is not allowed")
+var (
+	// ErrForbidden is why somebody who is known may not have what he asks for.
+	ErrForbidden = errors.New("access is not allowed")
+
+	// ErrUndecided is why it is not known whether he may, for now.
+	ErrUndecided = errors.New("whether access is allowed is not known")
+)
+
+// BusyError is why nobody has looked whether somebody may have what he asks for.
+type BusyError struct {
+	// RetryAfter is how long he is to wait.
+	RetryAfter time.Duration
+	Err        error
+}
+
+// Error implements error.
+func (e *BusyError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the reason.
+func (e *BusyError) Unwrap() error { return e.Err }
 
 // Asked is what a request wants. Where it is neither a repository nor the catalog, it is to
 // know whether the client is let in at all (OCI distribution specification, "Determining
@@ -48,8 +67,8 @@ const (
 type Access interface {
 	// Authorize returns who has sent the request, where he may have what is asked. Errors
 	// are or wrap an [auth.Challenge] for who may come back with other credentials,
-	// [ErrForbidden], and those of package cache where a remote would have to be asked.
-	// Others are bugs or mistakes in files, of which the client is not told more.
+	// [ErrForbidden], [ErrUndecided] or a [*BusyError]. Others are bugs or mistakes in
+	// files, of which the client is not told more.
 	Authorize(r *http.Request, asked Asked) (Caller, error)
 }
 

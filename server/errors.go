@@ -50,12 +50,17 @@ type answer struct {
 // answerFor is the table from what went wrong to what a client is told. It is
 // the only place where the two meet.
 func answerFor(kind contentKind, err error) answer {
+	var busy *BusyError
 	var up *cache.UpstreamError
 	wait := time.Duration(0)
 	if errors.As(err, &up) {
 		wait = up.RetryAfter
 	}
 	switch {
+	case errors.As(err, &busy):
+		return answer{status: http.StatusTooManyRequests, code: errcode.ErrorCodeTooManyRequests, retryAfter: max(busy.RetryAfter, time.Second)}
+	case errors.Is(err, ErrUndecided):
+		return answer{status: http.StatusServiceUnavailable, code: errcode.ErrorCodeUnavailable, retryAfter: retryUnavailable}
 	case errors.Is(err, cache.ErrNotServed):
 		return answer{status: http.StatusNotFound, code: errcode.ErrorCodeNameUnknown}
 	case errors.Is(err, ErrForbidden), errors.Is(err, cache.ErrRefused):

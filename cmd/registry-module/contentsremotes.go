@@ -57,6 +57,9 @@ func (r *replaceableRouter) Route(ns, name string) ([]cache.Place, error) {
 // Listed implements server.Router.
 func (r *replaceableRouter) Listed(p cache.Place) (string, bool) { return r.now.Load().Listed(p) }
 
+// Names implements namer.
+func (r *replaceableRouter) Names(p cache.Place) []string { return r.now.Load().Names(p) }
+
 // place is where an image of a bundle belongs: where clients find it who name its
 // registry.
 func (s *servedRemotes) place(i bundle.Image) (cache.Place, error) {

@@ -50,6 +50,8 @@ type program struct {
 	name string
 	// metrics are those of this program; the embedded app has its own.
 	metrics *prometheus.Registry
+	// asked are the remotes for questions about callers.
+	asked []askedRemote
 	// breakers know whether the remotes answer, in the order of the configuration.
 	breakers []*breaker.Breaker
 	// closers are closed in reverse order.
@@ -66,10 +68,6 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}()
 
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	access, err := wireAccess(cfg)
-	if err != nil {
-		return nil, err
-	}
 	store, err := disk.Open(cfg.DataDir, disk.Options{})
 	if err != nil {
 		return nil, err
@@ -119,15 +117,23 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 
-	srv, err := server.New(ctx, server.Options{
+	serve := server.Options{
 		Cache:   c,
 		Router:  &served.routing,
 		Name:    p.name,
 		Config:  cfg.Stock,
-		Access:  access,
 		Metrics: p.metrics,
 		Log:     log,
-	})
+	}
+	gate, err := wireAccess(cfg, p.asked, &served.routing, store.Document(callersName), log)
+	if err != nil {
+		return nil, err
+	}
+	if gate != nil {
+		p.closers = append(p.closers, gate)
+		serve.Access = gate
+	}
+	srv, err := server.New(ctx, serve)
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +327,7 @@ func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.
 	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
 	b := breaker.New(up, breaker.Options{Log: log, Offline: p.contact.Offline})
 	p.breakers = append(p.breakers, b)
+	p.asked = append(p.asked, askedRemote{remote, b})
 	return b, p.metrics.Register(breaker.NewCollector(b))
 }
 
