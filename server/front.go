@@ -95,8 +95,14 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		s.fail(x, repositoryContent, refused)
 		return
 	}
-	if rt.kind == referrersRoute {
+	switch {
+	case rt.kind == referrersRoute:
 		s.serveReferrers(x, r, rt)
+		return
+	case rt.kind == uploadsRoute && r.Method == http.MethodPost:
+		// Docker takes the app's message, which is that of the specification, for a
+		// failure that passes, and tries for a minute.
+		s.refuse(x, http.StatusMethodNotAllowed, errcode.ErrorCodeUnsupported, "this registry can only be pulled from: push to the registry that it fetches from")
 		return
 	}
 	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"net/http"
+	pathpkg "path"
 	"regexp"
 	"strings"
 
@@ -19,6 +20,7 @@ const (
 	blobRoute
 	tagsRoute
 	referrersRoute
+	uploadsRoute // where uploads of blobs begin
 )
 
 // route is what a path of the distribution API means.
@@ -59,6 +61,10 @@ func parseRoute(escaped, prefix string) (route, *badRoute) {
 			// The app, which unescapes it, might find a /v2/ in it.
 			return route{}, nameInvalid("percent signs have no place in it")
 		}
+		if clean := pathpkg.Clean(escaped); clean != escaped && clean+"/" != escaped {
+			// Nor is it redirected to what it might mean.
+			return route{}, nameInvalid("there is no place for . and .. as parts of it, nor for two slashes in a row")
+		}
 		return route{}, nil
 	}
 	if strings.ContainsAny(path, `%\`) {
@@ -87,7 +93,10 @@ func split(path string) (route, bool) {
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
 		return route{kind: tagsRoute, name: name}, true
 	}
-	if name, _, ok := cutLast(path, "/blobs/uploads/"); ok {
+	if name, upload, ok := cutLast(path, "/blobs/uploads/"); ok {
+		if upload == "" {
+			return route{kind: uploadsRoute, name: name}, true
+		}
 		return route{name: name}, true
 	}
 	for _, kind := range []struct {
@@ -112,7 +121,7 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 // checkReference refuses tags and digests that cannot exist.
 func (rt route) checkReference() *badRoute {
 	switch {
-	case rt.reference == "" && rt.kind == otherRoute, rt.kind == tagsRoute:
+	case rt.reference == "" && rt.kind == otherRoute, rt.kind == tagsRoute, rt.kind == uploadsRoute:
 		return nil
 	case rt.kind == manifestRoute && !strings.Contains(rt.reference, ":"):
 		if !tagGrammar.MatchString(rt.reference) {

@@ -1,11 +1,13 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -530,6 +532,34 @@ func TestAccess(t *testing.T) {
 				t.Errorf("%s with credentials: status %d", path, r.status)
 			}
 		}
+	}
+}
+
+// Docker goes on trying where the message says no more than the specification's table.
+func TestPushIsExplained(t *testing.T) {
+	s := newSite(t)
+	r := do(t, http.MethodPost, s.url+"/v2/a/b/blobs/uploads/")
+	if r.status != http.StatusMethodNotAllowed || r.code(t) != "UNSUPPORTED" || !strings.Contains(string(r.body), "push to the registry that it fetches from") {
+		t.Errorf("status %d\n%s", r.status, r.body)
+	}
+}
+
+// What is outside of the API is refused as it is, and not redirected to what it might mean.
+func TestPathsAreNotNormalised(t *testing.T) {
+	s := newSite(t)
+	for path, want := range map[string]int{
+		"/metrics/../v2/": 400, "/./v2/": 400, "//v2/": 400, "/v2/../metrics": 400, "/x/": 404, "/x": 404, "/": 200, "/v2/": 200,
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+		must(t, err)
+		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: registry:8000\r\nConnection: close\r\n\r\n", path)
+		must(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		must(t, err)
+		if resp.StatusCode != want || resp.Header.Get("Location") != "" {
+			t.Errorf("%s: status %d, Location %q, want %d without one", path, resp.StatusCode, resp.Header.Get("Location"), want)
+		}
+		must(t, conn.Close())
 	}
 }
 
