@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,16 +16,6 @@ import (
 	"registry-module/iotedge/workload"
 	wt "registry-module/iotedge/workload/workloadtest"
 )
-
-// listenAndLeave makes a socket that nobody listens at.
-func listenAndLeave(path string) error {
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
-	if err != nil {
-		return err
-	}
-	ln.SetUnlinkOnClose(false)
-	return ln.Close()
-}
 
 // keeper is a certificate that is kept, in a bubble of package synctest, by an API
 // outside of it.
@@ -335,6 +324,7 @@ func TestClockIsSet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			keep(t, 0, healthy, func(k *keeper) {
 				first := k.shown()
+				synctest.Wait() // what the handshake has wanted is settled
 				k.clock.set(time.Now().Add(by))
 				k.clock.now()
 				if err := k.api.Rotate(nil); err != nil { // so that the Edge CA is valid, too
@@ -351,6 +341,7 @@ func TestClockIsSet(t *testing.T) {
 		t.Run(name+", without handshakes", func(t *testing.T) {
 			keep(t, 0, healthy, func(k *keeper) {
 				k.shown()
+				synctest.Wait() // what the handshake has wanted is settled
 				k.clock.set(time.Now().Add(by))
 				k.clock.now()
 				if err := k.api.Rotate(nil); err != nil {
@@ -380,37 +371,4 @@ func TestGivenWhatIsNotValid(t *testing.T) {
 			t.Errorf("logged is %v", entry.Data)
 		}
 	})
-}
-
-// A real handshake, by a client that trusts the root of the site alone.
-func TestHandshake(t *testing.T) {
-	api := wt.New(t, wt.Options{})
-	s, err := newClient(t, options(api)).NewServerCertificate(workload.CertificateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		s.Run(ctx)
-	}()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(api.Root().PEM())
-	for _, name := range []string{gateway, "registry"} {
-		near, far := net.Pipe()
-		done := make(chan error, 1)
-		go func() {
-			done <- tls.Server(far, &tls.Config{GetCertificate: s.GetCertificate}).HandshakeContext(t.Context())
-		}()
-		if err := tls.Client(near, &tls.Config{ServerName: name, RootCAs: roots}).HandshakeContext(t.Context()); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err := <-done; err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		_, _ = near.Close(), far.Close() // nothing is in them
-	}
-	cancel()
-	<-ended
 }
