@@ -94,7 +94,9 @@ func TestTrustBundleSurvives(t *testing.T) {
 				wantBundle(t, b, api.Root().PEM())
 				api.Break(wt.TrustBundle, tt.fault)
 				time.Sleep(6 * time.Minute)
-				wantBundle(t, b, api.Root().PEM())
+				if got, _ := b.Authorities(t.Context()); string(got) != string(api.Root().PEM()) { // the answer may be there already
+					t.Errorf("got %q", got)
+				}
 				settle(t, api, 2)
 				for range 20 {
 					got, err := b.Authorities(t.Context())
@@ -111,9 +113,12 @@ func TestTrustBundleSurvives(t *testing.T) {
 				}
 				api.Mend()
 				time.Sleep(time.Minute)
-				asked := api.Requests(wt.TrustBundle)
-				_, _ = b.Authorities(t.Context()) // the last error
-				settle(t, api, asked+1)
+				for range 60_000 { // for a minute at most
+					if _, err := b.Authorities(t.Context()); err == nil {
+						break
+					}
+					time.Sleep(time.Millisecond)
+				}
 				wantBundle(t, b, api.Root().PEM())
 				if n := logged(hook, logrus.InfoLevel, "can be had again"); n != 1 {
 					t.Errorf("%d lines say that it is over, want 1", n)
