@@ -6,13 +6,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	stock "github.com/distribution/distribution/v3/registry/auth"
 
 	"registry-module/auth/access"
 	"registry-module/auth/policy"
-	"registry-module/cache"
 )
 
 const rules = `
@@ -277,14 +277,24 @@ func TestNewErrors(t *testing.T) {
 
 // remote is a remote registry that a test tells what to say.
 type remote struct {
-	check func(ctx context.Context, repo, kind, reference, user, password string) error
+	mu    sync.Mutex
+	check answer
 	asked counter
+}
+
+// answer is what a remote says.
+type answer func(ctx context.Context, repo, kind, reference, user, password string) error
+
+func (r *remote) set(check answer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.check = check
 }
 
 func (r *remote) Check(ctx context.Context, repo, kind, reference, user, password string) error {
 	r.asked.add(kind)
-	if r.check == nil {
-		return cache.ErrUnavailable
-	}
-	return r.check(ctx, repo, kind, reference, user, password)
+	r.mu.Lock()
+	check := r.check
+	r.mu.Unlock()
+	return check(ctx, repo, kind, reference, user, password)
 }
