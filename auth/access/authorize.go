@@ -124,9 +124,7 @@ func (g *Gate) authorizeThrough(req *request, by PassThrough) error {
 // have let in.
 func (g *Gate) authorizeUnknown(req *request) error {
 	ask, login := req.ask, len(g.remotes) > 0
-	if ask.Catalog && req.given && g.verdicts.has(req.caller.id) {
-		req.caller.user = req.user
-	}
+	req.byRemote(g)
 	switch {
 	case login && !req.given && (ask.ping() || ask.Catalog && req.policy == nil):
 		return g.errChallenge()
@@ -149,15 +147,30 @@ func (g *Gate) authorizeControlled(req *request) error {
 	case ask.ping() && len(g.remotes) == 0 && req.rules().Named(), !ask.ping() && req.allowed():
 		return nil // a certificate will do, or nothing
 	}
-	if ask.Catalog && req.given && g.verdicts.has(req.caller.id) {
-		req.caller.user = req.user // by a remote
-	} else if err := g.logIn(req); err != nil {
-		return err
+	if !req.byRemote(g) {
+		if err := g.logIn(req); err != nil {
+			return err
+		}
 	}
 	if req.policy == nil || ask.ping() || req.allowed() {
 		return nil
 	}
 	return ErrDenied
+}
+
+// byRemote tells whether the catalog is asked for by who is known to some remote, and who
+// that is. What is of no such remote is not for it because of that.
+func (req *request) byRemote(g *Gate) bool {
+	if !req.ask.Catalog || !req.given || !g.verdicts.has(req.caller.id) {
+		return false
+	}
+	req.caller.user = req.user
+	req.caller.elsewhere = func([]string) bool { return g.controller == nil }
+	if req.policy != nil {
+		rules := req.policy.About(policy.Caller{Certificates: req.caller.certificates})
+		req.caller.elsewhere = func(names []string) bool { return rules.MayPull(policy.Repository{Names: names}) }
+	}
+	return true
 }
 
 // isEmptyBasic tells whether a request has an empty user name and an empty password.
@@ -226,6 +239,8 @@ type Caller struct {
 	certificates []string
 	rules        *policy.Rules // nil: there is no policy
 	id           credential    // what it has given; zero for none
+	// elsewhere says, where only a remote knows the caller, what else is for it.
+	elsewhere func(names []string) bool
 }
 
 // Name returns what the caller is called in logs: the name by which it has logged in, or
@@ -245,11 +260,13 @@ func (c *Caller) Name() string {
 // remote that lets callers in itself, these are the repositories of which it is known that
 // it has let the caller in.
 func (c *Caller) MayPull(names []string, host, repo string) bool {
-	if c.rules != nil && !c.rules.MayPull(policy.Repository{Names: names}) {
-		return false
-	}
 	by, through := c.gate.remotes[host]
-	if !through {
+	switch {
+	case !through && c.elsewhere != nil:
+		return c.elsewhere(names)
+	case c.rules != nil && !c.rules.MayPull(policy.Repository{Names: names}):
+		return false
+	case !through:
 		return true
 	}
 	s := c.gate.verdicts.look(pair{c.id, place{host, repo}}, c.gate.now(), by)

@@ -196,6 +196,78 @@ func TestThroughCatalog(t *testing.T) {
 	})
 }
 
+// TestThroughCatalogOfOthers shows that who is known to a remote does not see what is not of
+// it because of that.
+func TestThroughCatalogOfOthers(t *testing.T) {
+	_, htpasswd := newController(t, "local")
+	withPolicy := htpasswd
+	withPolicy.Policy = newPolicy(t, `rules: [{users: [line1, local], pull: ["**"], catalog: true}, {anonymous: true, pull: [public/*]}]`)
+	for name, tt := range map[string]struct {
+		opts access.Options
+		user string
+		want map[[2]string]bool
+	}{
+		"alone":                {access.Options{}, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: true}},
+		"htpasswd: remote's":   {htpasswd, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: false}},
+		"htpasswd: its own":    {htpasswd, "local", map[[2]string]bool{{"r.example", "team/app"}: false, {"open.example", "a/b"}: true}},
+		"policy: remote's":     {withPolicy, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: false, {"open.example", "public/a"}: true}},
+		"policy: htpasswd own": {withPolicy, "local", map[[2]string]bool{{"r.example", "team/app"}: false, {"open.example", "a/b"}: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, tt.opts)
+				b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
+				c, err := b.gate.Authorize(from(t.Context(), tt.user, "secret-"+tt.user), access.Ask{Catalog: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for place, want := range tt.want {
+					if got := c.MayPull([]string{place[1]}, place[0], place[1]); got != want {
+						t.Errorf("%s sees %v: %v, want %v", tt.user, place, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestVerdictsAreBounded has more callers, and more repositories, than are remembered: those
+// that were not used for longest are forgotten.
+func TestVerdictsAreBounded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		most int
+		ask  func(i int) (user, repo string)
+	}{
+		"callers":      {1000, func(i int) (string, string) { return fmt.Sprint("user", i), "team/app" }},
+		"repositories": {10_000, func(i int) (string, string) { return "line1", fmt.Sprint("team/", i) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, access.Options{})
+				b.remote.set(letting)
+				try := func(i int, want string) {
+					t.Helper()
+					user, repo := tt.ask(i)
+					_, err := b.gate.Authorize(from(t.Context(), user, "secret"), of(repo, "v1"))
+					if got := outcome(t, err); got != want {
+						t.Fatalf("%d: %s, want %s", i, got, want)
+					}
+				}
+				for i := range tt.most {
+					try(i, "200")
+				}
+				try(0, "200")
+				try(tt.most, "200")
+				b.remote.set(away)
+				try(1, "503")
+				try(0, "200")
+				try(2, "200")
+				try(tt.most, "200")
+			})
+		})
+	}
+}
+
 // TestThroughWhileAway shows for how long a good verdict holds, and what it costs.
 func TestThroughWhileAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
