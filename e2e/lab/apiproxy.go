@@ -173,18 +173,41 @@ func (p *APIProxy) certify() (*Issued, error) {
 	return cert, cert.Write(filepath.Join(p.o.Dir, "server.pem"), filepath.Join(p.o.Dir, "server.key"))
 }
 
-// serial is the number of the certificate that it shows.
 func (p *APIProxy) serial(ctx context.Context) (string, error) {
-	conn, err := p.o.Device.DialContext(ctx, "tcp", "127.0.0.1:"+APIProxyPort)
+	return p.o.Device.serial(ctx, p.o.Hostname, p.o.Root)
+}
+
+// serial is the number of the certificate that is shown at the port of the API.
+func (d *Device) serial(ctx context.Context, hostname string, root *Authority) (string, error) {
+	conn, err := d.DialContext(ctx, "tcp", "127.0.0.1:"+APIProxyPort)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	over := tls.Client(conn, &tls.Config{ServerName: p.o.Hostname, RootCAs: p.o.Root.Pool()})
+	over := tls.Client(conn, &tls.Config{ServerName: hostname, RootCAs: root.Pool()})
 	if err := over.HandshakeContext(ctx); err != nil {
 		return "", err
 	}
 	return over.ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
+}
+
+// awaitSerial waits until a certificate is shown.
+func awaitSerial(ctx context.Context, cert *Issued, shown func(context.Context) (string, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		serial, err := shown(ctx)
+		if err == nil && serial == cert.Cert.SerialNumber.String() {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("renewing a certificate: it shows the number %s, %w", serial, context.Cause(ctx))
+		}
+	}
 }
 
 // Renew gives it a new certificate, with the key that it has, and returns when it shows
@@ -197,21 +220,7 @@ func (p *APIProxy) Renew(ctx context.Context) error {
 	if err := p.Reload(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		serial, err := p.serial(ctx)
-		if err == nil && serial == cert.Cert.SerialNumber.String() {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("renewing a certificate: it shows the number %s, %w", serial, context.Cause(ctx))
-		}
-	}
+	return awaitSerial(ctx, cert, p.serial)
 }
 
 // Access returns the lines of its access log.

@@ -29,6 +29,10 @@ type HierarchyOptions struct {
 	// Caches are the settings of the modules that lower layers have, by the layer's
 	// number; the top is 0. The remote of each is the parent. What is not there is a
 	// layer with a proxy alone.
+	//
+	// The working directory of each module has server.pem and server.key, which are for
+	// it, root.pem, which is the site's, edge.pem, which is the device's Edge CA, and
+	// revoked.pem, which that has signed, and which is an empty list.
 	Caches map[int]Env
 	// MaxTempFile is as in [APIProxyOptions].
 	MaxTempFile string
@@ -75,6 +79,43 @@ type Layer struct {
 	Module *Server
 	// Authority is the device's Edge CA.
 	Authority *Authority
+
+	root *Authority
+	dir  string // of the module
+}
+
+// certify writes a new certificate for the module.
+func (l *Layer) certify() (*Issued, error) {
+	cert, err := l.Authority.Issue(Leaf{CommonName: l.Hostname, Names: []string{l.Hostname, "registry"}})
+	if err != nil {
+		return nil, err
+	}
+	return cert, cert.Write(filepath.Join(l.dir, "server.pem"), filepath.Join(l.dir, "server.key"))
+}
+
+// RenewModule writes a new certificate for the module, and returns when the module shows it.
+func (l *Layer) RenewModule(ctx context.Context) error {
+	cert, err := l.certify()
+	if err != nil {
+		return fmt.Errorf("renewing a certificate: %w", err)
+	}
+	return awaitSerial(ctx, cert, func(ctx context.Context) (string, error) {
+		return l.Docker.serial(ctx, l.Hostname, l.root)
+	})
+}
+
+// Revoke takes back certificates, in place of those that were taken back before.
+func (l *Layer) Revoke(revoked ...*Issued) error {
+	return l.Authority.Revoke(filepath.Join(l.dir, "revoked.pem"), revoked...)
+}
+
+// Unplug takes out the cable to the layer above, or plugs it in again.
+func (l *Layer) Unplug(ctx context.Context, out bool) error {
+	state := "up"
+	if out {
+		state = "down"
+	}
+	return IP(ctx, "-n", l.Docker.Name, "link", "set", "u0", state)
 }
 
 // Registry is the layer as those below write it: host and port.
@@ -215,7 +256,7 @@ func (h *Hierarchy) lower(ctx context.Context) error {
 // there where there are settings for one.
 func (h *Hierarchy) layer(ctx context.Context, docker *Device, module Env, parent string) (err error) {
 	number := len(h.Layers)
-	l := &Layer{Hostname: fmt.Sprintf("gateway-%d.plant.example", number), Device: docker, Docker: docker}
+	l := &Layer{Hostname: fmt.Sprintf("gateway-%d.plant.example", number), Device: docker, Docker: docker, root: h.Root}
 	if l.Authority, err = h.Root.Sub("Edge CA of " + l.Hostname); err != nil {
 		return err
 	}
@@ -226,7 +267,7 @@ func (h *Hierarchy) layer(ctx context.Context, docker *Device, module Env, paren
 	}
 	h.Layers = append(h.Layers, l)
 	if module != nil {
-		if l.Module, err = h.module(ctx, docker, filepath.Join(dir, "module"), module); err != nil {
+		if l.Module, err = h.module(ctx, l, filepath.Join(dir, "module"), module); err != nil {
 			return err
 		}
 		if l.Device, err = h.device(ctx, h.Root); err != nil {
@@ -275,8 +316,16 @@ func (h *Hierarchy) blobs(d *Device, hosts map[string]netip.Addr) error {
 
 // module starts a module at :8000, with its admin listener at :5001. This machine
 // reaches both at other addresses.
-func (h *Hierarchy) module(ctx context.Context, d *Device, dir string, settings Env) (*Server, error) {
+func (h *Hierarchy) module(ctx context.Context, l *Layer, dir string, settings Env) (*Server, error) {
+	d := l.Docker
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	l.dir = dir
+	if err := errors.Join(h.Root.Write(filepath.Join(dir, "root.pem")), l.Authority.Write(filepath.Join(dir, "edge.pem")), l.Revoke()); err != nil {
+		return nil, err
+	}
+	if _, err := l.certify(); err != nil {
 		return nil, err
 	}
 	s := &Server{Data: filepath.Join(dir, "data")}
