@@ -278,8 +278,13 @@ func TestHierarchyPulls(t *testing.T) {
 				}
 			}
 			b.user = ""
-			if _, err := must(lab.NewSkopeoAt(b.at(), tempDir(t)))(t).Pull(t.Context(), app.ByTag(b.Parent), ""); err == nil || !strings.Contains(err.Error(), "authentication required") {
+			if _, err := must(lab.NewSkopeoAt(b.at(), tempDir(t)))(t).Pull(t.Context(), app.ByTag(b.Parent), ""); err == nil || !strings.Contains(err.Error(), "unauthorized") {
 				t.Errorf("a pull without a password: %v, want that one is required", err)
+			}
+			if a := b.get(t, "/v2/"+app.Repo+"/manifests/"+app.Tag); a.Status != http.StatusUnauthorized || a.code(t) != "UNAUTHORIZED" {
+				t.Errorf("without a password: status %d, want 401 UNAUTHORIZED\n%s", a.Status, a.Body)
+			} else {
+				t.Logf("without a password: %s", a.Body)
 			}
 			for i, up := range h.Origins {
 				if got := up.Counts(); got.Requests != 0 {
