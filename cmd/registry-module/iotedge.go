@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -29,6 +31,9 @@ func wireWorkloadAPI(cfg *config.Config, log logrus.FieldLogger) (api workloadAP
 	if err == nil {
 		api.certificate, err = client.NewServerCertificate(workload.CertificateOptions{Log: log})
 	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("iotedge.servercertificate (REGISTRY_IOTEDGE_SERVERCERTIFICATE): %w", err), api.Close())
+	}
 	return api, err
 }
 
@@ -39,7 +44,7 @@ func newTrustBundle(remotes []config.Remote, log logrus.FieldLogger) (*workload.
 	}
 	client, err := workload.New(workload.FromEnvironment(os.Getenv))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("proxy.trustbundle (REGISTRY_PROXY_TRUSTBUNDLE): %w", err)
 	}
 	return client.NewTrustBundle(log), nil
 }
