@@ -260,3 +260,31 @@ func TestClientLeavesWhileHeld(t *testing.T) {
 		}
 	})
 }
+
+// TestLogIsBounded has many fail at once.
+func TestLogIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, opts := newController(t, "line1")
+		var log bytes.Buffer
+		opts.Log = &logrus.Logger{Out: &log, Formatter: new(logrus.TextFormatter), Level: logrus.InfoLevel}
+		g := newGate(t, opts)
+		fail := func(user string) {
+			if _, err := g.Authorize(from(t.Context(), user, "secret"), access.Ask{}); err == nil {
+				t.Error("let in")
+			}
+		}
+		var all sync.WaitGroup
+		for i := range 30 {
+			all.Go(func() { fail(fmt.Sprint("user", i)) })
+		}
+		all.Wait()
+		if n := strings.Count(log.String(), "\n"); n != 10 {
+			t.Errorf("%d lines, want 10:\n%s", n, log.String())
+		}
+		time.Sleep(time.Minute)
+		fail("another")
+		if !strings.Contains(log.String(), "unlogged=20") {
+			t.Errorf("it is not said how many lines are missing:\n%s", log.String())
+		}
+	})
+}

@@ -17,6 +17,8 @@ import (
 
 	"registry-module/auth/access"
 	"registry-module/cache"
+	"registry-module/upstream"
+	ut "registry-module/upstream/upstreamtest"
 )
 
 // serving answers as a remote whose only user, line1 with the password secret-line1, may
@@ -528,4 +530,55 @@ func FuzzDocument(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestThroughRegistry lets callers in by a registry.
+func TestThroughRegistry(t *testing.T) {
+	for _, scheme := range []string{"Basic", "Bearer"} {
+		t.Run(scheme, func(t *testing.T) {
+			reg := ut.New(t)
+			img := reg.AddRandomImage("team/app", "v1", 1, 1000)
+			reg.SetAuth(ut.Auth{Scheme: scheme, Username: "line1", Password: "secret-line1"})
+			r, err := upstream.New(upstream.Options{URL: reg.URL()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			g := newGate(t, access.Options{PassThrough: map[string]access.PassThrough{r.Host(): {Checker: r, Grace: time.Hour}}})
+			ask := access.Ask{Resource: "team/app", Names: []string{"team/app"}, Host: r.Host(), Repo: "team/app", Kind: "manifest", Reference: "v1"}
+			tries := []struct {
+				user, password, kind, reference, want string
+				tokens, others                        int
+			}{
+				{"line1", "secret-line1", "manifest", "v1", "200", 1, 1},
+				{"line1", "secret-line1", "blob", img.Config.String(), "200", 0, 0},
+				{"other", "secret-line1", "blob", img.Config.String(), "401 Basic", 1, 1},
+				{"third", "secret", "tags", "", "401 Basic", 1, 1},
+				{"", "", "manifest", "v1", "401 Basic", 0, 0},
+			}
+			if _, err := r.Challenge(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, tt := range tries {
+				reg.ResetCounts()
+				ask.Kind, ask.Reference = tt.kind, tt.reference
+				_, err := g.Authorize(from(t.Context(), tt.user, tt.password), ask)
+				if got := outcome(t, err); got != tt.want {
+					t.Errorf("%s: %s of %s is %s, want %s (%v)", tt.user, tt.kind, tt.reference, got, tt.want, err)
+				}
+				if scheme == "Basic" {
+					tt.tokens = 0
+				} else if tt.want != "200" {
+					tt.others = 0 // the token service refuses
+				}
+				if tokens, all := reg.Requests(ut.Token), reg.Requests(); tokens != tt.tokens || all != tokens+tt.others {
+					t.Errorf("%s: %d requests, %d of them for tokens, want %d and %d", tt.user, all, tokens, tt.tokens+tt.others, tt.tokens)
+				}
+			}
+			reg.Offline()
+			if _, err := g.Authorize(from(t.Context(), "line1", "secret-line1"), ask); err != nil {
+				t.Errorf("while the registry is away: %v", err)
+			}
+		})
+	}
 }
