@@ -330,3 +330,65 @@ func TestHierarchyCrowd(t *testing.T) {
 		t.Errorf("memory has grown by %d bytes, want at most 200 MiB", growth)
 	}
 }
+
+// TestHierarchyRuntime has modules of two layers that get from the IoT Edge runtime what
+// they need of the site: the one below finds the one above by the name that it has there,
+// and trusts it by the trust bundle, and both show certificates of the workload API, which
+// are renewed in the middle of a pull, every few seconds.
+func TestHierarchyRuntime(t *testing.T) {
+	t.Parallel()
+	const life = 9 * time.Second
+	img := noise(t, "line/runtime", sized[int64](48*mib, 400*mib), mib)
+	served := lab.Env{"REGISTRY_IOTEDGE_SERVERCERTIFICATE": "true"}
+	h := hierarchy(t, lab.HierarchyOptions{
+		Lower: 2, Runtime: true, CertificateLife: life, Env: served,
+		Caches: map[int]lab.Env{2: merge(served, lab.Env{
+			"REGISTRY_PROXY_REMOTEURL": "https://$upstream:8000", "REGISTRY_LOG_FORMATTER": "iotedge",
+		})},
+		Registries: []lab.RegistryHost{{Host: "plant.azurecr.io", Images: []lab.Image{img}, Link: &lab.Link{Rate: sized[int64](6e6, 20e6)}}},
+	})
+	low := h.Lowest()
+	beside, below := direct(t, h, low), newBottom(t, h, low)
+	serials := map[string]bool{}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		every(ctx, 250*time.Millisecond, func() bool {
+			serial, err := low.Shown(ctx)
+			if err != nil && ctx.Err() == nil {
+				t.Errorf("the module at its port: %v", err)
+			}
+			serials[serial] = true
+			return true
+		})
+	}()
+	pulled := make(chan error, 2)
+	for _, b := range []*bottom{beside, below} {
+		go func() { pulled <- b.pull(t.Context(), img) }()
+	}
+	for range 2 {
+		if err := <-pulled; err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	<-watched
+	delete(serials, "")
+	once(t, "certificates of the workload API", h.Origins, img.Blobs, 1, 0)
+	asked := map[string]int{}
+	for _, r := range low.Workload.Requests() {
+		target, _, _ := strings.Cut(r.URI, "?")
+		asked[r.Method+" "+filepath.Base(target)]++
+	}
+	t.Logf("%d certificates seen in a pull; the workload API was asked for %v", len(serials), asked)
+	if len(serials) < 2 || asked["GET trust-bundle"] == 0 {
+		t.Errorf("%d certificates seen, the API was asked for %v: want a renewal in mid-pull, and the trust bundle", len(serials), asked)
+	}
+	skopeo := must(lab.NewSkopeoAt(beside.at(), tempDir(t)))(t)
+	digests, err := skopeo.Pull(t.Context(), img.ByTag(beside.Parent), "")
+	if want := img.Root().Digest.String(); err != nil || !slices.Contains(digests, want) {
+		t.Errorf("skopeo has %v, %v, want %s", digests, err, want)
+	}
+}

@@ -34,6 +34,12 @@ type HierarchyOptions struct {
 	// it, root.pem, which is the site's, edge.pem, which is the device's Edge CA, and
 	// revoked.pem, which that has signed, and which is an empty list.
 	Caches map[int]Env
+	// Runtime has each module find what the IoT Edge runtime gives it: its environment, and
+	// the workload API. Lower layers' modules then trust, of themselves, the public
+	// authorities only. CertificateLife is how long certificates of that API are good for;
+	// 0 is for as long as is asked for.
+	Runtime         bool
+	CertificateLife time.Duration
 	// MaxTempFile is as in [APIProxyOptions].
 	MaxTempFile string
 }
@@ -79,6 +85,8 @@ type Layer struct {
 	Module *Server
 	// Authority is the device's Edge CA.
 	Authority *Authority
+	// Workload is its workload API; nil without a module or a runtime.
+	Workload *WorkloadAPI
 
 	root *Authority
 	dir  string // of the module
@@ -99,9 +107,7 @@ func (l *Layer) RenewModule(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("renewing a certificate: %w", err)
 	}
-	return awaitSerial(ctx, cert, func(ctx context.Context) (string, error) {
-		return l.Docker.serial(ctx, l.Hostname, l.root)
-	})
+	return awaitSerial(ctx, cert, l.Shown)
 }
 
 // Revoke takes back certificates, in place of those that were taken back before.
@@ -232,7 +238,12 @@ func (h *Hierarchy) origin(r RegistryHost, addr netip.Addr) error {
 // lower adds a layer below the lowest.
 func (h *Hierarchy) lower(ctx context.Context) error {
 	parent := h.Lowest()
-	d, err := h.device(ctx, h.Root)
+	settings, cache := h.o.Caches[len(h.Layers)]
+	trust := h.Root
+	if cache && h.o.Runtime {
+		trust = h.internet
+	}
+	d, err := h.device(ctx, trust)
 	if err != nil {
 		return err
 	}
@@ -243,7 +254,6 @@ func (h *Hierarchy) lower(ctx context.Context) error {
 	if err := d.Names(map[string]netip.Addr{parent.Hostname: up}); err != nil {
 		return err
 	}
-	settings, cache := h.o.Caches[len(h.Layers)]
 	if !cache {
 		return h.layer(ctx, d, nil, parent.Hostname)
 	}
@@ -267,7 +277,7 @@ func (h *Hierarchy) layer(ctx context.Context, docker *Device, module Env, paren
 	}
 	h.Layers = append(h.Layers, l)
 	if module != nil {
-		if l.Module, err = h.module(ctx, l, filepath.Join(dir, "module"), module); err != nil {
+		if l.Module, err = h.module(ctx, l, filepath.Join(dir, "module"), parent, module); err != nil {
 			return err
 		}
 		if l.Device, err = h.device(ctx, h.Root); err != nil {
@@ -316,7 +326,7 @@ func (h *Hierarchy) blobs(d *Device, hosts map[string]netip.Addr) error {
 
 // module starts a module at :8000, with its admin listener at :5001. This machine
 // reaches both at other addresses.
-func (h *Hierarchy) module(ctx context.Context, l *Layer, dir string, settings Env) (*Server, error) {
+func (h *Hierarchy) module(ctx context.Context, l *Layer, dir, parent string, settings Env) (*Server, error) {
 	d := l.Docker
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -345,6 +355,13 @@ func (h *Hierarchy) module(ctx context.Context, l *Layer, dir string, settings E
 		"REGISTRY_HTTP_SECRET":                      "lab",
 		"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": s.Data,
 	}
+	if h.o.Runtime {
+		given, err := h.runtime(l, dir, parent)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(env, given)
+	}
 	maps.Copy(env, settings)
 	path, args, err := d.Enter(h.o.Binary, "serve")
 	if err != nil {
@@ -359,6 +376,20 @@ func (h *Hierarchy) module(ctx context.Context, l *Layer, dir string, settings E
 	}
 	h.close = append(h.close, func() error { return s.Stop() }) // which may be another process by then
 	return s, nil
+}
+
+// runtime starts the workload API of a layer, and returns the environment of its module.
+func (h *Hierarchy) runtime(l *Layer, dir, parent string) (env Env, err error) {
+	if l.Workload, env, err = startWorkloadAPI(l, h.Root, h.o.CertificateLife, dir, parent); err != nil {
+		return nil, err
+	}
+	h.close = append(h.close, l.Workload.Close)
+	return env, nil
+}
+
+// Shown is the number of the certificate that the module shows at its port.
+func (l *Layer) Shown(ctx context.Context) (string, error) {
+	return l.Docker.serial(ctx, l.Hostname, l.root)
 }
 
 // Bottom is a device that has clients, and nothing below it.

@@ -53,9 +53,9 @@ type Leaf struct {
 	Names []string
 	// Client is for who logs in with it.
 	Client bool
-	// From is the start of its life; the zero value is an hour ago. It lives for 90
-	// days, which is what modules of IoT Edge ask for.
-	From time.Time
+	// From is the start of its life; the zero value is an hour ago. Until is the end; the
+	// zero value is 90 days later, which is what modules of IoT Edge ask for.
+	From, Until time.Time
 	// Key is reused; nil makes an RSA key of 2048 bits.
 	Key crypto.Signer
 }
@@ -81,13 +81,17 @@ func (a *Authority) Issue(l Leaf) (*Issued, error) {
 	if from.IsZero() {
 		from = time.Now().Add(-time.Hour)
 	}
+	until := l.Until
+	if until.IsZero() {
+		until = from.Add(90 * 24 * time.Hour)
+	}
 	use := x509.ExtKeyUsageServerAuth
 	if l.Client {
 		use = x509.ExtKeyUsageClientAuth
 	}
 	template := &x509.Certificate{
 		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: l.CommonName}, DNSNames: l.Names,
-		NotBefore: from, NotAfter: from.Add(90 * 24 * time.Hour),
+		NotBefore: from, NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, ExtKeyUsage: []x509.ExtKeyUsage{use},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
@@ -106,20 +110,25 @@ func newSerial() *big.Int { return new(big.Int).SetBytes([]byte(rand.Text()[:12]
 // Write writes the certificate with those above it, and the key, as servers read them.
 // Each file is replaced in one step.
 func (i *Issued) Write(certPath, keyPath string) error {
-	var chain bytes.Buffer
+	chain, key, err := i.pem()
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", certPath, err)
+	}
+	if err := replaceFile(certPath, chain); err != nil {
+		return err
+	}
+	return replaceFile(keyPath, key)
+}
+
+func (i *Issued) pem() (chain, key []byte, err error) {
+	var certs bytes.Buffer
 	for _, c := range i.chain {
-		if err := pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
-			return fmt.Errorf("writing %s: %w", certPath, err)
+		if err := pem.Encode(&certs, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
+			return nil, nil, err
 		}
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(i.Key)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", keyPath, err)
-	}
-	if err := replaceFile(certPath, chain.Bytes()); err != nil {
-		return err
-	}
-	return replaceFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return certs.Bytes(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
 }
 
 // TLS is the certificate for package tls.
