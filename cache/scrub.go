@@ -144,11 +144,12 @@ func (c *Cache) dropSums(ctx context.Context) error {
 			return err
 		}
 		dgst := digest.Digest(name)
+		running := c.running(dgst) != nil // what has ended before the index is asked is in it
 		known, err := c.has(ctx, key(kindBlob, name))
 		if err != nil {
 			return err
 		}
-		if known || c.condition.lost.Contains(dgst) || c.running(dgst) != nil {
+		if known || running || c.condition.lost.Contains(dgst) {
 			continue
 		}
 		if err := changes.add(ctx, Change{Key: key(kindSums, name), Delete: true}); err != nil {

@@ -15,6 +15,9 @@ const (
 	maxProblems = 10_000
 	// tellEvery is how often progress is told at most.
 	tellEvery = 100 * time.Millisecond
+	// unindexed is the size of a blob that the index did not have; -1 is that of one whose
+	// entry cannot be read.
+	unindexed = -2
 )
 
 // What to do about a [Problem].
@@ -137,7 +140,7 @@ func (v *verifier) recover(ctx context.Context, lost map[digest.Digest]int) {
 	}
 }
 
-// blob compares one blob, of which the index says that it has size bytes. It tells
+// blob compares one blob, of which the index has said that it has size bytes. It tells
 // whether it was taken away, or is missing and no more in the index, and which problem
 // that is.
 func (v *verifier) blob(ctx context.Context, dgst digest.Digest, size int64) (at int, lost bool) {
@@ -149,11 +152,14 @@ func (v *verifier) blob(ctx context.Context, dgst digest.Digest, size int64) (at
 	if ctx.Err() != nil {
 		return 0, false
 	}
+	running := c.running(dgst) != nil // what has ended before the index is asked is in it
 	switch known, hasErr := c.has(ctx, key(kindBlob, dgst.String())); {
 	case absent(err) && hasErr == nil && !known:
 		return 0, false // it was removed meanwhile
-	case err == nil && !known && c.running(dgst) != nil:
+	case err == nil && !known && running:
 		return 0, false // it is about to be in the index
+	case err == nil && known && size == unindexed:
+		return 0, false // it has come into the index meanwhile
 	}
 	v.progress.Blobs++
 	switch {
@@ -209,7 +215,7 @@ func (v *verifier) unknown(ctx context.Context) error {
 		if known || v.c.isBad(e.Digest) {
 			continue
 		}
-		if at, lost := v.blob(ctx, e.Digest, -1); lost {
+		if at, lost := v.blob(ctx, e.Digest, unindexed); lost {
 			v.recover(ctx, map[digest.Digest]int{e.Digest: at})
 		}
 	}
