@@ -1,7 +1,6 @@
 package access_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,12 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"registry-module/auth/access"
 	"registry-module/cache"
-	"registry-module/upstream"
-	ut "registry-module/upstream/upstreamtest"
 )
 
 // serving answers as a remote whose only user, line1 with the password secret-line1, may
@@ -174,61 +169,6 @@ func TestThroughPingAndOthers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { tt.do(newBench(t, tt.opts)) })
-		})
-	}
-}
-
-func TestThroughCatalog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, access.Options{})
-		b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
-		for name, r := range map[string]*http.Request{"line1": b.line1(), "wrong": b.wrong()} {
-			c, err := b.gate.Authorize(r, access.Ask{Catalog: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for place, want := range map[[2]string]bool{
-				{"r.example", "team/app"}: name == "line1", {"r.example", "team/other"}: false, {"open.example", "team/app"}: true,
-			} {
-				if got := c.MayPull([]string{place[1]}, place[0], place[1]); got != want {
-					t.Errorf("%s sees %v: %v, want %v", name, place, got, want)
-				}
-			}
-		}
-	})
-}
-
-// TestThroughCatalogOfOthers shows that who is known to a remote does not see what is not of
-// it because of that.
-func TestThroughCatalogOfOthers(t *testing.T) {
-	_, htpasswd := newController(t, "local")
-	withPolicy := htpasswd
-	withPolicy.Policy = newPolicy(t, `rules: [{users: [line1, local], pull: ["**"], catalog: true}, {anonymous: true, pull: [public/*]}]`)
-	for name, tt := range map[string]struct {
-		opts access.Options
-		user string
-		want map[[2]string]bool
-	}{
-		"alone":                {access.Options{}, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: true}},
-		"htpasswd: remote's":   {htpasswd, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: false}},
-		"htpasswd: its own":    {htpasswd, "local", map[[2]string]bool{{"r.example", "team/app"}: false, {"open.example", "a/b"}: true}},
-		"policy: remote's":     {withPolicy, "line1", map[[2]string]bool{{"r.example", "team/app"}: true, {"open.example", "a/b"}: false, {"open.example", "public/a"}: true}},
-		"policy: htpasswd own": {withPolicy, "local", map[[2]string]bool{{"r.example", "team/app"}: false, {"open.example", "a/b"}: true}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, tt.opts)
-				b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
-				c, err := b.gate.Authorize(from(t.Context(), tt.user, "secret-"+tt.user), access.Ask{Catalog: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for place, want := range tt.want {
-					if got := c.MayPull([]string{place[1]}, place[0], place[1]); got != want {
-						t.Errorf("%s sees %v: %v, want %v", tt.user, place, got, want)
-					}
-				}
-			})
 		})
 	}
 }
@@ -406,179 +346,4 @@ func TestThroughIsBounded(t *testing.T) {
 		b.remote.set(serving)
 		b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
 	})
-}
-
-func TestThroughAfterRestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		doc := new(document)
-		restart := func(says answer, do func(b *bench)) {
-			t.Helper()
-			r := &remote{check: says}
-			g, err := access.New(access.Options{Document: doc, PassThrough: map[string]access.PassThrough{"r.example": {Checker: r, Grace: 168 * time.Hour}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			do(&bench{t, g, r})
-			if err := g.Close(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		app := of("team/app", "v1")
-		restart(serving, func(b *bench) {
-			b.try(b.line1(), app, "200", 0, 1)
-			synctest.Wait()
-			if n := doc.written(); n != 0 {
-				t.Errorf("written %d times at once", n)
-			}
-			time.Sleep(5 * time.Second)
-			synctest.Wait()
-			if n := doc.written(); n != 1 {
-				t.Errorf("written %d times after 5 s, want once", n)
-			}
-		})
-		if content := string(doc.content); strings.Contains(content, "secret") || strings.Contains(content, "line1") || !strings.Contains(content, "team/app") {
-			t.Errorf("the document is %s", content)
-		}
-		restart(away, func(b *bench) {
-			b.try(b.line1(), app, "200", 0, 1)
-			b.try(b.wrong(), app, "503", 0, 1)
-			b.try(b.line1(), of("team/other", "v1"), "503", 0, 1)
-		})
-		restart(hanging(time.Hour, serving), func(b *bench) {
-			b.try(b.line1(), app, "200", 1500*time.Millisecond, 1)
-		})
-		// Who does not come in between is not forgotten, and who is refused is.
-		restart(denying, func(b *bench) {
-			b.try(from(t.Context(), "other", "secret"), app, "403", time.Second/2, 1)
-		})
-		restart(away, func(b *bench) { b.try(b.line1(), app, "200", 0, 1) })
-		restart(denying, func(b *bench) {
-			b.try(b.line1(), app, "403", time.Second/2, 1)
-		})
-		restart(away, func(b *bench) { b.try(b.line1(), app, "503", 0, 1) })
-		// And not for longer than the grace.
-		restart(serving, func(b *bench) { b.try(b.line1(), app, "200", 0, 1) })
-		time.Sleep(168 * time.Hour)
-		restart(away, func(b *bench) { b.try(b.line1(), app, "503", 0, 1) })
-	})
-}
-
-// TestDocumentIsSeldomWritten has a gate work for a day.
-func TestDocumentIsSeldomWritten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		doc := new(document)
-		b := newBench(t, access.Options{Document: doc})
-		for range 24 * 6 {
-			b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
-			time.Sleep(10 * time.Minute)
-		}
-		if n := doc.written(); n < 12 || n > 24 {
-			t.Errorf("written %d times a day", n)
-		}
-	})
-}
-
-func TestDocumentFails(t *testing.T) {
-	for name, content := range map[string]string{
-		"damaged":       "{",
-		"newer":         `{"version": 2, "salt": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`,
-		"without salt":  `{"version": 1}`,
-		"another thing": `[]`,
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			var log bytes.Buffer
-			logger := logrus.New()
-			logger.SetOutput(&log)
-			b := newBench(t, access.Options{Document: &document{content: []byte(content)}, Log: logger})
-			b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
-			if !strings.Contains(log.String(), "cannot be read") {
-				t.Errorf("%s: the log is %q", name, log.String())
-			}
-		})
-	}
-	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		logger := logrus.New()
-		logger.SetOutput(&log)
-		doc := &document{err: errors.New("disk full")}
-		b := newBench(t, access.Options{Document: doc, Log: logger})
-		b.try(b.line1(), of("team/app", "v1"), "200", 0, 1)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if n := strings.Count(log.String(), "cannot be saved"); n != 1 {
-			t.Errorf("the log is %q", log.String())
-		}
-		if n := doc.written(); n < 2 || n > 10 {
-			t.Errorf("written %d times", n)
-		}
-		doc.mu.Lock()
-		doc.err = nil
-		doc.mu.Unlock()
-	})
-}
-
-// FuzzDocument reads what somebody else has written.
-func FuzzDocument(f *testing.F) {
-	f.Add([]byte(`{"version":1,"salt":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","credentials":[{"scrypt":"AAAA","repositories":[{"host":"r.example","repository":"a","confirmed":"2026-01-01T00:00:00Z"}]}]}`))
-	f.Fuzz(func(t *testing.T, content []byte) {
-		doc := &document{content: content}
-		g, err := access.New(access.Options{Document: doc, PassThrough: map[string]access.PassThrough{"r.example": {Checker: &remote{}, Grace: time.Hour}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := g.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// TestThroughRegistry lets callers in by a registry.
-func TestThroughRegistry(t *testing.T) {
-	for _, scheme := range []string{"Basic", "Bearer"} {
-		t.Run(scheme, func(t *testing.T) {
-			reg := ut.New(t)
-			img := reg.AddRandomImage("team/app", "v1", 1, 1000)
-			reg.SetAuth(ut.Auth{Scheme: scheme, Username: "line1", Password: "secret-line1"})
-			r, err := upstream.New(upstream.Options{URL: reg.URL()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			g := newGate(t, access.Options{PassThrough: map[string]access.PassThrough{r.Host(): {Checker: r, Grace: time.Hour}}})
-			ask := access.Ask{Resource: "team/app", Names: []string{"team/app"}, Host: r.Host(), Repo: "team/app", Kind: "manifest", Reference: "v1"}
-			tries := []struct {
-				user, password, kind, reference, want string
-				tokens, others                        int
-			}{
-				{"line1", "secret-line1", "manifest", "v1", "200", 1, 1},
-				{"line1", "secret-line1", "blob", img.Config.String(), "200", 0, 0},
-				{"other", "secret-line1", "blob", img.Config.String(), "401 Basic", 1, 1},
-				{"third", "secret", "tags", "", "401 Basic", 1, 1},
-				{"", "", "manifest", "v1", "401 Basic", 0, 0},
-			}
-			if _, err := r.Challenge(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			for _, tt := range tries {
-				reg.ResetCounts()
-				ask.Kind, ask.Reference = tt.kind, tt.reference
-				_, err := g.Authorize(from(t.Context(), tt.user, tt.password), ask)
-				if got := outcome(t, err); got != tt.want {
-					t.Errorf("%s: %s of %s is %s, want %s (%v)", tt.user, tt.kind, tt.reference, got, tt.want, err)
-				}
-				if scheme == "Basic" {
-					tt.tokens = 0
-				} else if tt.want != "200" {
-					tt.others = 0 // the token service refuses
-				}
-				if tokens, all := reg.Requests(ut.Token), reg.Requests(); tokens != tt.tokens || all != tokens+tt.others {
-					t.Errorf("%s: %d requests, %d of them for tokens, want %d and %d", tt.user, all, tokens, tt.tokens+tt.others, tt.tokens)
-				}
-			}
-			reg.Offline()
-			if _, err := g.Authorize(from(t.Context(), "line1", "secret-line1"), ask); err != nil {
-				t.Errorf("while the registry is away: %v", err)
-			}
-		})
-	}
 }

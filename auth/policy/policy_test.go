@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,28 @@ func TestParseErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDocumentedPolicy reads the example that docs/access.md has.
+func TestDocumentedPolicy(t *testing.T) {
+	text, err := os.ReadFile("../../docs/access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(text), "```yaml\n")
+	example, _, ok := strings.Cut(example, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	p := parse(t, example)
+	for repo, want := range map[string]bool{"team/app": true, "team/secret/app": false, "docker.io/library/nginx": true, "other/app": false} {
+		if got := p.MayPull(user("line-2"), policy.Repository{Names: []string{repo}}); got != want {
+			t.Errorf("%s: %v, want %v", repo, got, want)
+		}
+	}
+	if !p.MayPull(policy.Caller{}, policy.Repository{Names: []string{"azureiotedge-agent"}}) {
+		t.Error("what is for everybody is not")
 	}
 }
 
