@@ -100,9 +100,13 @@ soak: install-deps ## 10 GiB of images through a limit of 1 GiB for 10 minutes, 
 damage: install-deps ## Each file of a data directory, damaged in each way, one at a time
 	$(CAMPAIGN) -run '^TestEachFileDamaged$$'
 
+.PHONY: hierarchy
+hierarchy: install-deps ## A top device and lower layers with their API proxies: 3 GiB to slow clients, cuts, restarts, crowds
+	$(CAMPAIGN) -run '^TestHierarchy'
+
 .PHONY: campaign
 campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage, seeding
-	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated|BundleSigned|BundleDelta|BundleWithoutBase|BundleInputs)'
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated|BundleSigned|BundleDelta|BundleWithoutBase|BundleInputs|Hierarchy)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)

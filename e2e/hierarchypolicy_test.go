@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,5 +215,119 @@ func TestHierarchyPolicy(t *testing.T) {
 	log := must(os.ReadFile(h.Top().Module.Log()))(t)
 	if !bytes.Contains(log, []byte("line1")) || bytes.Contains(log, []byte("pass-of-")) {
 		t.Error("the log does not say who has failed to log in, or has the password")
+	}
+}
+
+// members has an upstream know users by their passwords, and the repositories of each by
+// the beginning of the name.
+func members(passwords, repositories map[string]string) lab.Middleware {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, password, _ := r.BasicAuth()
+			switch {
+			case user == "" || passwords[user] != password:
+				lab.Refuse(http.StatusUnauthorized, "UNAUTHORIZED", "WWW-Authenticate", `Basic realm="upstream"`)(w, r)
+			case lab.KindOf(r.URL.Path) != lab.Ping && !strings.HasPrefix(r.URL.Path, "/v2/"+repositories[user]):
+				lab.Refuse(http.StatusForbidden, "DENIED")(w, r)
+			default:
+				next.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// TestHierarchyPassThrough has the private registry itself decide who is served, by the
+// password that a caller sends through the proxies: also what is cached, also while the
+// registry is away, which lets in who was let in before.
+func TestHierarchyPassThrough(t *testing.T) {
+	t.Parallel()
+	passwords := map[string]string{"module": "pass-of-module", "line1": "pass-of-line1", "line2": "pass-of-line2", "late": "pass-of-late"}
+	app, other := noise(t, "app", 5000).In("team/app", "1.0"), noise(t, "other", 5000).In("other/app", "1.0")
+	h, up := plant(t, nil, lab.Env{
+		"REGISTRY_PROXY_PASSTHROUGH": "true", "REGISTRY_PROXY_PASSTHROUGHTTL": "1s",
+		"REGISTRY_PROXY_USERNAME": "module", "REGISTRY_PROXY_PASSWORD": passwords["module"],
+	}, app, other)
+	up.Use(members(passwords, map[string]string{"line1": "team/", "line2": "other/", "late": "team/"}))
+	anonymous := newBottom(t, h, h.Lowest())
+	as := func(user, password string) *bottom {
+		b := *anonymous
+		b.user, b.password = user, password
+		return &b
+	}
+	status := func(b *bottom, img lab.Image) int {
+		t.Helper()
+		a := b.get(t, "/v2/"+img.Repo+"/manifests/"+img.Tag)
+		if blob := b.get(t, blobTarget(img.Repo, img.Blobs[0])); blob.Status != a.Status {
+			t.Errorf("%q, %s: status %d for the manifest, %d for a blob", b.user, img.Repo, a.Status, blob.Status)
+		}
+		if a.Status != http.StatusOK {
+			a.code(t)
+		}
+		return a.Status
+	}
+	line1, line2 := as("line1", passwords["line1"]), as("line2", passwords["line2"])
+	steps := func(what string) {
+		t.Helper()
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for _, tt := range []struct {
+			b    *bottom
+			img  lab.Image
+			want int
+		}{
+			{anonymous, app, http.StatusUnauthorized}, {line1, app, http.StatusOK}, {line2, app, http.StatusForbidden},
+			{line2, other, http.StatusOK}, {line1, other, http.StatusForbidden},
+			{as("line1", "pass-of-nobody"), app, http.StatusUnauthorized},
+		} {
+			wg.Go(func() {
+				start := time.Now()
+				got := status(tt.b, tt.img)
+				t.Logf("%s: %q, %s: status %d after %v", what, tt.b.user, tt.img.Repo, got, time.Since(start).Round(time.Millisecond))
+				if got != tt.want {
+					t.Errorf("%s: %q, %s: status %d, want %d", what, tt.b.user, tt.img.Repo, got, tt.want)
+				}
+			})
+		}
+	}
+	if a := anonymous.get(t, "/v2/"); a.Status != http.StatusUnauthorized || !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Basic ") {
+		t.Errorf("GET /v2/: status %d, challenge %q, want 401, Basic", a.Status, a.Header.Get("WWW-Authenticate"))
+	}
+	steps("not cached")
+	steps("cached")
+	if got := up.Counts(); got.BlobBytes != app.Blobs[0].Size+other.Blobs[0].Size {
+		t.Errorf("%v\nwant the two blobs once", got)
+	}
+	t.Logf("with the registry there: %v", up.Counts())
+	for _, r := range up.Requests() {
+		user, _, _ := strings.Cut(string(must(base64.StdEncoding.DecodeString(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")))(t)), ":")
+		if r.Status == http.StatusOK && r.Kind == lab.Blob && r.Method == http.MethodGet && user != "module" {
+			t.Errorf("a blob was fetched with the password of %s", user)
+		}
+	}
+	takeDown(t, up)
+	// The verdicts are not good any more, but for while nobody can be asked.
+	<-time.After(1500 * time.Millisecond)
+	start := time.Now()
+	if got := status(line1, app); got != http.StatusOK {
+		t.Errorf("away: who was let in before, status %d, want 200", got)
+	}
+	if got := status(as("late", passwords["late"]), app); got < 400 {
+		t.Errorf("away: who was never let in, status %d", got)
+	} else {
+		t.Logf("away: who was never let in gets %d", got)
+	}
+	if got := status(as("line1", "pass-of-nobody"), app); got < 400 {
+		t.Errorf("away: a wrong password, status %d", got)
+	}
+	if got := status(line2, app); got < 400 {
+		t.Errorf("away: who was denied, status %d", got)
+	}
+	t.Logf("away: all that after %v", time.Since(start).Round(time.Millisecond))
+	bringUp(t, up)
+	start = time.Now()
+	eventually(t, "who is new is let in", func() bool { return status(as("late", passwords["late"]), app) == http.StatusOK })
+	t.Logf("there again: who is new is let in after %v", time.Since(start).Round(time.Millisecond))
+	if log := must(os.ReadFile(h.Top().Module.Log()))(t); bytes.Contains(log, []byte("pass-of-")) {
+		t.Error("the log has a password")
 	}
 }
