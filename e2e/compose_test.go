@@ -72,8 +72,9 @@ func TestComposePlayground(t *testing.T) {
 		}
 	})
 	t.Run("renewed certificates", p.checkRenewal)
+	t.Run("cache on the middle layer", func(t *testing.T) { p.checkMiddleCache(t, img) })
 	t.Run("down", func(t *testing.T) {
-		p.run(t, "down", "--volumes")
+		p.run(t, append(p.both(), "down", "--volumes")...)
 		for _, list := range [][]string{{"ps", "--all", "--quiet"}, {"volume", "ls", "--quiet"}, {"network", "ls", "--quiet", "--filter=driver=bridge", "--filter=name=_"}} {
 			if left := p.docker(t, list...); left != "" {
 				t.Errorf("docker %s: %s is left", strings.Join(list, " "), left)
@@ -266,6 +267,29 @@ func (p *playground) checkCertificates(t *testing.T) {
 	}
 	if err := inspect(empty); err == nil || !strings.Contains(err.Error(), "x509") {
 		t.Errorf("without the root: %v, want an error about the certificate", err)
+	}
+}
+
+// both names the files that add a cache to the middle layer.
+func (p *playground) both() []string {
+	return []string{"--file", "compose.yml", "--file", "compose.cache.yml"}
+}
+
+// checkMiddleCache gives the middle layer a cache of its own, pulls, takes the top away, and
+// pulls again.
+func (p *playground) checkMiddleCache(t *testing.T, img lab.Image) {
+	p.run(t, append(p.both(), "up", "--detach", "--no-build")...)
+	p.await(t)
+	ref := img.ByTag("localhost:8000")
+	p.docker(t, "pull", ref)
+	p.docker(t, "image", "rm", ref)
+	if out := p.run(t, append(p.both(), "exec", "-T", "middle-registry", "/registry-module", "ls")...); !strings.Contains(out, img.Repo) {
+		t.Errorf("the middle has no %s:\n%s", img.Repo, out)
+	}
+	p.run(t, "stop", "top-proxy")
+	p.docker(t, "pull", ref)
+	if status, _, err := p.ask(t.Context(), "GET", "/v2/not/pulled/manifests/1", nil); err != nil || status != 503 {
+		t.Errorf("what is not stored, without the top: %d, want 503: %v", status, err)
 	}
 }
 
