@@ -35,7 +35,7 @@ func main() {
 
 func run(files []string, w io.Writer) error {
 	if len(files) == 0 {
-		return errors.New("usage: kubetypes FILE...")
+		return errors.New("usage: kubetypes FILE [MORE FILES]")
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme} {
