@@ -129,3 +129,23 @@ func anchors(text []byte) map[string]bool {
 	}
 	return all
 }
+
+// TestFirstDeployment loads the settings that the first deployment is told to begin with.
+func TestFirstDeployment(t *testing.T) {
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "## First deployment, step by step\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(` -e ([A-Z0-9_]+)=(\S+)`).FindAllStringSubmatch(section, -1) {
+		t.Setenv(m[1], strings.Replace(m[2], "/run/secrets/ours", password, 1))
+	}
+	if c := load(t, ""); len(c.Remotes) != 2 || c.MaxSize == 0 || c.Remotes[0].URL.Host != "registry.example.com" {
+		t.Errorf("the settings give %+v", c)
+	}
+}
