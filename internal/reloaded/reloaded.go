@@ -108,12 +108,19 @@ func New[T any](paths []string, parse func(contents [][]byte) (T, error), opts O
 // caller does, and the others get what there is. A version that cannot be read or parsed
 // is logged once; the one before it is kept until there is a better one.
 func (v *Value[T]) Get() T {
-	if now := v.now(); now.UnixNano() >= v.next.Load() && v.looking.TryLock() {
+	if v.due() && v.looking.TryLock() {
 		defer v.looking.Unlock()
 		v.look()
 		v.next.Store(v.now().Add(v.every).UnixNano())
 	}
 	return *v.current.Load()
+}
+
+// due tells whether it is time to look at the files. That is also so where the clock was
+// set back, which would otherwise put it off until it is again what it was.
+func (v *Value[T]) due() bool {
+	now, next := v.now().UnixNano(), v.next.Load()
+	return now >= next || now < next-int64(v.every)
 }
 
 // look reads the files if they have changed.

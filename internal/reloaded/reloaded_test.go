@@ -278,3 +278,28 @@ func TestSlowRead(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Files are looked at also where the clock was set back by years, as it is on devices that
+// have no battery.
+func TestClockSetBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	write(t, path, "1")
+	var c clock
+	v, err := reloaded.New([]string{path}, func(contents [][]byte) (string, error) { return string(contents[0]), nil },
+		reloaded.Options{Now: c.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, back := range []time.Duration{0, 20 * 365 * 24 * time.Hour, time.Hour, reloaded.DefaultEvery} {
+		c.offset.Add(-int64(back))
+		want := fmt.Sprint(i + 2)
+		replace(t, path, want)
+		for range 2 { // it is looked at once for each period
+			c.pass()
+			v.Get()
+		}
+		if got := v.Get(); got != want {
+			t.Errorf("after the clock was set back by %v: %s, want %s", back, got, want)
+		}
+	}
+}
