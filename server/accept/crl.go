@@ -49,6 +49,9 @@ func certificates(text []byte) []*x509.Certificate {
 	return certs
 }
 
+// beginCRL begins a list in PEM form (RFC 7468, section 6).
+const beginCRL = "-----BEGIN X509 CRL-----"
+
 // readCRLs reads a file with lists: one in DER form, or any number in PEM form. Each has
 // to be signed by one of signers.
 func readCRLs(content []byte, signers []*x509.Certificate) ([]*revocations, error) {
@@ -64,6 +67,9 @@ func readCRLs(content []byte, signers []*x509.Certificate) ([]*revocations, erro
 	if block == nil {
 		return lists, add(content)
 	}
+	// One that is cut off, by a copy that is under way or by a full disk, would otherwise be
+	// skipped, and those whom it revokes would be let in.
+	begun := bytes.Count(content, []byte(beginCRL))
 	for ; block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "X509 CRL" {
 			continue
@@ -72,8 +78,11 @@ func readCRLs(content []byte, signers []*x509.Certificate) ([]*revocations, erro
 			return nil, err
 		}
 	}
+	if len(lists) < begun {
+		return nil, fmt.Errorf("has only %d of %d lists that can be read: the others are cut off or damaged", len(lists), begun)
+	}
 	if len(lists) == 0 {
-		return nil, errors.New("contains no list: it has to begin with -----BEGIN X509 CRL-----, or to be in DER form")
+		return nil, errors.New("contains no list: it has to begin with " + beginCRL + ", or to be in DER form")
 	}
 	return lists, nil
 }

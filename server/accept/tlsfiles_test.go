@@ -28,6 +28,9 @@ func TestNewTLSConfigRefuses(t *testing.T) {
 		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 29}, Critical: true, Value: []byte{48, 0}}}}}})
 	cut := root.crl(t, nil, c)
 	ca := pemOf("CERTIFICATE", root.cert.Raw)
+	whole, half := pemOf("X509 CRL", root.crl(t, nil)), pemOf("X509 CRL", cut)
+	half = half[:len(half)/2]
+	damaged := append([]byte("-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n"), whole...)
 	for name, tt := range map[string]struct {
 		cas, crls [][]byte
 		mode      tls.ClientAuthType
@@ -42,6 +45,8 @@ func TestNewTLSConfigRefuses(t *testing.T) {
 		"no list":                 {cas: [][]byte{ca}, crls: [][]byte{ca}, kind: accept.ErrCRLs, want: "contains no list"},
 		"an empty file":           {cas: [][]byte{ca}, crls: [][]byte{nil}, kind: accept.ErrCRLs, want: "is no list of revoked certificates"},
 		"a list that is cut off":  {cas: [][]byte{ca}, crls: [][]byte{cut[:len(cut)-10]}, kind: accept.ErrCRLs, want: "is no list of revoked certificates"},
+		"half of a second list":   {cas: [][]byte{ca}, crls: [][]byte{append(whole[:len(whole):len(whole)], half...)}, kind: accept.ErrCRLs, want: "only 1 of 2 lists"},
+		"a damaged list":          {cas: [][]byte{ca}, crls: [][]byte{damaged}, kind: accept.ErrCRLs, want: "only 1 of 2 lists"},
 		"a delta list":            {cas: [][]byte{ca}, crls: [][]byte{delta}, kind: accept.ErrCRLs, want: "delta"},
 		"an indirect list":        {cas: [][]byte{ca}, crls: [][]byte{indirect}, kind: accept.ErrCRLs, want: "indirect"},
 		"what is not understood":  {cas: [][]byte{ca}, crls: [][]byte{strange}, kind: accept.ErrCRLs, want: "1.2.3"},
