@@ -195,7 +195,7 @@ func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 // bounds how many connections there are.
 func newAPIServer(h http.Handler, ln *accept.Listener, log logrus.FieldLogger) *http.Server {
 	srv := newHTTPServer(h, log)
-	srv.Handler = boundBodies(h, bodyTimeout)
+	srv.Handler = boundBodies(ln.Recheck(h), bodyTimeout)
 	srv.ConnState = ln.ConnState
 	return srv
 }

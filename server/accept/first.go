@@ -53,7 +53,7 @@ func (l *Listener) welcomeTLS(c *conn) {
 	l.patience(c)
 	secured := tls.Server(c.raw, l.opts.TLS)
 	if err := secured.Handshake(); err != nil {
-		l.logHandshake(c.raw, err)
+		l.logRefused(address(c.raw), err)
 		l.drop(c)
 		return
 	}

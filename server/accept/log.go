@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"strconv"
 	"strings"
 	"unicode"
@@ -26,10 +25,11 @@ func silence() logrus.FieldLogger {
 	return log
 }
 
-// logHandshake tells why there was no handshake. A certificate that is refused is what
-// somebody is going to ask about; the rest is what the internet is full of.
-func (l *Listener) logHandshake(c net.Conn, err error) {
-	log := l.opts.Log.WithField("client", address(c))
+// logRefused tells why a client was refused at its handshake, or later. A certificate that
+// is refused is what somebody is going to ask about; the rest is what the internet is full
+// of.
+func (l *Listener) logRefused(client string, err error) {
+	log := l.opts.Log.WithField("client", client)
 	refused, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	if !ok || len(refused.UnverifiedCertificates) == 0 {
 		log.WithError(err).Debug("a TLS handshake has failed")

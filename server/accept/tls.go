@@ -75,7 +75,8 @@ func Certificate(certificate, key string, opts reloaded.Options) (func(*tls.Clie
 
 // NewTLSConfig returns how to speak TLS, for [Options]. The files are read now, which can
 // fail with ErrClientCAs or ErrCRLs, and again when they change: what holds is looked up
-// for each handshake, also of sessions that go on.
+// for each handshake, also of sessions that go on, and for each request where
+// [Listener.Recheck] is in use.
 func NewTLSConfig(opts TLSOptions) (*tls.Config, error) {
 	if opts.GetCertificate == nil {
 		return nil, errors.New("speaking TLS: there is no certificate")
