@@ -46,8 +46,9 @@ func configureDoctor(t *testing.T) *upstreamtest.Registry {
 	t.Setenv("REGISTRY_PROXY_REMOTEURL", reg.URL())
 	t.Setenv("REGISTRY_PROXY_ALIAS", "near")
 	t.Setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", t.TempDir())
-	t.Setenv("REGISTRY_HTTP_ADDR", freeAddr(t))
-	t.Setenv("REGISTRY_HTTP_DEBUG_ADDR", freeAddr(t))
+	addr := freeAddr(t)
+	t.Setenv("REGISTRY_HTTP_ADDR", addr)
+	t.Setenv("REGISTRY_HTTP_DEBUG_ADDR", freeAddr(t, addr))
 	t.Setenv("REGISTRY_CACHE_MINFREE", "1MiB")
 	t.Setenv("LC_ALL", "C.UTF-8")
 	return reg

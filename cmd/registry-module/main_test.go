@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,12 +120,13 @@ func TestServeRefusesBadConfiguration(t *testing.T) {
 // host if that is not empty.
 func testConfig(t *testing.T, dir, host string) *config.Config {
 	t.Helper()
+	addr := freeAddr(t)
 	cfg := &config.Config{
 		Stock:     &configuration.Configuration{},
 		DataDir:   dir,
 		Net:       "tcp",
-		Addr:      freeAddr(t),
-		AdminAddr: freeAddr(t),
+		Addr:      addr,
+		AdminAddr: freeAddr(t, addr),
 	}
 	if host != "" {
 		cfg.Remotes = []config.Remote{{URL: &url.URL{Scheme: "http", Host: host}, Default: true, TagTTL: time.Hour}}
@@ -132,18 +134,22 @@ func testConfig(t *testing.T, dir, host string) *config.Config {
 	return cfg
 }
 
-// freeAddr is an address that nobody listens at. It is none of those that the kernel gives
-// to who connects (ip_local_port_range), or it might be taken before we listen.
-func freeAddr(t *testing.T) string {
+// freeAddr is an address that nobody listens at, and none of taken. It is none of those that
+// the kernel gives to who connects (ip_local_port_range), or it might be taken before we
+// listen.
+func freeAddr(t *testing.T, taken ...string) string {
 	t.Helper()
 	const first, below = 10_000, 32_768
 	for range 100 {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(below-first)))
+		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(below-first))
+		ln, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue // it is taken
 		}
-		defer func() { _ = ln.Close() }() // only its number is of interest
-		return ln.Addr().String()
+		_ = ln.Close() // only its number is of interest
+		if !slices.Contains(taken, addr) {
+			return addr
+		}
 	}
 	t.Fatal("no port is free")
 	return ""

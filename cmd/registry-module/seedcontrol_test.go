@@ -271,7 +271,7 @@ func TestSeedSchedule(t *testing.T) {
 	stop = serving(t, s.cfg)
 	until(t, func() bool {
 		_, notes, err := command(t, "ls")
-		return err == nil && strings.Contains(notes, ": seeded now, 2 images, 1 failed, ") && strings.Contains(notes, ", next 20")
+		return err == nil && strings.Contains(notes, ": seeded ") && strings.Contains(notes, ", 2 images, 1 failed, ") && strings.Contains(notes, ", next 20")
 	})
 	for _, line := range []string{"registry_module_seed_images 2", "registry_module_seed_failed_images 1"} {
 		wantMetric(t, s.cfg.AdminAddr, line)
