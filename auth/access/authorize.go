@@ -29,6 +29,10 @@ type Ask struct {
 // ping tells whether nothing is asked for but whether there is a registry.
 func (a Ask) ping() bool { return a.Resource == "" && !a.Catalog && a.Host == "" && len(a.Names) == 0 }
 
+// lists tells whether it is about the list of tags, or about nothing that is in the
+// repository.
+func (a Ask) lists() bool { return a.Kind == "" || a.Kind == "tags" }
+
 // request is a request that is being decided about.
 type request struct {
 	*http.Request
@@ -110,14 +114,13 @@ func (g *Gate) authorizeThrough(req *request, by PassThrough) error {
 	if !req.given {
 		return g.errChallenge()
 	}
-	if err := g.through(req.Request, by, req.ask, req.user, req.password); err != nil {
-		return err
-	}
+	// If it is who it says. What no rule allows, the remote is not asked about: how long
+	// that takes would tell whether it exists.
 	req.caller.user = req.user
 	if req.policy != nil && !req.allowed() {
 		return ErrDenied
 	}
-	return nil
+	return g.through(req.Request, by, req.ask, req.user, req.password)
 }
 
 // authorizeUnknown decides where nobody knows who logs in, but for the remotes whom they
@@ -269,6 +272,6 @@ func (c *Caller) MayPull(names []string, host, repo string) bool {
 	case !through:
 		return true
 	}
-	s := c.gate.verdicts.look(pair{c.id, place{host, repo}}, c.gate.now(), by)
+	s := c.gate.verdicts.look(pair{c.id, place{host, repo, false}}, c.gate.now(), by)
 	return s.fresh || s.grace
 }

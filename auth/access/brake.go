@@ -23,7 +23,8 @@ const (
 	// are held at a time.
 	maxFailing = 4096
 	maxHeld    = 64
-	// maxTries is how many requests of one failing log-in are looked at at a time.
+	// maxTries is how many requests of one failing log-in are looked at at a time, and how
+	// many passwords of one that has not failed yet.
 	maxTries = 4
 )
 
@@ -52,6 +53,18 @@ type failing struct {
 	count int
 	last  time.Time
 	tries int // requests that are looked at or held now
+	// What is looked at now, and with which credentials, each with how many requests.
+	looking map[pair]int
+	with    map[credential]int
+}
+
+// attempt is a request that is looked at, or whose answer is held.
+type attempt struct {
+	b    *brake
+	key  loginKey
+	f    *failing
+	what pair
+	seen bool
 }
 
 func newBrake(now func() time.Time, log logrus.FieldLogger) *brake {
@@ -62,34 +75,65 @@ func newBrake(now func() time.Time, log logrus.FieldLogger) *brake {
 	return &brake{now: now, log: log, logins: logins, lines: rate.NewLimiter(1, 10)}
 }
 
-// enter says whether a log-in is looked at: not where it has failed before and is being
-// tried too often at a time. Where it is, leave must be called after the answer. A
-// log-in that is being looked at anyway is joined without more work.
-func (b *brake) enter(key loginKey, joins bool) (leave func(), err error) {
+// enter says whether a log-in is looked at: not where it is being tried with too many
+// passwords at a time, or has failed before and is being tried too often. Where it is,
+// leave must be called after the answer. What is being looked at anyway is joined without
+// more work. Who is known to have had a good password is not locked out by those who guess
+// at it: behind proxies all have the same address.
+func (b *brake) enter(key loginKey, what pair, known bool) (*attempt, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.get(key)
-	if f.count > 0 && !joins && (f.tries >= maxTries || b.held >= maxHeld) {
+	guesses := f.with[what.id] == 0 && len(f.with) >= maxTries
+	if !known && f.looking[what] == 0 && (guesses || f.count > 0 && (f.tries >= maxTries || b.held >= maxHeld)) {
 		return nil, &BusyError{RetryAfter: delayOf(f.count)}
 	}
 	f.tries++
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		f.tries--
-		if f.tries == 0 && f.count == 0 {
-			if known, _ := b.logins.Peek(key); known == f {
-				b.logins.Remove(key) // there is no room for those that are well
-			}
+	f.looking[what]++
+	f.with[what.id]++
+	return &attempt{b: b, key: key, f: f, what: what}, nil
+}
+
+// looked takes note that it is known what the answer is.
+func (a *attempt) looked() {
+	a.b.mu.Lock()
+	defer a.b.mu.Unlock()
+	a.end()
+}
+
+// end is looked, for who holds the lock of the brake.
+func (a *attempt) end() {
+	if a.seen {
+		return
+	}
+	a.seen = true
+	if a.f.looking[a.what]--; a.f.looking[a.what] == 0 {
+		delete(a.f.looking, a.what)
+	}
+	if a.f.with[a.what.id]--; a.f.with[a.what.id] == 0 {
+		delete(a.f.with, a.what.id)
+	}
+}
+
+// leave takes note that the request has been answered.
+func (a *attempt) leave() {
+	b := a.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a.end()
+	a.f.tries--
+	if a.f.tries == 0 && a.f.count == 0 {
+		if known, _ := b.logins.Peek(a.key); known == a.f {
+			b.logins.Remove(a.key) // there is no room for those that are well
 		}
-	}, nil
+	}
 }
 
 // get returns what is known of a log-in. The caller holds b.mu.
 func (b *brake) get(key loginKey) *failing {
 	f, ok := b.logins.Get(key)
 	if !ok {
-		f = new(failing)
+		f = &failing{looking: map[pair]int{}, with: map[credential]int{}}
 		b.logins.Add(key, f)
 	}
 	if f.count > 0 && b.now().Sub(f.last) > forgetAfter {

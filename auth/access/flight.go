@@ -65,13 +65,6 @@ func (f *flights[K]) join(ctx context.Context, w *work, key K, now time.Time, fn
 	return a
 }
 
-// going tells whether there is a flight for key.
-func (f *flights[K]) going(key K) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.under[key] != nil
-}
-
 // leave takes note that somebody does not wait for a any more. Nobody finds one later
 // whose context has ended.
 func (f *flights[K]) leave(key K, a *flight) {

@@ -93,7 +93,8 @@ type Gate struct {
 	brake    *brake
 	verdicts *verdicts
 	saved    *saved
-	checks   *slots
+	checks   *slots // of strangers
+	again    *slots // of those whom a remote has let in before
 	asking   flights[pair]
 
 	work *work
@@ -141,7 +142,7 @@ func New(opts Options) (*Gate, error) {
 		controller: opts.Controller, policy: opts.Policy, remotes: remotes,
 		realm: cmp.Or(opts.Realm, "registry-module"), now: opts.Now,
 		ids: newIdentifier(), brake: newBrake(opts.Now, opts.Log), verdicts: newVerdicts(),
-		checks: newSlots(maxChecks, maxWaiting),
+		checks: newSlots(maxChecks, maxWaiting), again: newSlots(maxChecks, maxWaiting),
 	}
 	if opts.PasswordFile != "" {
 		g.logins = newLogins(opts.Controller, opts.PasswordFile, opts.Now, newSlots(maxHashing, maxWaiting))

@@ -27,6 +27,9 @@ const (
 	// takes a core up to a second on a gateway, and maxWaiting how many wait for that.
 	maxHashing = 2
 	maxWaiting = 64
+	// maxAgain is how many more are compared of those who had the right one before, who do
+	// not wait behind others.
+	maxAgain = 1
 )
 
 // credential stands for a user name and a password. It says nothing of them to who does
@@ -61,8 +64,11 @@ type logins struct {
 	file       string
 	now        func() time.Time
 	hashing    *slots
+	again      *slots
 	flights    flights[credential]
 	known      *lru.Cache[credential, login]
+	// before has those that were good the last time, however long ago.
+	before *lru.Cache[credential, struct{}]
 }
 
 // login is one that was good.
@@ -73,10 +79,14 @@ type login struct {
 
 func newLogins(controller auth.AccessController, file string, now func() time.Time, hashing *slots) *logins {
 	known, err := lru.New[credential, login](maxLogins)
-	if err != nil {
-		panic(err) // the size is a constant
+	before, beforeErr := lru.New[credential, struct{}](maxLogins)
+	if err := errors.Join(err, beforeErr); err != nil {
+		panic(err) // the sizes are constants
 	}
-	return &logins{controller: controller, file: file, now: now, hashing: hashing, known: known}
+	return &logins{
+		controller: controller, file: file, now: now, hashing: hashing, again: newSlots(maxAgain, maxWaiting),
+		known: known, before: before,
+	}
 }
 
 // remembered tells whether a log-in was good not long ago, by the file as it is.
@@ -103,10 +113,14 @@ func sameVersion(a, b fs.FileInfo) bool {
 // check asks the controller about what is in the Authorization header. It does not end
 // before it has an answer, once it has a slot, of which begun is told.
 func (l *logins) check(ctx context.Context, begun func(), id credential, authorization string) error {
-	if err := l.hashing.take(ctx); err != nil {
+	room := l.hashing
+	if l.before.Contains(id) {
+		room = l.again
+	}
+	if err := room.take(ctx); err != nil {
 		return err
 	}
-	defer l.hashing.give()
+	defer room.give()
 	begun()
 	before, statErr := os.Stat(l.file)
 	r := (&http.Request{Method: http.MethodGet, Header: http.Header{"Authorization": {authorization}}}).WithContext(ctx)
@@ -114,8 +128,13 @@ func (l *logins) check(ctx context.Context, begun func(), id credential, authori
 	if err == nil && grant == nil {
 		err = errNoGrant
 	}
-	if err != nil || statErr != nil {
+	if err != nil {
+		l.before.Remove(id)
 		return err
+	}
+	l.before.Add(id, struct{}{})
+	if statErr != nil {
+		return nil
 	}
 	if after, err := os.Stat(l.file); err == nil && sameVersion(before, after) {
 		l.known.Add(id, login{before, l.now()})
@@ -135,11 +154,11 @@ func (g *Gate) byPassword(r *http.Request, user, password string) error {
 	start := g.now()
 	address := addressOf(r)
 	key := keyOf(user, address)
-	leave, err := g.brake.enter(key, g.logins.flights.going(id))
+	try, err := g.brake.enter(key, pair{id: id}, g.logins.before.Contains(id))
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer try.leave()
 	ctx := r.Context()
 	authorization := r.Header.Get("Authorization")
 	f := g.logins.flights.join(ctx, g.work, id, start, func(ctx context.Context, detach func()) error {
@@ -158,6 +177,7 @@ func (g *Gate) byPassword(r *http.Request, user, password string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	try.looked()
 	if failed, ok := errors.AsType[*failure](f.err); ok {
 		return g.brake.hold(ctx, start, failed.delay, failed.err)
 	}

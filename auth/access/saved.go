@@ -51,6 +51,7 @@ type savedCredential struct {
 type savedPair struct {
 	Host      string    `json:"host"`
 	Repo      string    `json:"repository"`
+	List      bool      `json:"tags,omitempty"` // of the list of tags alone
 	Confirmed time.Time `json:"confirmed"`
 }
 
@@ -126,7 +127,7 @@ func (s *saved) take(state savedState) {
 		known := map[place]time.Time{}
 		for _, p := range c.Pairs {
 			if by, ok := s.remotes[p.Host]; ok && s.now().Sub(p.Confirmed) < by.Grace && pairs < maxPairs {
-				known[place{p.Host, p.Repo}] = p.Confirmed
+				known[place{p.Host, p.Repo, p.List}] = p.Confirmed
 				pairs++
 			}
 		}
@@ -276,7 +277,7 @@ func (s *saved) state() ([]byte, error) {
 	pairs := map[seal][]savedPair{}
 	keep := func(sealed seal, at place, confirmed time.Time) {
 		if by, ok := s.remotes[at.host]; ok && now.Sub(confirmed) < by.Grace {
-			pairs[sealed] = append(pairs[sealed], savedPair{at.host, at.repo, confirmed.UTC()})
+			pairs[sealed] = append(pairs[sealed], savedPair{at.host, at.repo, at.list, confirmed.UTC()})
 		}
 	}
 	seals := make(map[credential]seal, len(s.seals))

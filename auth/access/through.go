@@ -16,19 +16,25 @@ const (
 	// checkTimeout bounds how long a remote is asked about a caller. What it does is a few
 	// small requests.
 	checkTimeout = time.Minute
-	// maxChecks is how many callers remotes are asked about at a time.
+	// maxChecks is how many callers remotes are asked about at a time: strangers, and as
+	// many of those whom a remote has let in before.
 	maxChecks = 16
 )
 
 // check asks a remote about a credential, for all who have come with it. Begun is told when
 // it does.
-func (g *Gate) check(ctx context.Context, begun func(), by PassThrough, ask Ask, id credential, user, password, address string) error {
-	if err := g.checks.take(ctx); err != nil {
+func (g *Gate) check(ctx context.Context, begun func(), by PassThrough, ask Ask, at pair, user, password, address string) error {
+	room := g.checks
+	if g.verdicts.has(at.id) {
+		room = g.again
+		// Who is let in meanwhile does not keep it from being found out by leaving.
+		begun()
+	}
+	if err := room.take(ctx); err != nil {
 		return err
 	}
-	defer g.checks.give()
+	defer room.give()
 	begun()
-	at := pair{id, place{ask.Host, ask.Repo}}
 	// Whoever waits: the next one who comes has use for what comes of it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 	defer cancel()
@@ -39,7 +45,7 @@ func (g *Gate) check(ctx context.Context, begun func(), by PassThrough, ask Ask,
 	case err == nil:
 		g.brake.succeed(keyOf(user, address))
 		if before, ok := g.verdicts.admit(at, now, time.Time{}); ok {
-			g.work.Go(func() { g.saved.admitted(at.place, id, user, password, before) })
+			g.work.Go(func() { g.saved.admitted(at.place, at.id, user, password, before) })
 		}
 		return nil
 	case !isRefusal(err):
@@ -57,9 +63,10 @@ func (g *Gate) check(ctx context.Context, begun func(), by PassThrough, ask Ask,
 func ruling(ctx context.Context, by Checker, ask Ask, user, password string) (remember bool, err error) {
 	err = by.Check(ctx, ask.Repo, ask.Kind, ask.Reference, user, password)
 	vague := false
-	if errors.Is(err, cache.ErrNotFound) && ask.Kind != "" && ask.Kind != "tags" {
-		// It may be a refusal, and it may be that there is no such thing. Some do not
-		// let everybody list tags who may pull.
+	if (errors.Is(err, cache.ErrNotFound) || errors.Is(err, cache.ErrInvalid)) && !ask.lists() {
+		// It may be a refusal, and it may be that there is no such thing, or that the
+		// remote does not understand what the caller has asked for: which is not for
+		// callers to choose. Some do not let everybody list tags who may pull.
 		err = by.Check(ctx, ask.Repo, "tags", "", user, password)
 		vague = errors.Is(err, cache.ErrDenied)
 	}
@@ -83,19 +90,20 @@ func isRefusal(err error) bool { return errors.Is(err, errRefused) || errors.Is(
 // through lets a caller in where the remote does so that it asks for.
 func (g *Gate) through(r *http.Request, by PassThrough, ask Ask, user, password string) error {
 	id := g.ids.of(user, password)
-	at := pair{id, place{ask.Host, ask.Repo}}
+	at := pair{id, place{ask.Host, ask.Repo, ask.lists()}}
 	start := g.now()
 	s := g.verdicts.look(at, start, by)
 	if s.fresh || s.grace && s.paused {
 		return nil
 	}
 	ctx, address := r.Context(), addressOf(r)
-	leave, err := g.brake.enter(keyOf(user, address), s.grace || g.asking.going(at))
+	try, err := g.brake.enter(keyOf(user, address), at, g.verdicts.has(id))
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer try.leave()
 	if s.bad != nil {
+		try.looked()
 		return g.refused(ctx, start, &failure{s.bad, g.brake.fail(user, address)})
 	}
 	before := g.saved.lookUp(ctx, id, user, password)
@@ -103,7 +111,7 @@ func (g *Gate) through(r *http.Request, by PassThrough, ask Ask, user, password 
 		defer g.saved.flights.leave(id, before)
 	}
 	f := g.asking.join(ctx, g.work, at, start, func(ctx context.Context, detach func()) error {
-		return g.check(ctx, detach, by, ask, id, user, password, address)
+		return g.check(ctx, detach, by, ask, at, user, password, address)
 	})
 	defer g.asking.leave(at, f)
 
@@ -111,6 +119,7 @@ func (g *Gate) through(r *http.Request, by PassThrough, ask Ask, user, password 
 	defer timer.Stop()
 	select {
 	case <-f.done:
+		try.looked()
 		return g.asked(ctx, f, before, at, by, start)
 	case <-timer.C:
 	case <-ctx.Done():
@@ -121,6 +130,7 @@ func (g *Gate) through(r *http.Request, by PassThrough, ask Ask, user, password 
 	}
 	select {
 	case <-f.done:
+		try.looked()
 		return g.asked(ctx, f, before, at, by, start)
 	case <-ctx.Done():
 		return ctx.Err()

@@ -21,8 +21,12 @@ const (
 	pause = 10 * time.Second
 )
 
-// place is a repository of a remote.
-type place struct{ host, repo string }
+// place is a repository of a remote, or the list of its tags alone: some remotes let
+// callers list the tags who may not pull.
+type place struct {
+	host, repo string
+	list       bool
+}
 
 // pair is a credential with a repository that it is for.
 type pair struct {
@@ -74,10 +78,22 @@ type standing struct {
 	bad    error // nil: not bad
 }
 
-// look returns how the verdict on p stands.
+// look returns how the verdict on p stands. Who may pull may list the tags, as long as the
+// remote has not said that he may not.
 func (v *verdicts) look(p pair, now time.Time, by PassThrough) standing {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	s := v.own(p, now, by)
+	if !p.list || s.fresh || s.bad != nil {
+		return s
+	}
+	p.list = false
+	pull := v.own(p, now, by)
+	return standing{fresh: pull.fresh, grace: s.grace || pull.grace, paused: s.paused || pull.paused}
+}
+
+// own returns how the verdict on p itself stands. The caller holds v.mu.
+func (v *verdicts) own(p pair, now time.Time, by PassThrough) standing {
 	if g, ok := v.good.Get(p); ok {
 		age := now.Sub(g.confirmed)
 		s := standing{fresh: within(age, by.TTL), paused: !g.failed.IsZero() && within(now.Sub(g.failed), pause)}
@@ -102,16 +118,19 @@ func (v *verdicts) has(id credential) bool {
 }
 
 // admit takes note of a good verdict, and returns when the one before was saved; zero for
-// never. It is not taken where a later one is bad.
+// never. Saved is when this one was, zero where the remote has just said so. One that was
+// saved is not taken where a later one is bad.
 func (v *verdicts) admit(p pair, confirmed, saved time.Time) (before time.Time, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if b, refused := v.bad.Peek(p); refused && b.since.After(confirmed) {
+	if b, refused := v.bad.Peek(p); refused && !saved.IsZero() && b.since.After(confirmed) {
 		return time.Time{}, false
 	}
 	v.bad.Remove(p)
 	if g, ok := v.good.Get(p); ok {
-		if confirmed.After(g.confirmed) {
+		// What the remote has just said counts in any case: the clock may have been set
+		// back since the one before.
+		if saved.IsZero() || confirmed.After(g.confirmed) {
 			g.confirmed, g.failed = confirmed, time.Time{}
 		}
 		return g.saved, true
