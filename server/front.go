@@ -90,6 +90,9 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	if !s.admit(x, r, asked) {
 		return
 	}
+	if ns != "" && len(asked.Places) > 0 {
+		x.Header().Set("OCI-Namespace", ns)
+	}
 	if refused != nil {
 		s.setCommonHeader(x.Header())
 		s.fail(x, repositoryContent, refused)
@@ -144,9 +147,6 @@ func (s *Server) direct(x *exchange, ns string, rt route, fresh bool) ([]cache.P
 	x.repo = s.cache.Name(rt.name, places...)
 	if fresh {
 		x.repo = x.repo.Fresh()
-	}
-	if ns != "" {
-		x.Header().Set("OCI-Namespace", ns)
 	}
 	return places, nil
 }

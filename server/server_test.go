@@ -109,6 +109,14 @@ func routes(tb testing.TB, remotes ...router.Remote) server.Router {
 // serve starts one more server over the same cache.
 func (s *site) serve(t *testing.T, adjust ...func(*server.Options)) string {
 	t.Helper()
+	ts := httptest.NewServer(s.newHandler(t, adjust...))
+	t.Cleanup(ts.Close)
+	return ts.URL
+}
+
+// newHandler is serve without a network.
+func (s *site) newHandler(t *testing.T, adjust ...func(*server.Options)) http.Handler {
+	t.Helper()
 	opts := server.Options{Cache: s.cache, Name: "registry-module-this", Router: routes(t,
 		router.Remote{Host: s.up.Host(), Alias: "alias", Default: true},
 		router.Remote{Host: s.up2.Host(), Alias: "two", Deny: []string{"secret/**"}},
@@ -119,13 +127,11 @@ func (s *site) serve(t *testing.T, adjust ...func(*server.Options)) string {
 	ctx, cancel := context.WithCancel(context.Background())
 	h, err := server.New(ctx, opts)
 	must(t, err)
-	ts := httptest.NewServer(h)
 	t.Cleanup(func() {
-		ts.Close()
 		must(t, h.Close())
 		cancel()
 	})
-	return ts.URL
+	return h
 }
 
 func must(t *testing.T, err error) {
