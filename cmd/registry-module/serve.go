@@ -178,6 +178,12 @@ func count(open *sync.WaitGroup, next func(net.Conn, http.ConnState)) func(net.C
 	}
 }
 
+// maxHeader is the size in bytes of the header of a request; net/http allows for 4 KiB
+// more. The tokens of registries have up to some 8 KiB. It is what bounds the memory of a
+// connection: a header of many short lines takes 20 times its size, and anybody can send
+// half of one and leave it at that.
+const maxHeader = 16 << 10
+
 // newHTTPServer bounds what idle and half-hearted clients may hold, and nothing
 // else: a slow chain of proxies may take an hour for a layer. Package server
 // bounds how long a client may take nothing.
@@ -186,7 +192,7 @@ func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 		Handler:           boundBodies(h, 0),
 		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          httpLog(log),
 	}
 }
@@ -195,9 +201,22 @@ func newHTTPServer(h http.Handler, log logrus.FieldLogger) *http.Server {
 // bounds how many connections there are.
 func newAPIServer(h http.Handler, ln *accept.Listener, log logrus.FieldLogger) *http.Server {
 	srv := newHTTPServer(h, log)
-	srv.Handler = boundBodies(ln.Recheck(h), bodyTimeout)
+	srv.Handler = onlyHTTP1(boundBodies(ln.Recheck(h), bodyTimeout))
 	srv.ConnState = ln.ConnState
 	return srv
+}
+
+// onlyHTTP1 tells a client that begins with HTTP/2 where that was not agreed on, which
+// net/http leaves to its handler, to speak HTTP/1.1.
+func onlyHTTP1(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 1 {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "this registry speaks HTTP/1.1", http.StatusHTTPVersionNotSupported)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // listen opens the API port: for plain HTTP, and, where there is a certificate, for TLS

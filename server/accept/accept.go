@@ -240,19 +240,31 @@ func (l *Listener) rest(c *conn) {
 
 // evict closes the connection that has been idle for longest, if there is one. It spares
 // who has not had the time to ask for something: then it returns how long they still have.
-// Mu is held.
+// Neither does it close one on which a request has just come in, which its client would
+// have to take for lost. Mu is held.
 func (l *Listener) evict() (wait time.Duration, evicted bool) {
 	oldest := l.idle.Front()
-	if oldest == nil {
-		return 0, false
+	for e, looked := oldest, 0; e != nil && looked < mostLooked; e, looked = e.Next(), looked+1 {
+		c := e.Value.(*conn)
+		if wait = grace - time.Since(c.since); wait > 0 {
+			break // of all that follow as well
+		}
+		if !hasInput(c.raw) {
+			l.discard(c)
+			return 0, true
+		}
 	}
-	c := oldest.Value.(*conn)
-	if wait = grace - time.Since(c.since); wait > 0 {
+	if oldest == nil || wait > 0 {
 		return wait, false
 	}
-	l.remove(c)
-	_ = c.raw.Close() // nothing is under way on it
+	l.discard(oldest.Value.(*conn)) // the server does not get round to any of them
 	return 0, true
+}
+
+// discard closes a connection on which nothing is under way. Mu is held.
+func (l *Listener) discard(c *conn) {
+	l.remove(c)
+	_ = c.raw.Close() // there is nobody to tell
 }
 
 // remove makes room for another one. Mu is held.
@@ -335,7 +347,7 @@ func temporary(err error) bool {
 		error
 		Temporary() bool
 	}](err)
-	return crowded(err) || ok && t.Temporary() && !errors.Is(err, net.ErrClosed)
+	return crowded(err) || passing(err) || ok && t.Temporary() && !errors.Is(err, net.ErrClosed)
 }
 
 // address is who is at the other end, for the log. That of a Unix socket has no name.

@@ -216,6 +216,8 @@ func TestAcceptErrors(t *testing.T) {
 		"memory":  syscall.ENOMEM,
 		"buffers": syscall.ENOBUFS,
 		"aborted": syscall.ECONNABORTED,
+		"of one":  syscall.EPROTO,
+		"refused": syscall.EPERM,
 	} {
 		t.Run(name, func(t *testing.T) {
 			inner, err := net.Listen("tcp", "127.0.0.1:0")

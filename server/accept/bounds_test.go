@@ -3,6 +3,7 @@ package accept_test
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -116,6 +117,62 @@ func TestLongestIdleGoes(t *testing.T) {
 			}
 			if !strings.Contains(s.log.String(), "was closed to make room") {
 				t.Errorf("log: %s", s.log)
+			}
+		})
+	}
+}
+
+// A request that has come in on an idle connection, and that the server has not got round
+// to reading, is not lost to make room, unless it gets to none of them.
+func TestRequestIsNotLost(t *testing.T) {
+	for name, tt := range map[string]struct {
+		asks []bool // which of the connections have a request, the longest idle first
+		goes int
+	}{
+		"the longest idle": {[]bool{true, false, false}, 1},
+		"two of them":      {[]bool{true, true, false}, 2},
+		"the last one":     {[]bool{false, false, true}, 0},
+		"all of them":      {[]bool{true, true, true}, 0},
+		"nobody":           {[]bool{false, false, false}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inner, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := accept.New(inner, accept.Options{MaxConns: len(tt.asks)})
+			defer func() { _ = l.Close() }() // nobody listens
+			next := func() (client, server net.Conn) {
+				t.Helper()
+				client, err := net.Dial("tcp", inner.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if server, err = l.Accept(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _, _ = client.Close(), server.Close() }) // some are closed already
+				l.ConnState(server, http.StateNew)
+				return client, server
+			}
+			var servers []net.Conn
+			for _, asks := range tt.asks {
+				client, server := next()
+				l.ConnState(server, http.StateActive)
+				l.ConnState(server, http.StateIdle)
+				if asks {
+					if _, err := io.WriteString(client, request); err != nil {
+						t.Fatal(err)
+					}
+				}
+				servers = append(servers, server)
+			}
+			next()
+			for i, server := range servers {
+				err := server.SetReadDeadline(time.Now().Add(time.Minute))
+				if gone := errors.Is(err, net.ErrClosed); gone != (i == tt.goes) {
+					t.Errorf("%d is closed: %v", i, gone)
+				}
 			}
 		})
 	}

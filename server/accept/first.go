@@ -73,11 +73,7 @@ func (l *Listener) carryOn(c *conn, given net.Conn) {
 
 // peek waits for the first byte that a client sends, and leaves it where it is.
 func peek(c net.Conn) (byte, error) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return 0, fmt.Errorf("reading the first byte of a %T: %w", c, errors.ErrUnsupported)
-	}
-	raw, err := sc.SyscallConn()
+	raw, err := rawConn(c)
 	if err != nil {
 		return 0, fmt.Errorf("reading the first byte: %w", err)
 	}
@@ -102,6 +98,29 @@ func peek(c net.Conn) (byte, error) {
 		return 0, fmt.Errorf("reading the first byte: %w", err)
 	}
 	return buf[0], nil
+}
+
+func rawConn(c net.Conn) (syscall.RawConn, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%T: %w", c, errors.ErrUnsupported)
+	}
+	return sc.SyscallConn()
+}
+
+// hasInput tells whether something has come in on c that was not read yet. It does not
+// wait.
+func hasInput(c net.Conn) bool {
+	raw, err := rawConn(c)
+	if err != nil {
+		return false
+	}
+	var n int
+	err = raw.Control(func(fd uintptr) {
+		var buf [1]byte
+		n, _, _ = unix.Recvfrom(int(fd), buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT) // -1 for none
+	})
+	return err == nil && n > 0
 }
 
 // refuse tells a client that speaks plain HTTP that it must not, in the form of the OCI

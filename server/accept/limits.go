@@ -22,6 +22,10 @@ const (
 	// the way when it has connected, but the server has to get round to reading it.
 	grace = 100 * time.Millisecond
 
+	// mostLooked is how many idle connections are looked at for one without input. Few
+	// have any, since the server reads it as soon as it gets round to that.
+	mostLooked = 64
+
 	// linesPerPeriod is how many lines there can be about something that anybody can cause.
 	linesPerPeriod = 10
 	period         = time.Minute
@@ -41,6 +45,18 @@ func openFiles() uint64 {
 		return math.MaxUint64 // nothing is known of a limit
 	}
 	return limit.Cur
+}
+
+// passing tells whether err is about one connection that was not accepted, see accept(2):
+// what has become of it in the meantime, or what a firewall thinks of it.
+func passing(err error) bool {
+	for _, one := range []error{unix.ENETDOWN, unix.EPROTO, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
+		unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.ECONNABORTED, unix.EPERM} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return false
 }
 
 // crowded tells whether err is for lack of what another connection holds.
