@@ -160,6 +160,34 @@ func TestClientCertificateIsReplaced(t *testing.T) {
 	get(t, r, "a/b", "v1")
 }
 
+// Of two files one is replaced first, and may be so for long: what they held before goes on
+// to be shown.
+func TestClientCertificateIsHalfReplaced(t *testing.T) {
+	ca, clients := ut.NewCA(t), ut.NewCA(t)
+	cert, key := clients.Issue()
+	newCert, newKey := clients.Issue()
+	for name, first := range map[string]struct{ cert, key []byte }{
+		"certificate":  {newCert, key},
+		"key":          {cert, newKey},
+		"empty":        {nil, key},
+		"half written": {cert, newKey[:len(newKey)/2]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := ut.NewWith(t, ut.Options{TLS: ca.ServerConfig(clients)})
+			opts := upstream.Options{
+				URL: reg.URL(), CAFile: write(t, "ca.pem", ca.PEM()),
+				CertFile: write(t, "cert.pem", cert), KeyFile: write(t, "key.pem", key),
+			}
+			r := newRemote(t, opts)
+			if err := errors.Join(os.WriteFile(opts.CertFile, first.cert, 0o600), os.WriteFile(opts.KeyFile, first.key, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			reg.AddManifest("a/b", "v1", "application/json", []byte("{}"))
+			get(t, r, "a/b", "v1")
+		})
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	ca := ut.NewCA(t)
 	cert, key := ca.Issue()

@@ -9,20 +9,23 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"registry-module/internal/reloaded"
 )
 
 // newTransports makes the transports for the registry with its token service,
 // and for the hosts that they redirect to. What a certificate of the former says
 // does not matter where opts.Insecure is set; that holds for an HTTP proxy in between
 // that is spoken to over TLS, too. Passwords of HTTP proxies are added to secrets. All
-// connections are made by way of contact. Log is told of CA files that have changed.
+// connections are made by way of contact. Log is told of files that have changed.
 //
 // They speak HTTP/1.1 only. Large blobs then have a connection each, with its
 // own window: one whose reader is slow, or one lost packet, does not hold up
 // the others, as it does where HTTP/2 puts all on one connection. On a long
 // thin link that matters more than the handshakes that HTTP/2 saves.
 func newTransports(opts Options, secrets *Secrets, contact *Switch, log logrus.FieldLogger) (own, foreign guarded, err error) {
-	if err := checkClientCert(opts); err != nil {
+	clientCert, err := newClientCert(opts, log)
+	if err != nil {
 		return guarded{}, guarded{}, err
 	}
 	trust, err := newTrust(opts, log)
@@ -59,9 +62,9 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch, log logrus.F
 	}
 	toOwn := toForeign.Clone()
 	toOwn.TLSClientConfig.InsecureSkipVerify = opts.Insecure
-	if opts.CertFile != "" {
+	if clientCert != nil {
 		toOwn.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return loadClientCert(opts)
+			return clientCert.Get(), nil
 		}
 	}
 	guard := func(t *http.Transport) guarded {
@@ -70,21 +73,23 @@ func newTransports(opts Options, secrets *Secrets, contact *Switch, log logrus.F
 	return guard(toOwn), guard(toForeign), nil
 }
 
-func checkClientCert(opts Options) error {
+// newClientCert returns what client certificate there is at the time; nil where there is
+// none. Its files are looked at for each connection, as the CA file is, and what they held
+// before stays in use where they do not go together: one of them is always the first that
+// is replaced.
+func newClientCert(opts Options, log logrus.FieldLogger) (*reloaded.Value[*tls.Certificate], error) {
 	if (opts.CertFile == "") != (opts.KeyFile == "") {
-		return errors.New("a client certificate needs both a certificate file and a key file")
+		return nil, errors.New("a client certificate needs both a certificate file and a key file")
 	}
 	if opts.CertFile == "" {
-		return nil
+		return nil, nil
 	}
-	_, err := loadClientCert(opts)
-	return err
-}
-
-func loadClientCert(opts Options) (*tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(opts.CertFile, opts.KeyFile)
+	pair, err := reloaded.New([]string{opts.CertFile, opts.KeyFile}, func(contents [][]byte) (*tls.Certificate, error) {
+		cert, err := tls.X509KeyPair(contents[0], contents[1])
+		return &cert, err
+	}, reloaded.Options{Log: log, Every: time.Nanosecond})
 	if err != nil {
 		return nil, fmt.Errorf("reading the client certificate %s with the key %s: %w", opts.CertFile, opts.KeyFile, err)
 	}
-	return &cert, nil
+	return pair, nil
 }
