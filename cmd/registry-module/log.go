@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"log"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,7 +53,7 @@ func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 
 	app := logrus.StandardLogger()
 	app.SetOutput(out)
-	app.SetFormatter(formatter)
+	app.SetFormatter(discreetFormatter{formatter, secretsOf(cfg.Stock)})
 	// The app writes several lines for each request and calls errors what is
 	// the client's. What has gone wrong with a request, and why, is in the
 	// access log or in a line of package server. The little that the app alone
@@ -68,6 +70,42 @@ func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 	l.SetFormatter(formatter)
 	l.SetReportCaller(cfg.Stock.Log.ReportCaller)
 	return l.WithFields(cfg.Stock.Log.Fields)
+}
+
+// discreetFormatter leaves secrets out of messages: at level debug the app tells all headers
+// of its notifications, and the URLs that they go to.
+type discreetFormatter struct {
+	logrus.Formatter
+	secrets *strings.Replacer
+}
+
+// secretsOf are the secrets of the app's part of the configuration.
+func secretsOf(stock *configuration.Configuration) *strings.Replacer {
+	known := []string{stock.HTTP.Secret}
+	for _, e := range stock.Notifications.Endpoints {
+		for _, values := range e.Headers {
+			known = append(known, values...)
+		}
+		if u, err := url.Parse(e.URL); err == nil && u.User != nil {
+			password, _ := u.User.Password()
+			known = append(known, u.User.String(), password)
+		}
+	}
+	known = slices.DeleteFunc(known, func(s string) bool { return s == "" })
+	// The longest first, of which another one can be a part.
+	slices.SortFunc(known, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, s := range known {
+		pairs = append(pairs, s, "***")
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// Format implements [logrus.Formatter].
+func (f discreetFormatter) Format(entry *logrus.Entry) ([]byte, error) {
+	clean := *entry
+	clean.Message = f.secrets.Replace(entry.Message)
+	return f.Formatter.Format(&clean)
 }
 
 func logFormatter(cfg configuration.Log) logrus.Formatter {

@@ -31,8 +31,11 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// Of the embedded app, one for each, which cannot be stopped.
-		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+		// Of the embedded app, one for each, or for each of its endpoints, which cannot be
+		// stopped.
+		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"),
+		goleak.IgnoreAnyFunction("github.com/distribution/distribution/v3/notifications.(*eventQueue).run"),
+		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*RetryingSink).Write"))
 }
 
 // command runs the program with args and returns what it printed.
