@@ -250,7 +250,7 @@ func (h *Hierarchy) layer(ctx context.Context, docker *Device, module Env, paren
 	if l.Proxy, err = StartAPIProxy(ctx, o); err != nil {
 		return err
 	}
-	h.close = append(h.close, l.Proxy.Stop)
+	h.close = append(h.close, func() error { return l.Proxy.Stop() }) // which may be another process by then
 	return nil
 }
 
