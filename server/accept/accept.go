@@ -42,7 +42,9 @@ type Options struct {
 	FirstByteTimeout time.Duration
 
 	// MaxConns is how many connections there may be. Default: as many as the limit of open
-	// files allows with what else is open (RLIMIT_NOFILE), at most 4096.
+	// files allows with what else is open (RLIMIT_NOFILE), and half of the memory of the
+	// machine or the control group with what the most hostile of clients can take, at most
+	// 4096.
 	MaxConns int
 
 	// Log is told who was refused, or closed to make room, now and then. Nil is for nobody.
@@ -84,7 +86,7 @@ type conn struct {
 func New(inner net.Listener, opts Options) *Listener {
 	opts.FirstByteTimeout = cmp.Or(opts.FirstByteTimeout, DefaultFirstByteTimeout)
 	if opts.MaxConns <= 0 {
-		opts.MaxConns = maxConns(openFiles())
+		opts.MaxConns = maxConns(openFiles(), usableMemory(memoryLimits[:]...))
 	}
 	if opts.Log == nil {
 		opts.Log = silence()

@@ -6,4 +6,7 @@ var (
 	Certificates = certificates
 	Clean        = clean
 	MaxConns     = maxConns
+	UsableMemory = usableMemory
 )
+
+const Costliest = costliest

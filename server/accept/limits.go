@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// mostConns needs some 150 MB where all speak TLS: what a gateway with 1 GB has to
-	// spare. It is 8 times what the proxies in front of it have at most.
+	// mostConns needs some 170 MB where all are idle and speak TLS. It is 8 times what the
+	// proxies in front of it have at most.
 	mostConns = 4096
 
 	// otherFiles are those that are open beside connections and what is sent on them: of
@@ -31,11 +31,11 @@ const (
 	period         = time.Minute
 )
 
-// maxConns returns how many connections there may be with so many open files. Each can
-// have a file that is sent on it.
-func maxConns(files uint64) int {
+// maxConns returns how many connections there may be with so many open files, and so much
+// memory in bytes, half of which is for them. Each can have a file that is sent on it.
+func maxConns(files, memory uint64) int {
 	files -= min(otherFiles, files/2)
-	return int(max(1, min(files/2, mostConns)))
+	return int(max(1, min(files/2, memory/2/costliest, mostConns)))
 }
 
 // openFiles returns how many files the process may have open.

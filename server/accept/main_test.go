@@ -78,7 +78,7 @@ func serveAt(t *testing.T, inner net.Listener, opts accept.Options, h http.Handl
 	opts.Log, s.log = logger()
 	s.listener = accept.New(inner, opts)
 	s.network, s.addr = s.listener.Addr().Network(), s.listener.Addr().String()
-	srv := &http.Server{Handler: s.listener.Recheck(h), MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: s.listener.Recheck(h), MaxHeaderBytes: 16 << 10, ReadHeaderTimeout: time.Minute}
 	srv.ConnState = func(c net.Conn, state http.ConnState) {
 		s.listener.ConnState(c, state)
 		if state == http.StateIdle {
