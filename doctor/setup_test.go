@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"golang.org/x/sys/unix"
 
 	"registry-module/doctor"
 	ut "registry-module/upstream/upstreamtest"
@@ -75,15 +77,23 @@ func redirectTo(target string) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, target, http.StatusFound) }
 }
 
-// closed is an address at which nobody listens.
+// closed is an address at which nobody listens: a socket has it that does not, so that
+// nobody else gets it while the test runs.
 func closed(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(func() { _ = unix.Close(fd) }) // nothing was sent
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
 }
 
 func hold(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
