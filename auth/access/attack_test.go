@@ -271,3 +271,19 @@ func raw(r *http.Request, change func(*http.Request)) *http.Request {
 	change(r)
 	return r
 }
+
+// TestCertificateExpires shows that a certificate does not hold for longer because the
+// connection does.
+func TestCertificateExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, access.Options{Policy: newPolicy(t, "rules: [{certificates: [press-1], pull: [a]}]")})
+		r, ask := showing(from(t.Context(), "", ""), "press-1"), access.Ask{Resource: "a", Names: []string{"a"}}
+		if _, err := g.Authorize(r, ask); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour + time.Second)
+		if _, err := g.Authorize(r, ask); outcome(t, err) != "401 Basic" {
+			t.Errorf("after it has expired: %v", err)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package access
 import (
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/distribution/distribution/v3/registry/auth"
 
@@ -62,7 +63,7 @@ func (g *Gate) Authorize(r *http.Request, ask Ask) (*Caller, error) {
 	user, password, given := basicOf(r)
 	req := &request{
 		Request: r, ask: ask, policy: g.policy(), user: user, password: password, given: given,
-		caller: &Caller{gate: g, certificates: certificatesOf(r)},
+		caller: &Caller{gate: g, certificates: certificatesOf(r, g.now())},
 	}
 	if given && len(g.remotes) > 0 {
 		req.caller.id = g.ids.of(user, password)
@@ -225,12 +226,16 @@ func recordsOf(method string, ask Ask) (records []auth.Access) {
 }
 
 // certificatesOf returns the names in the client certificate of a request, if it was
-// verified: its common name, and the names of hosts that it is for.
-func certificatesOf(r *http.Request) []string {
+// verified: its common name, and the names of hosts that it is for. It was verified when
+// the connection was made, and may have expired since.
+func certificatesOf(r *http.Request, now time.Time) []string {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
 		return nil
 	}
 	leaf := r.TLS.VerifiedChains[0][0]
+	if now.After(leaf.NotAfter) {
+		return nil
+	}
 	names := append([]string{leaf.Subject.CommonName}, leaf.DNSNames...)
 	return slices.Compact(slices.DeleteFunc(names, func(name string) bool { return name == "" }))
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	stock "github.com/distribution/distribution/v3/registry/auth"
 	"go.uber.org/goleak"
@@ -134,7 +135,7 @@ func from(ctx context.Context, user, password string) *http.Request {
 // showing adds a client certificate that was verified.
 func showing(r *http.Request, commonName string, hosts ...string) *http.Request {
 	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{
-		{Subject: pkix.Name{CommonName: commonName}, DNSNames: hosts},
+		{Subject: pkix.Name{CommonName: commonName}, DNSNames: hosts, NotAfter: time.Now().Add(time.Hour)},
 	}}}
 	return r
 }

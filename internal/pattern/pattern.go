@@ -60,8 +60,12 @@ func CompileWithPort(text string) (Pattern, error) {
 	if !ok || rest == "" || strings.ContainsAny(host, meta) {
 		return Compile(text)
 	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return Pattern{}, fmt.Errorf("has the port %.20q: it must be a number up to 65535", port)
+	// In any other form it would be in no name.
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
+		return Pattern{}, fmt.Errorf("has the port %.20q: it must be a number from 1 to 65535", port)
+	}
+	if port == "443" {
+		return Pattern{}, errors.New("has the port 443, which is in no name, since it is that of HTTPS: leave it out")
 	}
 	if problem := Problem(host + "/" + rest); problem != "" {
 		return Pattern{}, errors.New(problem)

@@ -33,10 +33,38 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// Images of Docker Hub that another remote serves have all of its names there, too: who
+// denies one of them denies the image.
+func TestNamesOfDockerHubElsewhere(t *testing.T) {
+	for name, remote := range map[string]router.Remote{
+		"as a namespace": {Host: "upper.test", Namespaces: []string{"docker.io"}},
+		"by default":     {Host: "upper.test", Default: true},
+	} {
+		r := newRouter(t, remote)
+		for _, path := range []string{
+			"docker.io/alpine", "docker.io/library/alpine", "index.docker.io/alpine", "index.docker.io/library/alpine", hub + "/alpine", hub + "/library/alpine",
+		} {
+			places, err := r.Route("", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names := r.Names(places[0])
+			for _, want := range []string{
+				"docker.io/alpine", "docker.io/library/alpine", "index.docker.io/alpine", "index.docker.io/library/alpine",
+				hub + "/alpine", hub + "/library/alpine", "upper.test/docker.io/library/alpine",
+			} {
+				if !slices.Contains(names, want) {
+					t.Errorf("%s: %s is called %q, and not %s", name, path, names, want)
+				}
+			}
+		}
+	}
+}
+
 // Whatever name leads to a repository is one of its names, and no name leads elsewhere
 // only: a rule about one name holds for all.
 func FuzzNames(f *testing.F) {
-	for _, name := range []string{"alpine", "hub/alpine", "quay.io/a", "docker.io/library/x", "private/secret/a", "mcr/mcr/a"} {
+	for _, name := range []string{"alpine", "hub/alpine", "quay.io/a", "docker.io/library/x", "private/secret/a", "mcr/mcr/a", "ghcr.io/a"} {
 		f.Add("", name)
 		f.Add("docker.io", name)
 		f.Add("quay.io", name)

@@ -87,7 +87,8 @@ func New(remotes []Remote) (*Router, error) {
 			}
 		}
 		for _, ns := range remote.Namespaces {
-			add(ns, meaning{remote, ns + "/"})
+			// The port of HTTPS is in no name.
+			add(ns, meaning{remote, strings.TrimSuffix(ns, ":443") + "/"})
 		}
 	}
 	if hub, ok := r.names[upstream.DockerHub]; ok {
@@ -190,7 +191,14 @@ func (m *Remote) names(repo string) []string {
 		before, image = "docker.io/", rest
 	}
 	full := inLibrary(image)
-	return []string{repo, before + full, before + strings.TrimPrefix(full, "library/")}
+	short := strings.TrimPrefix(full, "library/")
+	names := []string{repo, before + full, before + short}
+	if before != "" {
+		for _, hub := range []string{"index.docker.io/", upstream.DockerHub + "/"} {
+			names = append(names, hub+full, hub+short)
+		}
+	}
+	return names
 }
 
 // Listed returns the name by which clients can ask for what is at p without
@@ -223,7 +231,7 @@ func (r *Router) Names(p cache.Place) []string {
 	var names []string
 	for _, repo := range remote.names(p.Repo) {
 		first, _, isBelow := strings.Cut(repo, "/")
-		if _, taken := r.names[first]; remote.Default && !(isBelow && taken) || slices.Contains(remote.Namespaces, first) {
+		if _, taken := r.names[first]; remote.Default && !(isBelow && taken) || remote.serves(first) {
 			names = append(names, repo)
 		}
 		for _, before := range []string{remote.Host, remote.Alias} {
@@ -237,6 +245,12 @@ func (r *Router) Names(p cache.Place) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// serves tells whether a name that begins with the host of a registry is for the remote,
+// which serves that below it. Docker Hub has several.
+func (m *Remote) serves(host string) bool {
+	return slices.ContainsFunc(m.Namespaces, func(ns string) bool { return upstream.HostOf(ns) == upstream.HostOf(host) })
 }
 
 // list names what is configured, for messages.
