@@ -16,8 +16,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"registry-module/config"
-	"registry-module/upstream/upstreamtest"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +23,9 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	"golang.org/x/crypto/bcrypt"
+
+	"registry-module/config"
+	"registry-module/upstream/upstreamtest"
 )
 
 // accessSite is the program in front of three remotes.
