@@ -61,13 +61,14 @@ func TestStepsEndInTime(t *testing.T) {
 			t.Errorf("took %v", took)
 		}
 	}
-	t.Run("client certificate", func(t *testing.T) {
+	t.Run("client certificate", func(t *testing.T) { // which is not waited for
 		s := newSetup(t)
-		s.doctor.Timeout = time.Second
 		s.remote.CertFile = newPipe(t, filepath.Join(t.TempDir(), "cert.pem"))
 		s.remote.KeyFile = filepath.Join(t.TempDir(), "key.pem")
-		began := time.Now()
-		check(t, s.doctor.Check(t.Context(), s.remote), time.Since(began), "settings")
+		f := find(t, s.doctor.Check(t.Context(), s.remote), "settings")
+		if f.Status != report.Failed || !strings.Contains(f.Text, "no regular file") || f.Took > 10*time.Second {
+			t.Errorf("%+v", f)
+		}
 	})
 	t.Run("credentials", func(t *testing.T) {
 		s := newSetup(t)
