@@ -39,6 +39,7 @@ func headBlob(w http.ResponseWriter, r *http.Request, d cache.Descriptor) {
 // for. After an error either nothing was sent, and no header set, or the
 // response is not complete and has to be abandoned.
 func serveBlob(x *exchange, r *http.Request, content *cache.Reader, dgst digest.Digest) error {
+	x.stall = blobStall
 	asked := r.Header.Get("Range")
 	switch {
 	case content.Passing(), content.Size() < 0 && asked == "":
@@ -95,7 +96,7 @@ type blobWriter struct {
 	err                 error
 }
 
-// blobStep is how many bytes at most are sent in one step: with stallTimeout,
+// blobStep is how many bytes at most are sent in one step: with blobStall,
 // who takes less than 4.6 KB/s for an hour is cut off.
 const blobStep = 16 << 20
 

@@ -17,11 +17,15 @@ import (
 	"registry-module/internal/via"
 )
 
-// stallTimeout is how long a client may take nothing while something is being
-// sent to it: without end it would hold a socket, a file and a goroutine. A
-// chain of proxies in front of a slow client, each of which writes to its disk
-// first, legitimately stalls for the better part of an hour.
-const stallTimeout = time.Hour
+// How long a client may take nothing while something is being sent to it: without end it
+// would hold a socket, a file and a goroutine.
+const (
+	// blobStall is for blobs: a chain of proxies in front of a slow client, each of which
+	// writes to its disk first, legitimately stalls for the better part of an hour.
+	blobStall = time.Hour
+	// stall is for all else, which fits into the buffers of the first proxy.
+	stall = 2 * time.Minute
+)
 
 // errClientLeft marks what ended a response that nobody waits for any more.
 var errClientLeft = errors.New("the client has left")
@@ -33,7 +37,8 @@ type exchange struct {
 	conn   *http.ResponseController // of ResponseWriter
 	log    logrus.FieldLogger
 	name   string // ours, for the Via header; empty for none
-	status int    // 0 until something is sent
+	stall  time.Duration
+	status int // 0 until something is sent
 	bytes  int64
 
 	// repo is what the request is about, nil where that is no repository.
@@ -60,7 +65,7 @@ type exchange struct {
 }
 
 func newExchange(w http.ResponseWriter, log logrus.FieldLogger) *exchange {
-	return &exchange{ResponseWriter: w, conn: http.NewResponseController(w), log: log}
+	return &exchange{ResponseWriter: w, conn: http.NewResponseController(w), log: log, stall: stall}
 }
 
 type exchangeKey struct{}
@@ -113,7 +118,7 @@ func clientLeft(ctx context.Context, err error) bool {
 // same connection, is left to strike.
 func (x *exchange) extend() {
 	// A writer that has no deadlines is no connection that could stall.
-	_ = x.conn.SetWriteDeadline(time.Now().Add(stallTimeout))
+	_ = x.conn.SetWriteDeadline(time.Now().Add(x.stall))
 }
 
 // WriteHeader implements http.ResponseWriter.
