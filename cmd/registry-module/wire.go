@@ -145,13 +145,24 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 // replaceable is an index that need not be closed as it should be: without room on the
 // disk it cannot be, and the next start makes up for it.
 type replaceable struct {
-	*index.Index
-	log logrus.FieldLogger
+	index io.Closer
+	log   logrus.FieldLogger
 }
+
+// indexCloseTimeout is how long closing the index may take: it writes what is in memory,
+// some MB, and tries without end where its directory is gone.
+const indexCloseTimeout = 10 * time.Second
 
 // Close implements io.Closer.
 func (r replaceable) Close() error {
-	err := r.Index.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- r.index.Close() }()
+	var err error
+	select {
+	case err = <-closed:
+	case <-time.After(indexCloseTimeout):
+		return fmt.Errorf("the index cannot be written (is the data directory still there?), and was left as it is after %v; the next start looks at what is stored", indexCloseTimeout)
+	}
 	if errors.Is(err, syscall.ENOSPC) {
 		r.log.WithError(err).Warn("the next start looks at what is stored, since the index could not be closed")
 		return nil

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sirupsen/logrus/hooks/test"
 
@@ -65,4 +67,23 @@ func TestIndexOrMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stuck is an index that does not get closed before it is let go.
+type stuck chan struct{}
+
+func (s stuck) Close() error { <-s; return nil }
+
+// The program ends, too, where its data directory was taken away.
+func TestStuckIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _ := test.NewNullLogger()
+		s := make(stuck)
+		start := time.Now()
+		err := replaceable{s, log}.Close()
+		if err == nil || !strings.Contains(err.Error(), "data directory") || time.Since(start) != indexCloseTimeout {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		close(s)
+	})
 }
