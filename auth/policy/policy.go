@@ -75,12 +75,6 @@ type Repository struct {
 	Names []string
 }
 
-// MayPull tells whether c may pull r.
-func (p *Policy) MayPull(c Caller, r Repository) bool { return p.About(c).MayPull(r) }
-
-// MayList tells whether c may list the catalog: of what it may pull.
-func (p *Policy) MayList(c Caller) bool { return p.About(c).MayList() }
-
 // AnonymousMay tells whether a rule is about who has not logged in.
 func (p *Policy) AnonymousMay() bool {
 	return slices.ContainsFunc(p.rules, func(r rule) bool { return r.anonymous })
@@ -134,7 +128,8 @@ func (rs Rules) MayPull(r Repository) bool {
 	})
 }
 
-// MayList tells whether one of the rules allows to list the catalog.
+// MayList tells whether one of the rules allows to list the catalog: of what the caller
+// may pull.
 func (rs Rules) MayList() bool { return rs.list }
 
 // Any tells whether there is a rule.

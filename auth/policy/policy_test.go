@@ -75,7 +75,7 @@ func TestMayPull(t *testing.T) {
 		"pattern without host, at host": {user("line1"), []string{"quay.io/team/app"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := p.MayPull(tt.caller, policy.Repository{Names: tt.names}); got != tt.want {
+			if got := p.About(tt.caller).MayPull(policy.Repository{Names: tt.names}); got != tt.want {
 				t.Errorf("%+v may pull %v: %v, want %v", tt.caller, tt.names, got, tt.want)
 			}
 		})
@@ -97,7 +97,7 @@ func TestMayList(t *testing.T) {
 		if got := p.About(tt.caller).Named(); got != tt.named {
 			t.Errorf("rules name %s: %v, want %v", name, got, tt.named)
 		}
-		if got := p.MayList(tt.caller); got != tt.list {
+		if got := p.About(tt.caller).MayList(); got != tt.list {
 			t.Errorf("%s may list: %v, want %v", name, got, tt.list)
 		}
 		if got := p.About(tt.caller).Any(); got != tt.any {
@@ -132,7 +132,7 @@ func TestWildcards(t *testing.T) {
 	} {
 		p := parse(t, fmt.Sprintf("rules: [{users: [%q], pull: [x]}]", pattern))
 		for name, want := range names {
-			if got := p.MayPull(user(name), policy.Repository{Names: []string{"x"}}); got != want {
+			if got := p.About(user(name)).MayPull(policy.Repository{Names: []string{"x"}}); got != want {
 				t.Errorf("%s matches %s: %v, want %v", pattern, name, got, want)
 			}
 		}
@@ -212,11 +212,11 @@ func TestDocumentedPolicy(t *testing.T) {
 	}
 	p := parse(t, example)
 	for repo, want := range map[string]bool{"team/app": true, "team/secret/app": false, "docker.io/library/nginx": true, "other/app": false} {
-		if got := p.MayPull(user("line-2"), policy.Repository{Names: []string{repo}}); got != want {
+		if got := p.About(user("line-2")).MayPull(policy.Repository{Names: []string{repo}}); got != want {
 			t.Errorf("%s: %v, want %v", repo, got, want)
 		}
 	}
-	if !p.MayPull(policy.Caller{}, policy.Repository{Names: []string{"azureiotedge-agent"}}) {
+	if !p.About(policy.Caller{}).MayPull(policy.Repository{Names: []string{"azureiotedge-agent"}}) {
 		t.Error("what is for everybody is not")
 	}
 }
@@ -266,6 +266,6 @@ func FuzzParse(f *testing.F) {
 		if rules := p.About(policy.Caller{Certificates: []string{""}}); rules.Any() && !p.AnonymousMay() {
 			t.Error("a rule is about nobody")
 		}
-		p.MayPull(user("line-1"), policy.Repository{Names: []string{"team/app", "quay.io/team/app"}})
+		p.About(user("line-1")).MayPull(policy.Repository{Names: []string{"team/app", "quay.io/team/app"}})
 	})
 }

@@ -42,8 +42,8 @@ pull cost. On a terminal, both stay up for pulls of your own until Ctrl-C.`,
   registry-module demo -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if opts.output != "" && opts.output != "json" {
-				return usageError{fmt.Errorf("output format %q is not known: use json", opts.output)}
+			if err := checkFormat(opts.output); err != nil {
+				return usageError{err}
 			}
 			return demo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), opts)
 		},

@@ -57,8 +57,8 @@ remotes are in order and others are not.`,
 			if len(args) == 1 {
 				opts.remote = args[0]
 			}
-			if opts.output != "" && opts.output != "json" {
-				return usageError{fmt.Errorf("output format %q is not known: use json", opts.output)}
+			if err := checkFormat(opts.output); err != nil {
+				return usageError{err}
 			}
 			if opts.timeout <= 0 {
 				return usageError{fmt.Errorf("--timeout %v is no time at all: write for example 10s", opts.timeout)}
