@@ -78,6 +78,9 @@ type Options struct {
 	ScrubInterval time.Duration
 	ScrubRate     int64
 
+	// Observer is told what happens; nil for nobody.
+	Observer Observer
+
 	// Log gets what an operator should know; default nothing.
 	Log logrus.FieldLogger
 

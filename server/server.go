@@ -72,6 +72,9 @@ type Options struct {
 	// freshness (fresh, revalidating, stale); default none.
 	Metrics prometheus.Registerer
 
+	// Observer is told of each answer; nil for nobody.
+	Observer Observer
+
 	// Log gets one line per request and what goes wrong; default nothing.
 	Log logrus.FieldLogger
 }
