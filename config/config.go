@@ -177,8 +177,19 @@ type Config struct {
 	SeedFile string
 
 	// SeedTokenFile holds the token of those who may have the server fetch images by its
-	// admin address, see [ReadSeedToken]. Where it is empty, nobody may.
+	// admin address, see [ReadToken]. Where it is empty, nobody may.
 	SeedTokenFile string
+
+	// AdminTokenFile holds the token of those who may change what is stored and how the
+	// program works by its admin address, see [ReadToken]. Where it is empty, nobody may.
+	AdminTokenFile string
+
+	// PProf tells to give profiles of the program at the admin address.
+	PProf bool
+
+	// SampleRequests is the part of the requests that have a line in the log, from 0 to 1;
+	// those that fail have one as long as it is not 0.
+	SampleRequests float64
 
 	// BundleTrustKeys are files with public keys. Where there are any, only bundles are
 	// loaded that are signed with one of them.

@@ -16,7 +16,7 @@ import (
 // to be the stock ones; a test compares them.
 type document struct {
 	Version       configuration.Version                 `yaml:"version"`
-	Log           configuration.Log                     `yaml:"log"`
+	Log           logSection                            `yaml:"log"`
 	Loglevel      configuration.Loglevel                `yaml:"loglevel,omitempty"`
 	Storage       choice                                `yaml:"storage"`
 	Auth          choice                                `yaml:"auth,omitempty"`
@@ -38,6 +38,37 @@ type document struct {
 
 	Access  accessSection  `yaml:"access,omitempty"`
 	IoTEdge iotEdgeSection `yaml:"iotedge,omitempty"`
+	Admin   adminSection   `yaml:"admin,omitempty"`
+}
+
+// logSection has the keys of [configuration.Log], and ours in accesslog.
+type logSection struct {
+	AccessLog    accessLogSection        `yaml:"accesslog,omitempty"`
+	Level        configuration.Loglevel  `yaml:"level,omitempty"`
+	Formatter    string                  `yaml:"formatter,omitempty"`
+	Fields       map[string]any          `yaml:"fields,omitempty"`
+	Hooks        []configuration.LogHook `yaml:"hooks,omitempty"`
+	ReportCaller bool                    `yaml:"reportcaller,omitempty"`
+}
+
+// accessLogSection says which requests have a line in the log.
+type accessLogSection struct {
+	Disabled bool   `yaml:"disabled,omitempty"`
+	Sample   string `yaml:"sample,omitempty"`
+}
+
+// stock returns what the app has to know of it.
+func (s logSection) stock() configuration.Log {
+	return configuration.Log{
+		AccessLog: configuration.AccessLog{Disabled: s.AccessLog.Disabled},
+		Level:     s.Level, Formatter: s.Formatter, Fields: s.Fields, Hooks: s.Hooks, ReportCaller: s.ReportCaller,
+	}
+}
+
+// adminSection says what can be done at the admin address.
+type adminSection struct {
+	TokenFile string `yaml:"tokenfile,omitempty"`
+	PProf     bool   `yaml:"pprof,omitempty"`
 }
 
 // proxySection has the keys of [configuration.Proxy] and ours: what is for all

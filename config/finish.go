@@ -21,7 +21,7 @@ const (
 // that all are found.
 func (l *loader) finish(doc *document) (*Config, error) {
 	c := &Config{Source: l.source}
-	l.finishLog(doc)
+	l.finishLog(doc, c)
 	l.finishStorage(doc, c)
 	l.finishHTTP(doc, c)
 	l.finishAuth(doc)
@@ -32,13 +32,14 @@ func (l *loader) finish(doc *document) (*Config, error) {
 	l.finishAccess(doc, c)
 	l.finishCache(doc, c)
 	l.finishSeed(doc, c)
+	l.finishAdmin(doc, c)
 	l.rejectUnsupported(doc)
 	if err := l.failed(); err != nil {
 		return nil, err
 	}
 	c.Stock = &configuration.Configuration{
 		Version:       doc.Version,
-		Log:           doc.Log,
+		Log:           doc.Log.stock(),
 		Storage:       configuration.Storage(doc.Storage),
 		Auth:          configuration.Auth(doc.Auth),
 		HTTP:          doc.HTTP,

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -9,7 +10,7 @@ import (
 // runtimeLevelVariable is what the IoT Edge runtime tells modules to log.
 const runtimeLevelVariable = "RuntimeLogLevel"
 
-func (l *loader) finishLog(doc *document) {
+func (l *loader) finishLog(doc *document, c *Config) {
 	// Loglevel is the old name of log.level.
 	if doc.Log.Level == "" {
 		doc.Log.Level = doc.Loglevel
@@ -23,6 +24,27 @@ func (l *loader) finishLog(doc *document) {
 	default:
 		l.bad("log.formatter", doc.Log.Formatter, "is not a log format: write text, json, logstash or iotedge")
 	}
+	c.SampleRequests = l.share("log.accesslog.sample", doc.Log.AccessLog.Sample)
+	if doc.Log.AccessLog.Disabled {
+		c.SampleRequests = 0
+	}
+}
+
+// share reads a part of 1, which is 1 where nothing is written.
+func (l *loader) share(key, text string) float64 {
+	if text == "" {
+		return 1
+	}
+	number, isPercent := strings.CutSuffix(strings.TrimSpace(text), "%")
+	share, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if isPercent {
+		share /= 100
+	}
+	if err != nil || !(share >= 0 && share <= 1) { // NaN is neither
+		l.bad(key, text, "is not a part: write a percentage, for example 1%%, or a number from 0 (none) to 1 (all)")
+		return 1
+	}
+	return share
 }
 
 // levelOfRuntime returns the log level that the IoT Edge runtime gives, else info. It is

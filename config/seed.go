@@ -1,16 +1,9 @@
 package config
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"strings"
 	"syscall"
 )
-
-// minSeedToken is how many characters a token has at least that lets others use the
-// link and fill the disk: 16 random ones are not found by trying.
-const minSeedToken = 16
 
 // finishSeed reads what is fetched ahead of time, and whose bundles are loaded.
 func (l *loader) finishSeed(doc *document, c *Config) {
@@ -18,14 +11,7 @@ func (l *loader) finishSeed(doc *document, c *Config) {
 	if c.SeedFile != "" {
 		l.exists("seed.file", c.SeedFile)
 	}
-	if c.SeedTokenFile != "" {
-		const key = "seed.tokenfile"
-		if text, ok := l.readable(key, c.SeedTokenFile); ok {
-			if _, err := seedToken(text); err != nil {
-				l.bad(key, c.SeedTokenFile, "%v", err)
-			}
-		}
-	}
+	l.token("seed.tokenfile", c.SeedTokenFile)
 	for _, path := range c.BundleTrustKeys {
 		l.readable("bundle.trustkeys", path)
 	}
@@ -48,33 +34,4 @@ func (l *loader) exists(key, path string) {
 	if err != nil {
 		l.bad(key, path, "%s", unreadable(err))
 	}
-}
-
-// ReadSeedToken returns the token in the file that Config.SeedTokenFile names, which can
-// have changed meanwhile. Errors do not have it.
-func ReadSeedToken(path string) (string, error) {
-	text, err := readRegularFile(path)
-	if err != nil {
-		return "", err
-	}
-	token, err := seedToken(text)
-	if err != nil {
-		return "", fmt.Errorf("%s %w", path, err)
-	}
-	return token, nil
-}
-
-// seedToken is the token that a file holds. An error continues a sentence that begins with
-// the path.
-func seedToken(text []byte) (string, error) {
-	token := strings.TrimSpace(string(text))
-	switch {
-	case token == "":
-		return "", errors.New("holds no token: write one to it, for example by openssl rand -hex 32")
-	case len(token) < minSeedToken:
-		return "", fmt.Errorf("holds a token of less than %d characters, which others can find out: write one to it, for example by openssl rand -hex 32", minSeedToken)
-	case strings.IndexFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) >= 0:
-		return "", errors.New("holds more than a token: write one word without spaces to it, for example by openssl rand -hex 32")
-	}
-	return token, nil
 }

@@ -62,11 +62,11 @@ func TestSeedSettings(t *testing.T) {
 			}
 		})
 	}
-	if got, err := ReadSeedToken(good); err != nil || got != token {
+	if got, err := ReadToken(good); err != nil || got != token {
 		t.Errorf("%q, %v", got, err)
 	}
 	for _, path := range []string{empty, short, two, dir + "/none"} {
-		if got, err := ReadSeedToken(path); err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "c0ffee") {
+		if got, err := ReadToken(path); err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "c0ffee") {
 			t.Errorf("%s: %q, %v", path, got, err)
 		}
 	}

@@ -25,20 +25,26 @@ func TestDocumentHasTheStockFields(t *testing.T) {
 			continue
 		}
 		switch stock.variable {
-		case "STORAGE", "AUTH", "PROXY": // types of ours
+		case "STORAGE", "AUTH", "PROXY", "LOG": // types of ours
 		default:
 			if got.typ != stock.typ {
 				t.Errorf("%s has type %v, want %v", stock.variable, got.typ, stock.typ)
 			}
 		}
 	}
-	proxy := map[string]string{}
-	for _, f := range fieldsOf(reflect.TypeFor[proxySection]()) {
-		proxy[f.variable] = f.key
-	}
-	for _, stock := range fieldsOf(reflect.TypeFor[configuration.Proxy]()) {
-		if proxy[stock.variable] != stock.key {
-			t.Errorf("%s (%s) is missing in proxySection: add it", stock.variable, stock.key)
+	for ours, theirs := range map[reflect.Type]reflect.Type{
+		reflect.TypeFor[proxySection]():     reflect.TypeFor[configuration.Proxy](),
+		reflect.TypeFor[logSection]():       reflect.TypeFor[configuration.Log](),
+		reflect.TypeFor[accessLogSection](): reflect.TypeFor[configuration.AccessLog](),
+	} {
+		keys := map[string]string{}
+		for _, f := range fieldsOf(ours) {
+			keys[f.variable] = f.key
+		}
+		for _, stock := range fieldsOf(theirs) {
+			if keys[stock.variable] != stock.key {
+				t.Errorf("%s (%s) is missing in %v: add it", stock.variable, stock.key, ours)
+			}
 		}
 	}
 }

@@ -97,7 +97,7 @@ func (o *seedOptions) read(stdin io.Reader, notes io.Writer) (job seed.Job, serv
 	case o.to != "" && o.tokenFile == "":
 		note(errors.New("--to needs --token-file, with the file that holds the token of REGISTRY_SEED_TOKENFILE there"))
 	case o.to != "":
-		if _, err := config.ReadSeedToken(o.tokenFile); err != nil {
+		if _, err := config.ReadToken(o.tokenFile); err != nil {
 			note(fmt.Errorf("--token-file: %w", err))
 		}
 	}

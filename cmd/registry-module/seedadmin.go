@@ -47,7 +47,7 @@ func newSeedGate(tokenFile string, seed http.Handler, log logrus.FieldLogger) *s
 // ServeHTTP implements http.Handler.
 func (g *seedGate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// It is read each time: who changes the token wants the old one not to be good any more.
-	token, err := config.ReadSeedToken(g.tokenFile)
+	token, err := config.ReadToken(g.tokenFile)
 	if err != nil {
 		g.log.WithError(err).Error("nobody can seed by the admin address: mend the file of REGISTRY_SEED_TOKENFILE")
 		http.Error(w, "the server has no token that it could compare with: see its log", http.StatusServiceUnavailable)
@@ -160,7 +160,7 @@ func (s *remoteServer) client() *seedClient {
 }
 
 func (s *remoteServer) send(ctx context.Context, target string, job []byte) (*http.Response, error) {
-	token, err := config.ReadSeedToken(s.tokenFile)
+	token, err := config.ReadToken(s.tokenFile)
 	if err != nil {
 		return nil, fmt.Errorf("--token-file: %w", err)
 	}
