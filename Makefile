@@ -23,7 +23,7 @@ UNIT = $(shell go list ./... | grep -v '/e2e\(/\|$$\)')
 
 # Debian's packages that tests use, beside make, git and Go.
 PACKAGES := ca-certificates conmon containerd crun docker-compose docker.io gcc iproute2 iptables libc6-dev netavark \
-	nginx-light openssl podman runc skopeo strace systemd wrk
+	nginx-light openssl podman prometheus runc skopeo strace systemd wrk
 
 ##@ Use
 
