@@ -103,15 +103,20 @@ func (b Bindings) Bindings(ctx context.Context) iter.Seq2[Binding, error] {
 				yield(Binding{}, fmt.Errorf("listing bindings: %w", err))
 				return
 			}
-			binding := Binding{Name: string(bytes.TrimPrefix(e.Key, prefix)), Host: rec.Host, Since: time.Unix(0, rec.Since)}
-			if b.TTL >= 0 {
-				binding.Expires = binding.Since.Add(cmp.Or(b.TTL, defaultBindingTTL))
-			}
-			if !yield(binding, nil) {
+			if !yield(b.of(string(bytes.TrimPrefix(e.Key, prefix)), rec), nil) {
 				return
 			}
 		}
 	}
+}
+
+// of is the binding of which rec is kept.
+func (b Bindings) of(name string, rec boundRecord) Binding {
+	binding := Binding{Name: name, Host: rec.Host, Since: time.Unix(0, rec.Since)}
+	if b.TTL >= 0 {
+		binding.Expires = binding.Since.Add(cmp.Or(b.TTL, defaultBindingTTL))
+	}
+	return binding
 }
 
 // Unbind is [Cache.Unbind].

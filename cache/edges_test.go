@@ -30,6 +30,11 @@ func (h *hooked) Away() (error, bool) {
 	return nil, false
 }
 
+func (h *hooked) Why() error {
+	why, _ := h.Away()
+	return why
+}
+
 func (h *hooked) Blob(ctx context.Context, repo string, dgst digest.Digest, part cache.BlobPart) (*cache.BlobStream, error) {
 	if h.blob != nil {
 		h.blob(ctx, repo)

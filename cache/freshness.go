@@ -68,7 +68,10 @@ const (
 
 // judge decides whether s is given as it is, given while the remote is asked, or
 // given only when the remote has been asked.
-func (r *Repository) judge(s stored) (Freshness, next, error) {
+func (r *Repository) judge(s stored) (Freshness, next, error) { return r.judgeBy(s, r.away) }
+
+// judgeBy is judge by what away says of the remote.
+func (r *Repository) judgeBy(s stored, away func() (why error, due bool)) (Freshness, next, error) {
 	f := s.freshness()
 	if r.remote.Upstream == nil {
 		return f, answer, nil
@@ -88,7 +91,7 @@ func (r *Repository) judge(s stored) (Freshness, next, error) {
 	case r.tooStale(s): // it cannot be given without asking, and so loses nothing by that
 		return f, ask, nil
 	}
-	if why, due := r.away(); why != nil {
+	if why, due := away(); why != nil {
 		f.Stale = why
 		if due || r.force {
 			return f, answerAndAsk, nil

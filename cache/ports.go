@@ -315,6 +315,8 @@ type Availability interface {
 	// remote can be expected to answer. Due tells that it is time to find out whether
 	// that is still so, by a request that nobody waits for. It takes no time.
 	Away() (why error, due bool)
+	// Why is Away for who only wants to know: it takes no turn of those who find out.
+	Why() error
 }
 
 // BlobPart is a part of a blob. The zero value is the whole.

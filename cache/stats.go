@@ -25,7 +25,10 @@ type Stats struct {
 }
 
 // Count is how often something was so, and how many bytes that were together.
-type Count struct{ Times, Bytes int64 }
+type Count struct {
+	Times int64 `json:"times"`
+	Bytes int64 `json:"bytes"`
+}
 
 // RemoteStats are those of one remote.
 type RemoteStats struct {

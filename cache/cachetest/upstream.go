@@ -60,6 +60,12 @@ func (u *Upstream) Away() (why error, due bool) {
 	return u.away, u.due
 }
 
+// Why implements cache.Availability.
+func (u *Upstream) Why() error {
+	why, _ := u.Away()
+	return why
+}
+
 // SetAway makes it tell that it is away because of why, and whether it is time to find
 // out whether it still is; nil ends that.
 func (u *Upstream) SetAway(why error, due bool) {

@@ -82,12 +82,28 @@ type Rules []Rule
 // whose name is that at the remote, and false where none does. It is for every
 // request: it takes a time that is linear in the number of rules.
 func (rs Rules) Find(repo, tag string) (Policy, bool) {
-	for i := range rs {
-		if r := &rs[i]; r.tags.matches(tag) && r.repositories.matches(repo) {
-			return r.Policy, true
-		}
+	if i := rs.first(repo, tag); i >= 0 {
+		return rs[i].Policy, true
 	}
 	return Policy{}, false
+}
+
+// First returns the rule that Find goes by.
+func (rs Rules) First(repo, tag string) (Rule, bool) {
+	if i := rs.first(repo, tag); i >= 0 {
+		return rs[i], true
+	}
+	return Rule{}, false
+}
+
+// first returns the index of the first rule that matches, -1 where none does.
+func (rs Rules) first(repo, tag string) int {
+	for i := range rs {
+		if r := &rs[i]; r.tags.matches(tag) && r.repositories.matches(repo) {
+			return i
+		}
+	}
+	return -1
 }
 
 // Hidden is a rule that never applies, and the one before it because of which.

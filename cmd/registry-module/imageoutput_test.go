@@ -199,7 +199,7 @@ func TestDetailOutput(t *testing.T) {
 		Attached: []digest.Digest{sum("f")}, Fresh: now.Add(time.Hour),
 	}
 	var out bytes.Buffer
-	if err := printDetail(&out, d, now); err != nil {
+	if err := printDetail(&out, d, "", now); err != nil {
 		t.Fatal(err)
 	}
 	long := func(digit string) string { return sum(digit).String() }

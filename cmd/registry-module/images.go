@@ -22,6 +22,8 @@ type imageStore interface {
 	// InspectImage looks at one, by tag or digest. The error is [cache.ErrNotFound]
 	// where it is not stored.
 	InspectImage(ctx context.Context, repository, ref string) (cache.ImageDetail, error)
+	// Explain tells what a pull would meet, see [cache.Cache.Explain].
+	Explain(ctx context.Context, name, ref string, places ...cache.Place) (cache.Explanation, error)
 	// PinImages keeps images from being removed to make room, and returns how many
 	// those are now.
 	PinImages(ctx context.Context, p cache.Pin) (matches int, err error)
@@ -44,6 +46,9 @@ type imageControl interface {
 	// Inspect looks at an image. Without a tag it is latest. The error is
 	// [cache.ErrNotFound] where it is not stored.
 	Inspect(ctx context.Context, image string) (cache.ImageDetail, error)
+	// Explain tells what a pull of an image would be answered now. Without a tag it is
+	// latest.
+	Explain(ctx context.Context, image string) (explanation, error)
 	// Pin keeps what matches from being removed to make room, and tells how many that
 	// is for each pattern, of names as they are stored, that this comes to.
 	Pin(ctx context.Context, pattern string) ([]pinned, error)

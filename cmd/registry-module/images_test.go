@@ -74,6 +74,15 @@ func (f *fakeStore) InspectImage(_ context.Context, repository, ref string) (cac
 	return cache.ImageDetail{}, fmt.Errorf("image %s: %w", imageName(repository, ref), cache.ErrNotFound)
 }
 
+// Explain says which places it was asked about.
+func (f *fakeStore) Explain(_ context.Context, _, _ string, places ...cache.Place) (cache.Explanation, error) {
+	e := cache.Explanation{Verdict: cache.Fetched, Among: places}
+	if len(places) == 1 {
+		e.Place, e.Among = places[0], nil
+	}
+	return e, nil
+}
+
 func (f *fakeStore) PinImages(_ context.Context, p cache.Pin) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -127,6 +127,9 @@ func handleImages(mux *http.ServeMux, i imageControl) {
 	mux.HandleFunc("GET /image", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, r, func(ctx context.Context) (cache.ImageDetail, error) { return i.Inspect(ctx, r.FormValue("name")) })
 	})
+	mux.HandleFunc("GET /explain", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r, func(ctx context.Context) (explanation, error) { return i.Explain(ctx, r.FormValue("name")) })
+	})
 	mux.HandleFunc("DELETE /image", func(w http.ResponseWriter, r *http.Request) {
 		o := removeOptions{Image: r.FormValue("name"), All: isSet(r, "all"), Force: isSet(r, "force")}
 		answer(w, r, func(ctx context.Context) (removal, error) { return i.Remove(ctx, o) })

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"registry-module/cache"
+	"registry-module/config"
 )
 
 func inspectCommand() *cobra.Command {
@@ -19,7 +22,7 @@ func inspectCommand() *cobra.Command {
 		Short: "Show what an image consists of, and what is stored of it",
 		Long: `Show an image: its manifests with their layers, how large they are, whether they are
 stored, and how many manifests share them; until when its tag is answered without asking
-the remote; and what keeps it.
+the remote; what a pull would be answered now; and what keeps it.
 
 IMAGE is written as clients do: [HOST/]NAME[:TAG|@DIGEST], where HOST is a registry's,
 behind the address of this server or without it. Without a tag it is latest. A name as
@@ -41,7 +44,11 @@ it is listed by ls will do, too, with an abbreviated digest.`,
 				if asJSON {
 					return writeIndented(cmd.OutOrStdout(), d)
 				}
-				return printDetail(cmd.OutOrStdout(), d, time.Now())
+				pull, err := pullText(cmd.Context(), i, args[0], d)
+				if err != nil {
+					return err
+				}
+				return printDetail(cmd.OutOrStdout(), d, pull, time.Now())
 			})
 		},
 	}
@@ -49,8 +56,22 @@ it is listed by ls will do, too, with an abbreviated digest.`,
 	return cmd
 }
 
-// printDetail prints all that is known of an image.
-func printDetail(out io.Writer, d cache.ImageDetail, now time.Time) error {
+// pullText says what a pull of image, which is d, would be answered; nothing where clients
+// cannot ask for it by that name.
+func pullText(ctx context.Context, i imageControl, image string, d cache.ImageDetail) (string, error) {
+	if repository, _, dgst := config.CutReference(image); dgst != "" {
+		image = imageName(repository, d.Digest.String()) // it may have been abbreviated
+	}
+	e, err := i.Explain(ctx, image)
+	if errors.Is(err, errBadPattern) {
+		return "", nil
+	}
+	return verdictText(e), err
+}
+
+// printDetail prints all that is known of an image, and what a pull of it would be
+// answered.
+func printDetail(out io.Writer, d cache.ImageDetail, pull string, now time.Time) error {
 	text := &strings.Builder{}
 	w := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
 	line := func(name, value string) { _, _ = fmt.Fprintf(w, "%s\t%s\n", name, value) } // a Builder takes all
@@ -68,6 +89,9 @@ func printDetail(out io.Writer, d cache.ImageDetail, now time.Time) error {
 	if d.Tag != "" {
 		line("Confirmed:", sinceText(d.Confirmed, now))
 		line("Fresh:", freshText(d, now))
+	}
+	if pull != "" {
+		line("A pull now:", printable(pull))
 	}
 	list := func(name string, values []string) {
 		for _, v := range values {

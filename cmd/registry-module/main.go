@@ -76,7 +76,7 @@ remote registry what it does not have yet: each byte once.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), bindingsCommand(), bundleCommand(), demoCommand(), deployCommand(), doctorCommand(), gcCommand(), inspectCommand(),
+	root.AddCommand(serveCommand(), bindingsCommand(), bundleCommand(), demoCommand(), deployCommand(), doctorCommand(), explainCommand(), gcCommand(), inspectCommand(),
 		lsCommand(), offlineCommand(), pinCommand(), rmCommand(), seedCommand(), unpinCommand(), verifyCommand(), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, cmd := range commands(root) {

@@ -32,7 +32,27 @@ type Status struct {
 func (b *Breaker) Away() (why error, due bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ruledOut, now := b.offline(), b.now()
+	now := b.now()
+	why, known := b.why(now)
+	due = known && b.until.Sub(now) <= 0 && len(b.probes) < b.places()
+	if due {
+		b.until = now.Add(b.tries.NextBackOff()) // it is for who was told
+	}
+	return why, due
+}
+
+// Why implements [cache.Availability].
+func (b *Breaker) Why() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	why, _ := b.why(b.now())
+	return why
+}
+
+// why returns why no answer is to be waited for, and whether that is a failure that is
+// known, of which can be found out whether it is over. The caller holds b.mu.
+func (b *Breaker) why(now time.Time) (why error, known bool) {
+	ruledOut := b.offline()
 	b.heed(ruledOut, now)
 	switch b.state {
 	case Held:
@@ -48,11 +68,7 @@ func (b *Breaker) Away() (why error, due bool) {
 	}
 	told := *b.cause
 	told.Op, told.RetryAfter = asking, max(b.hold.Sub(now), 0)
-	due = b.until.Sub(now) <= 0 && len(b.probes) < b.places()
-	if due {
-		b.until = now.Add(b.tries.NextBackOff()) // it is for who was told
-	}
-	return &told, due
+	return &told, true
 }
 
 // quiet returns for how long it has been waited for an answer without any coming.
