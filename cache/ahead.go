@@ -258,7 +258,7 @@ func (r *Repository) StoreManifest(ctx context.Context, m Manifest) error {
 	}
 	m.Age, m.Stale = 0, false
 	if err := r.c.patiently(ctx, func() error { return r.storeManifest(ctx, m, doc) }); err != nil {
-		r.c.ranShort(m.Digest, m.Size, err)
+		r.c.ranShort(m.Digest, m.Size, storageError(err))
 		return fmt.Errorf("%s: %w", what, storageError(err))
 	}
 	r.remember(m)

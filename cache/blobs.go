@@ -19,6 +19,15 @@ import (
 // tell. The remote is asked only where nothing that is stored in this repository
 // tells.
 func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
+	r.told(ctx, Answered{Source: FromStore}) // until something else turns out
+	d, err := r.statBlob(ctx, dgst)
+	if err != nil {
+		r.toldFailure(ctx, err)
+	}
+	return d, err
+}
+
+func (r *Repository) statBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
 	d := Descriptor{MediaType: "application/octet-stream", Digest: dgst}
 	var rec contentRecord
 	err := r.c.record(ctx, key(kindLayer, r.key, dgst.String()), &rec)
@@ -51,6 +60,7 @@ func (r *Repository) StatBlob(ctx context.Context, dgst digest.Digest) (Descript
 	}
 	if size, ok := r.c.filling(r, dgst); ok {
 		d.Size = size
+		r.told(ctx, Answered{Source: FromRemote, Joined: true, Stored: true})
 		return d, nil
 	}
 	d.Size, err = r.vouch(ctx, dgst)
@@ -79,9 +89,12 @@ func (r *Repository) vouch(ctx context.Context, dgst digest.Digest) (int64, erro
 // downloaded for another one. It returns the size, which is that given if it is neither.
 func (r *Repository) vouched(ctx context.Context, dgst digest.Digest, size int64) (int64, error) {
 	if f := r.c.running(dgst); f != nil && f.vouch(r) {
+		r.told(ctx, Answered{Source: FromRemote, Stored: true})
 		return size, nil
 	}
+	r.told(ctx, Answered{Source: FromRemote})
 	if b, err := r.c.open(ctx, dgst); err == nil {
+		r.told(ctx, Answered{Source: Confirmed})
 		r.tryLink(ctx, dgst, b.Size())
 		return b.Size(), b.Close()
 	}
@@ -163,19 +176,24 @@ func (f *fill) mayWaitFor(ctx context.Context) bool {
 }
 
 // counted is what is counted for dgst in the account of what is stored, 0 where it is
-// not there. The caller holds c.accounts.
-func (c *Cache) counted(ctx context.Context, dgst digest.Digest) int64 {
+// not there. Times is 1 where it is, and 0 otherwise. The caller holds c.accounts.
+func (c *Cache) counted(ctx context.Context, dgst digest.Digest) (takes, times int64) {
 	var rec blobRecord
 	if err := c.record(ctx, key(kindBlob, dgst.String()), &rec); err != nil {
-		return 0
+		return 0, 0
 	}
-	return c.space.occupied(rec.Size)
+	return c.space.occupied(rec.Size), 1
 }
 
 // OpenBlob opens the blob dgst: from the store, from the download that is under
 // way, or from one that it starts. The reader's operations end with ctx.
 func (r *Repository) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	return r.reading(dgst, func() (*Reader, error) { return r.openBlob(ctx, dgst) })
+	r.told(ctx, Answered{Source: FromStore}) // until something else turns out
+	b, err := r.reading(dgst, func() (*Reader, error) { return r.openBlob(ctx, dgst) })
+	if err != nil {
+		r.toldFailure(ctx, err)
+	}
+	return b, err
 }
 
 func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
@@ -192,7 +210,7 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 			return nil, r.missing(fmt.Sprintf("blob %s of %s", dgst, r.name))
 		}
 		if r.c.isBad(dgst) {
-			return r.through(ctx, dgst)
+			return r.through(ctx, dgst, errDamaged)
 		}
 		f, fresh, err := r.c.fill(ctx, r, dgst)
 		if errors.Is(err, errStored) {
@@ -218,14 +236,14 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if err != nil {
 			return nil, err
 		}
-		b, err = r.follow(ctx, f)
+		b, err = r.follow(ctx, f, fresh)
 		if f.failedForOthers(ctx, r, err) {
 			continue
 		}
 		return b, err
 	}
 	r.c.seldom("unreadable "+dgst.String(), errDamaged)("blob %s can neither be read nor replaced; it is passed through uncached", dgst)
-	return r.through(ctx, dgst)
+	return r.through(ctx, dgst, errDamaged)
 }
 
 // failedForOthers tells whether err, with which f has failed, says nothing about r:
@@ -252,15 +270,22 @@ func (f *fill) failedForOthers(ctx context.Context, r *Repository, err error) bo
 // that could be held back.
 const wholeFirst = 64 << 10
 
-// follow opens a reader of what f downloads, as soon as the remote has answered.
-func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
+// follow opens a reader of what f downloads, as soon as the remote has answered. Fresh
+// tells that f was begun for it.
+func (r *Repository) follow(ctx context.Context, f *fill, fresh bool) (b *Reader, err error) {
+	f.clients.Add(1)
+	defer func() {
+		if err != nil || b.fill == nil {
+			f.clients.Add(-1)
+		}
+	}()
 	f.hurry()
 	select {
 	case <-f.started:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	err := f.cause()
+	err = f.cause()
 	if err == nil && f.size >= 0 && f.size <= wholeFirst {
 		_, err = f.whole(ctx)
 	}
@@ -274,6 +299,10 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 			}
 			_, err = f.whole(ctx) // why
 		case err == nil:
+			r.told(ctx, Answered{Source: FromRemote, Joined: !fresh, Stored: true})
+			if !fresh {
+				f.by.counters().joined.Add(1)
+			}
 			return &Reader{ctx: ctx, src: src, size: f.size, fill: f, repo: r, dgst: f.dgst}, nil
 		default:
 			err = fmt.Errorf("%w: %w", errStorage, err)
@@ -281,7 +310,7 @@ func (r *Repository) follow(ctx context.Context, f *fill) (*Reader, error) {
 	}
 	if errors.Is(err, ErrNoSpace) {
 		r.c.warnPassing(f.dgst, err)
-		return r.through(ctx, f.dgst)
+		return r.through(ctx, f.dgst, err)
 	}
 	return nil, err
 }

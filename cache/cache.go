@@ -134,6 +134,8 @@ type Cache struct {
 	condition condition
 	healing   sync.Mutex
 	health    health
+	counters  counters
+	room      room
 	doubtful  bool // the last process has not ended as it should have, or is not known
 
 	// accounts keeps the entries of stored blobs in step with space.
@@ -228,8 +230,10 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		left:      make(map[digest.Digest]*leftover),
 		collector: newCollector(),
 		warned:    warned,
+		room:      room{tell: opts.Observer.RoomChanged},
 		indexed:   make(chan struct{}),
 	}
+	c.counters.pinned.Store(-1)
 	var remotes []served
 	for _, r := range opts.Remotes {
 		if slices.ContainsFunc(remotes, func(s served) bool { return s.Host == r.Host }) {
@@ -305,6 +309,9 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
 	if o.MinFree == nil {
 		o.MinFree = func(int64) int64 { return 0 }
 	}
@@ -342,10 +349,10 @@ func (c *Cache) closeIndex(ctx context.Context) error {
 		return nil // the next start goes on
 	}
 	c.tryFlushUses(ctx)
-	used := c.space.committed()
+	used, contents := c.space.committed(), c.counters.contents.Load()
 	err := c.owing.makeUp(ctx)
 	if err == nil {
-		err = c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used}))
+		err = c.opts.Index.Apply(ctx, put(key(kindMeta, metaClean), cleanRecord{&used, &contents}))
 	}
 	if errors.Is(err, syscall.ENOSPC) {
 		c.log.WithError(err).Warn("the next start counts what is stored, since that could not be noted")

@@ -102,6 +102,7 @@ func (c *Cache) keepRoom() {
 			if indexed == nil {
 				relieve()
 			}
+			c.lookForRoom(c.ctx)
 		case <-again:
 			again = nil
 		case <-expire.C:
@@ -255,7 +256,9 @@ func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, e
 	if err != nil {
 		return got, err
 	}
+	c.counters.pinned.Store(got.plan.Kept)
 	got.enough = got.plan.Freed >= atLeast
+	c.counters.inVain.Store(!got.enough)
 	if o.need > 0 && got.plan.Freed > 0 {
 		// With the unfinished downloads that nobody works on it may be enough; who needs
 		// the room drops those next.
@@ -345,7 +348,11 @@ func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) err
 			if ctx.Err() != nil {
 				break
 			}
+			before := got.removed
 			gone := o.dryRun || c.evictVictim(ctx, v, at, touched, &got.removed)
+			if got.removed.contents() > before.contents() { // or it was gone already
+				c.evicted(evictionOf(v, at, got.removed.Bytes-before.Bytes))
+			}
 			if gone && o.report {
 				got.victims = append(got.victims, describe(v, at))
 			}
@@ -360,6 +367,7 @@ func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) err
 		victims = victims[n:]
 	}
 	if r := got.removed; r.Bytes > 0 {
+		c.lookForRoom(ctx)
 		c.log.WithFields(logrus.Fields{"manifests": r.Manifests, "blobs": r.Blobs, "bytes": r.Bytes}).Info("made room")
 	}
 	return nil

@@ -116,6 +116,10 @@ func (d *download) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.left != nil && d.f.held() > 0 {
+		d.f.resumed = true
+		d.f.by.counters().resumed.Add(1)
+	}
 	// No stream sends more than two events, or has to wait to do it.
 	d.events = make(chan event, 2*2*d.by.remote.Connections)
 	d.summed = make(chan struct{})
@@ -422,6 +426,7 @@ func (d *download) failed(e event) error {
 	if err != nil {
 		return err
 	}
+	d.f.brokenOff(e.err)
 	if wait == 0 {
 		log.Debugf("download of %s goes on at once", d.f.dgst)
 		return nil

@@ -91,6 +91,29 @@ func (c *Cache) find(ctx context.Context, all places) error {
 	}, kindTag)
 }
 
+// contents is how many manifests and blobs were removed.
+func (r Removed) contents() int { return r.Manifests + r.Blobs }
+
+// evictionOf describes what was removed of a victim.
+func evictionOf(v gc.Victim, at places, bytes int64) Eviction {
+	e := Eviction{Cause: EvictionCause(v.Why.String()), Bytes: bytes, Used: timeOf(v.Use.Last)}
+	if p := at[v.ID]; p != nil {
+		e.Digest, e.Image = p.dgst, p.image()
+	}
+	return e
+}
+
+// image is a name by which clients ask for a manifest, empty where it is none.
+func (p *place) image() string {
+	switch {
+	case len(p.tags) > 0:
+		return p.tags[0].Repo + ":" + p.tags[0].Name
+	case len(p.manifest) > 0:
+		return p.manifest[0] + "@" + p.dgst.String()
+	}
+	return ""
+}
+
 // evictVictim removes an image: first what leads to it, then what it consists of, so that
 // what is left by a crash is not taken for the whole. It notes in touched the
 // repositories that have lost a manifest or a blob. It returns whether the image is gone.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,6 +38,14 @@ type fill struct {
 	ctx  context.Context // ends with the cache, and knows on whose behalf the fill is
 	dgst digest.Digest
 	by   *Repository // whose name the blob is asked for
+	// begun is when it was, and resumed tells that it goes on with what was there.
+	begun   time.Time
+	resumed bool
+	// named is the blob's size in bytes by who names it, until the remote tells; 0 where
+	// nobody does.
+	named atomic.Int64
+	// queued is how many of its streams wait for a connection, and clients how many read it.
+	queued, clients atomic.Int32
 	// promised is the blob's size by who asks for it ahead of need; 0 where nobody has
 	// told one.
 	promised int64
@@ -70,6 +79,7 @@ type fill struct {
 	came     int64         // bytes that have come from the remote
 	lastByte time.Time     // when have last grew
 	lastTold time.Time     // when readers were told
+	broke    error         // why it was last broken off, if no byte has come since
 	later    *time.Timer
 	waiting  bool // later is going to announce the rest
 	complete bool // nothing is missing
@@ -140,6 +150,7 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest, 
 		vouched:  map[string]*Repository{r.key: r},
 	}
 	c.fills[dgst] = f
+	f.began()
 	done := c.pulls.begin(r.key, dgst, c.opts.Now)
 	c.wg.Go(func() {
 		f.run()
@@ -187,6 +198,7 @@ func (f *fill) run() {
 	defer close(f.gone)
 	ctx := f.ctx
 	d := &download{f: f, by: f.by, named: cmp.Or(f.by.namedSize(ctx, f.dgst), f.promised)}
+	f.named.Store(d.named)
 	err := d.enter(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -199,6 +211,7 @@ func (f *fill) run() {
 		f.c.ranShort(f.dgst, f.size, err)
 		f.drop()
 		f.logFailure(err, kept)
+		f.tellEnd(err)
 		f.fail(err)
 		return
 	}
@@ -206,10 +219,11 @@ func (f *fill) run() {
 	if err := f.store(ctx, d.res); err != nil {
 		f.c.seldom("store "+f.dgst.String(), err)("blob %s could not be stored and was served uncached", f.dgst)
 		d.discard()
-		f.c.ranShort(f.dgst, f.size, err)
+		f.c.ranShort(f.dgst, f.size, storageError(err))
 		f.unstored = err
 	}
 	f.drop()
+	f.tellEnd(nil)
 }
 
 func (f *fill) logFailure(err error, kept int64) {
@@ -279,7 +293,10 @@ func (c *Cache) commit(ctx context.Context, d Draft, res *reservation, dgst dige
 	}
 	c.accounts.Lock()
 	defer c.accounts.Unlock()
-	res.commit(size, c.counted(ctx, dgst)) // it is fetched again where its file was lost
+	before, known := c.counted(ctx, dgst) // it is fetched again where its file was lost
+	res.commit(size, before)
+	c.counters.contents.Add(1 - known)
+	c.room.stored(size)
 	c.uses.fill(size)
 	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 	return err
@@ -343,6 +360,8 @@ func classOf(size int64) slots.Class {
 // acquire waits for one of the slots, as urgently as the blob is wanted. Size is the
 // blob's, 0 where it is not known.
 func (f *fill) acquire(ctx context.Context, from *slots.Slots, size int64) (release func(), err error) {
+	f.queued.Add(1)
+	defer f.queued.Add(-1)
 	class := f.class(size)
 	if class != slots.Ahead {
 		return from.Acquire(ctx, class)
@@ -375,7 +394,7 @@ func (f *fill) advance(span extents.Span) {
 	f.have.Add(span)
 	f.news += span.Len()
 	f.came += span.Len()
-	f.lastByte = now
+	f.lastByte, f.broke = now, nil
 	switch {
 	case f.news >= announceBytes, now.Sub(f.lastTold) >= announceEvery:
 		f.announce(now)

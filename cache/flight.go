@@ -69,7 +69,7 @@ func later[T any](ctx context.Context, r *Repository, kind, name string, ask fun
 		c.unwatched.Delete(k)
 		return
 	}
-	done := launch(ctx, c, k, func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
+	done, _ := launch(ctx, c, k, func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
 	go func() {
 		defer c.wg.Done()
 		<-done
@@ -112,27 +112,42 @@ func asks[T any](ctx context.Context, r *Repository, ask func(context.Context) (
 }
 
 // fly runs do once for those with the same key, and on behalf of the first of them. It
-// goes on when they leave. Shared tells that there were several.
+// goes on when they leave. Shared tells that there were several. The [Outcome] of each is
+// told what that of the flight is.
 func fly[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (got T, shared bool, err error) {
+	done, own := launch(ctx, c, flightKey, do)
 	select {
-	case res := <-launch(ctx, c, flightKey, do):
-		return res.Val.(T), res.Shared, res.Err
+	case res := <-done:
+		flown := res.Val.(flown[T])
+		toldFlight(ctx, flown.outcome.Answered(), flown.outcome == own)
+		return flown.got, res.Shared, res.Err
 	case <-ctx.Done():
 		var none T
 		return none, false, ctx.Err()
 	}
 }
 
-// launch is fly for who need not wait.
-func launch[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) <-chan singleflight.Result {
+// flown is what has come of a flight, and what its outcome was told, which belongs to who
+// has launched it.
+type flown[T any] struct {
+	got     T
+	outcome *Outcome
+}
+
+// launch is fly for who need not wait. The flight is that of the caller if its outcome is
+// own.
+func launch[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (done <-chan singleflight.Result, own *Outcome) {
+	own = new(Outcome)
 	return c.flights.DoChan(flightKey, func() (any, error) {
+		res := flown[T]{outcome: own}
 		if !c.begin() {
-			var none T
-			return none, ErrClosed
+			return res, ErrClosed
 		}
 		defer c.wg.Done()
-		return do(via.Carry(c.ctx, ctx))
-	})
+		var err error
+		res.got, err = do(WithOutcome(via.Carry(c.ctx, ctx), own))
+		return res, err
+	}), own
 }
 
 // stripes are locks for things by name: as good as one for each, and fewer. The zero value

@@ -188,6 +188,10 @@ func (r *Repository) tooStale(s stored) bool {
 // stored; question finds out what the remote says, once at a time for all.
 func current[T any](ctx context.Context, r *Repository, s stored, give func(Freshness) (T, error), question func(context.Context) (T, error)) (T, error) {
 	var none T
+	giveStored := func(f Freshness) (T, error) {
+		r.toldStored(ctx, f)
+		return give(f)
+	}
 	f, next, err := r.judge(s)
 	if err != nil {
 		return none, err
@@ -196,7 +200,7 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		later(ctx, r, s.kind, s.name, question)
 	}
 	if next != ask {
-		return give(f)
+		return giveStored(f)
 	}
 	if r.tooStale(s) {
 		got, err := flight(ctx, r, s.kind, s.name, question)
@@ -207,7 +211,7 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	}
 	if r.isSlow(ctx, s.kind, s.name) {
 		f.Stale = r.impatient()
-		return give(f)
+		return giveStored(f)
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
@@ -222,7 +226,7 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	if f, err = r.stale(s, err); err != nil {
 		return none, err
 	}
-	return give(f)
+	return giveStored(f)
 }
 
 // isSlow tells whether an answer of the remote is under way that somebody has waited for

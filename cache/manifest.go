@@ -34,6 +34,7 @@ func (r *Repository) CachedManifest(ctx context.Context, dgst digest.Digest) (Ma
 	m, err := r.cachedManifest(ctx, dgst)
 	if err == nil {
 		r.use(dgst)
+		r.told(ctx, Answered{Source: FromStore})
 	}
 	return m, err
 }
@@ -51,6 +52,8 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	m, err := r.manifest(ctx, dgst)
 	if err == nil {
 		r.use(dgst)
+	} else {
+		r.toldFailure(ctx, err)
 	}
 	return m, err
 }
@@ -58,6 +61,7 @@ func (r *Repository) Manifest(ctx context.Context, dgst digest.Digest) (Manifest
 func (r *Repository) manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
 	m, err := r.cachedManifest(ctx, dgst)
 	if err == nil || !absent(err) {
+		r.told(ctx, Answered{Source: FromStore})
 		return m, err
 	}
 	memory := r.memoryKey(kindManifest, dgst.String())
@@ -67,6 +71,7 @@ func (r *Repository) manifest(ctx context.Context, dgst digest.Digest) (Manifest
 	m, err = flight(ctx, r, kindManifest, dgst.String(), func(ctx context.Context) (Manifest, error) {
 		// The flight that we have just missed may have stored it.
 		if m, err := r.cachedManifest(ctx, dgst); err == nil || !absent(err) {
+			r.told(ctx, Answered{Source: FromStore})
 			return m, err
 		}
 		m, _, err := r.fetchManifest(ctx, dgst.String())
@@ -161,10 +166,12 @@ func (r *Repository) fetchManifest(ctx context.Context, ref string) (m Manifest,
 		return Manifest{}, said, err
 	}
 	r.remember(m)
-	if err := r.storeManifest(ctx, m, doc); err != nil {
+	if err = r.storeManifest(ctx, m, doc); err != nil {
+		r.c.noRoom(m.Size, storageError(err))
 		r.c.seldom("store "+m.Digest.String(), err)("manifest %s of %s could not be stored and is served uncached", m.Digest, r.key)
 	}
 	r.isThere(m.Digest)
+	r.told(ctx, Answered{Source: FromRemote, Stored: err == nil})
 	return m, said, nil
 }
 

@@ -120,6 +120,7 @@ func (n *Name) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, er
 		return list, err
 	})
 	if nowhere := (notAnywhere)(nil); errors.Is(err, errNoReferrers) || errors.As(err, &nowhere) {
+		toldNowhere(ctx)
 		return Referrers{Freshness: list.Freshness}, nil
 	}
 	return list, err
@@ -224,6 +225,7 @@ func find[T any](ctx context.Context, n *Name, what subject, op func(*Repository
 		}
 		return none, err
 	}
+	toldNowhere(ctx)
 	return none, nowhere
 }
 

@@ -20,7 +20,7 @@ type Observer interface {
 
 // FillEnd is how the download of a blob has ended.
 type FillEnd struct {
-	// Place is the repository by whose name it was asked for.
+	// Place is the repository by whose name it was asked for first.
 	Place  Place
 	Digest digest.Digest
 	// Size is the blob's in bytes, -1 where it is not known, and Fetched how many came
@@ -28,7 +28,7 @@ type FillEnd struct {
 	Size, Fetched int64
 	// Resumed tells that bytes of an earlier download were of use.
 	Resumed bool
-	// Took is how long it has been under way.
+	// Took is how long it has been under way, with what it has waited for its turn.
 	Took time.Duration
 	// Err is why it has failed; nil where the blob is verified. Unstored is why a
 	// verified blob was not stored.
@@ -65,4 +65,37 @@ type Room struct {
 	Short bool
 	// Reason says which limit it is, and what to do; empty where Short is false.
 	Reason string
+}
+
+// nobody is an [Observer] to whom nothing is of interest.
+type nobody struct{}
+
+func (nobody) FillEnded(FillEnd) {}
+func (nobody) Evicted(Eviction)  {}
+func (nobody) RoomChanged(Room)  {}
+
+// Observers tells all of them, in order.
+type Observers []Observer
+
+var _ Observer = Observers(nil)
+
+// FillEnded implements Observer.
+func (o Observers) FillEnded(e FillEnd) {
+	for _, one := range o {
+		one.FillEnded(e)
+	}
+}
+
+// Evicted implements Observer.
+func (o Observers) Evicted(e Eviction) {
+	for _, one := range o {
+		one.Evicted(e)
+	}
+}
+
+// RoomChanged implements Observer.
+func (o Observers) RoomChanged(r Room) {
+	for _, one := range o {
+		one.RoomChanged(r)
+	}
 }

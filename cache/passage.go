@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -10,12 +11,17 @@ import (
 	"registry-module/internal/verify"
 )
 
-// through reads a blob from the remote without storing it.
-func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	p := &passage{ctx: ctx, r: r, dgst: dgst, size: -1}
+// through reads a blob from the remote without storing it, because of cause.
+func (r *Repository) through(ctx context.Context, dgst digest.Digest, cause error) (*Reader, error) {
+	p := &passage{ctx: ctx, r: r, dgst: dgst, size: -1, cause: cause, begun: time.Now()}
+	p.known.size.Store(-1)
+	r.counters().started.Add(1)
+	r.c.counters.passages.Store(p, struct{}{})
 	if err := p.begin(); err != nil {
+		p.end(err)
 		return nil, err
 	}
+	r.told(ctx, Answered{Source: FromRemote})
 	v, err := verify.NewReader(p, dgst, p.size)
 	if err != nil {
 		_ = p.Close() // nothing was read
@@ -23,11 +29,12 @@ func (r *Repository) through(ctx context.Context, dgst digest.Digest) (*Reader, 
 	}
 	if p.size == 0 { // see wholeFirst
 		if _, err := v.Read(make([]byte, 1)); err != io.EOF {
+			p.end(r.bodyError(dgst, err))
 			_ = p.Close() // it gave something else
 			return nil, r.bodyError(dgst, err)
 		}
 	}
-	return &Reader{ctx: ctx, src: passing{explained{v, r, dgst}, p}, size: p.size, repo: r, dgst: dgst, passing: true}, nil
+	return &Reader{ctx: ctx, src: passing{&explained{Reader: v, p: p}, p}, size: p.size, repo: r, dgst: dgst, passing: true}, nil
 }
 
 // passage is the content of a blob as the remote gives it. Where the remote breaks
@@ -49,6 +56,45 @@ type passage struct {
 	fresh int64 // how many have come since body was opened
 	last  time.Time
 	retry retry
+
+	// cause is why the blob is not stored, begun when the passage was, and ended that
+	// nobody has to be told any more.
+	cause error
+	begun time.Time
+	ended bool
+	// known is for who only wants to know: times are in Unix nanoseconds, 0 is never.
+	known struct {
+		pos, size, last atomic.Int64
+		streams         atomic.Bool // it does not wait for a connection
+	}
+}
+
+// end counts how the passage has ended, unless that is done.
+func (p *passage) end(err error) {
+	if p.ended {
+		return
+	}
+	p.ended = true
+	p.r.c.counters.passages.Delete(p)
+	if err != nil && p.ctx.Err() != nil {
+		err = p.ctx.Err()
+	}
+	p.r.fillEnded(FillEnd{
+		Place: p.r.Place(), Digest: p.dgst, Size: p.size, Fetched: p.pos,
+		Took: time.Since(p.begun), Err: err, Unstored: p.cause,
+	}, p.pos)
+}
+
+// stats tells how far it is.
+func (p *passage) stats() FillStats {
+	s := FillStats{
+		Place: p.r.Place(), Digest: p.dgst, Size: p.known.size.Load(), Have: p.known.pos.Load(), Fetched: p.known.pos.Load(),
+		Begun: p.begun, Waiting: !p.known.streams.Load(), Clients: 1, Passing: true,
+	}
+	if last := p.known.last.Load(); last != 0 {
+		s.LastByte = time.Unix(0, last)
+	}
+	return s
 }
 
 // idleReader is how long the reader of a passage keeps its connection for blobs
@@ -60,12 +106,14 @@ func (p *passage) begin() (err error) {
 	if p.release, err = p.r.remote.streamSlots.Acquire(p.ctx, classOf(p.r.namedSize(p.ctx, p.dgst))); err != nil {
 		return err
 	}
+	p.known.streams.Store(true)
 	s, err := p.r.remote.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{})
 	if err != nil {
 		p.release()
 		return err
 	}
 	p.body, p.size, p.validator, p.last = s.Body, s.Size, s.Validator, time.Now()
+	p.known.size.Store(p.size)
 	p.paused = time.AfterFunc(idleReader, p.release)
 	return nil
 }
@@ -88,6 +136,8 @@ func (p *passage) Read(b []byte) (int, error) {
 			p.pos += int64(n)
 			p.fresh += int64(n)
 			p.last = time.Now()
+			p.known.pos.Store(p.pos)
+			p.known.last.Store(p.last.UnixNano())
 			return n, nil // an error comes again
 		}
 		if err == nil || err == io.EOF && (p.size < 0 || p.pos >= p.size) {
@@ -114,6 +164,7 @@ func (p *passage) wait(err error) error {
 	if err != nil {
 		return err
 	}
+	p.r.counters().retried.Add(1)
 	return sleep(p.ctx, wait)
 }
 
@@ -141,6 +192,7 @@ func (p *passage) reopen() error {
 
 // Close implements io.Closer.
 func (p *passage) Close() error {
+	p.end(context.Canceled) // unless its end was seen
 	p.paused.Stop()
 	p.release()
 	if p.body == nil {
@@ -149,17 +201,22 @@ func (p *passage) Close() error {
 	return p.body.Close()
 }
 
-// explained says what errors in the middle of a blob mean.
+// explained says what errors in the middle of a blob mean, and notes the end.
 type explained struct {
 	io.Reader
-	r    *Repository
-	dgst digest.Digest
+	p     *passage
+	given int64
 }
 
-func (e explained) Read(p []byte) (int, error) {
+func (e *explained) Read(p []byte) (int, error) {
 	n, err := e.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = e.r.bodyError(e.dgst, err)
+	e.given += int64(n)
+	switch {
+	case err == io.EOF, err == nil && e.given == e.p.size: // the last byte comes only if all is right
+		e.p.end(nil)
+	case err != nil:
+		err = e.p.r.bodyError(e.p.dgst, err)
+		e.p.end(err)
 	}
 	return n, err
 }

@@ -129,6 +129,13 @@ func (p *pins) all() []Pin {
 	return slices.Concat(p.state.Pins, p.policy)
 }
 
+// none tells that nothing is pinned, nor held for what is.
+func (p *pins) none() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken == nil && len(p.state.Pins)+len(p.policy)+len(p.state.Held) == 0
+}
+
 // of returns the pins for a manifest, see [Pin.matches].
 func of(all []Pin, repo, tag string, dgst digest.Digest) (matching []Pin) {
 	for _, pin := range all {
@@ -236,6 +243,7 @@ func (c *Cache) PinImages(ctx context.Context, p Pin) (matches int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	c.counters.pinned.Store(-1) // until room is made again
 	for repo, err := range c.names(ctx, "", kindRepo) {
 		if err != nil {
 			return matches, err
@@ -274,5 +282,6 @@ func (c *Cache) UnpinImages(ctx context.Context, pattern string, reason PinReaso
 		})
 		return true
 	})
+	c.counters.pinned.Store(-1) // until room is made again
 	return was, err
 }

@@ -22,6 +22,7 @@ type Reader struct {
 	size    int64 // -1 where it is not known yet
 	pos     int64
 	fill    *fill       // nil unless the blob is being downloaded
+	left    bool        // it does not count as a client of fill any more
 	repo    *Repository // in which it is
 	dgst    digest.Digest
 	passing bool          // cannot seek
@@ -93,7 +94,7 @@ func (b *Reader) ready(n int64) (int64, error) {
 // must not suffer from a full disk.
 func (b *Reader) detach(cause error) error {
 	b.repo.c.warnPassing(b.fill.dgst, cause)
-	on, err := b.repo.through(b.ctx, b.fill.dgst)
+	on, err := b.repo.through(b.ctx, b.fill.dgst, cause)
 	if err != nil {
 		return err
 	}
@@ -110,6 +111,7 @@ func (b *Reader) detach(cause error) error {
 func (b *Reader) become(on *Reader) error {
 	err := b.Close()
 	b.src, b.fill, b.passing, b.stored, b.check, b.done = on.src, on.fill, on.passing, on.stored, on.check, on.done
+	b.left = on.left
 	return err
 }
 
@@ -220,6 +222,10 @@ func (b *Reader) broken() bool {
 func (b *Reader) Close() error {
 	if b.check != nil {
 		b.check.close()
+	}
+	if b.fill != nil && !b.left {
+		b.left = true
+		b.fill.clients.Add(-1)
 	}
 	if b.done != nil {
 		how := readSome

@@ -36,6 +36,9 @@ func (c *Cache) openIndex(ctx context.Context) error {
 		return err
 	}
 	if covers && clean.Used != nil {
+		if err := c.countContents(ctx, clean.Contents); err != nil {
+			return err
+		}
 		c.space.counted(*clean.Used)
 		if c.links != nil {
 			c.links.counted = true
@@ -44,6 +47,25 @@ func (c *Cache) openIndex(ctx context.Context) error {
 		return nil
 	}
 	c.wg.Go(func() { c.settle(covers) })
+	return nil
+}
+
+// countContents notes how many manifests and blobs are stored. An index that was closed by
+// an earlier version does not tell.
+func (c *Cache) countContents(ctx context.Context, told *int64) error {
+	n := int64(0)
+	if told != nil {
+		n = *told
+	} else {
+		for _, err := range c.names(ctx, "", kindBlob) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+	}
+	c.counters.contents.Store(n)
+	c.counters.contentsKnown.Store(true)
 	return nil
 }
 
@@ -148,7 +170,11 @@ func (c *Cache) countStored(ctx context.Context) (used int64, err error) {
 			}
 		}
 	}
-	return used, changes.flush(ctx)
+	if err := changes.flush(ctx); err != nil {
+		return 0, err
+	}
+	stored := int64(len(there))
+	return used, c.countContents(ctx, &stored)
 }
 
 // batch collects changes of an index, which are cheaper together and limited in

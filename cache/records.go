@@ -47,8 +47,9 @@ const (
 
 // cleanRecord tells what was known when the index was closed.
 type cleanRecord struct {
-	// Used is how many bytes the stored blobs take.
-	Used *int64 `json:"s,omitempty"`
+	// Used is how many bytes the stored blobs take, and Contents how many there are.
+	Used     *int64 `json:"s,omitempty"`
+	Contents *int64 `json:"n,omitempty"`
 }
 
 // completeRecord tells since when the index covers all references, in Unix seconds.

@@ -35,12 +35,21 @@ const (
 // is no API (OCI distribution specification, "Referrers Tag Schema"). Where the remote
 // cannot be asked it is what the remote has said last, and what is stored beside that.
 func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
+	list, err := r.currentReferrers(ctx, dgst)
+	if err != nil {
+		r.toldFailure(ctx, err)
+	}
+	return list, err
+}
+
+func (r *Repository) currentReferrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
 	said, err := r.c.referrers(ctx, r.key, dgst)
 	known := err == nil
 	if err != nil && !absent(err) {
 		return Referrers{}, err
 	}
 	if r.absentAtRemote(r.memoryKey(kindReferrers, dgst.String())) != nil {
+		r.told(ctx, Answered{Source: FromMemory})
 		return Referrers{}, nil
 	}
 	if !known {
@@ -63,6 +72,7 @@ func (r *Repository) Referrers(ctx context.Context, dgst digest.Digest) (Referre
 		return current(ctx, r, s, give, question)
 	}
 	if r.remote.Upstream == nil {
+		r.told(ctx, Answered{Source: FromStore})
 		return Referrers{}, nil
 	}
 	return flight(ctx, r, kindReferrers, dgst.String(), question)
@@ -128,7 +138,9 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 		return Referrers{}, err
 	}
 	now := r.c.opts.Now()
-	if err := r.keepReferrers(ctx, dgst, referrersRecord{Validated: now.UnixNano(), Manifests: all}); err != nil {
+	err = r.keepReferrers(ctx, dgst, referrersRecord{Validated: now.UnixNano(), Manifests: all})
+	r.told(ctx, Answered{Source: FromRemote, Stored: err == nil})
+	if err != nil {
 		r.c.log.WithError(err).Warnf("the list of referrers of %s in %s could not be stored", dgst, r.key)
 	}
 	return Referrers{all, Freshness{Confirmed: now}}, nil

@@ -62,7 +62,11 @@ func (c *Cache) RemoveImage(ctx context.Context, repository, ref string) (sum Re
 			sum.Tags++
 		}
 	}
-	if err := c.removeManifests(ctx, s, repository, digests, tidy, &sum); err != nil {
+	byHand := newRemoval(s, names)
+	err = c.removeManifests(ctx, s, repository, digests, tidy, byHand, &sum)
+	byHand.tell(c)
+	c.lookForRoom(ctx)
+	if err != nil {
 		return sum, err
 	}
 	slices.Sort(sum.Remaining)
@@ -115,9 +119,61 @@ func (n imageName) String() string {
 	return n.repo + "@" + n.dgst.String()
 }
 
+// removal is what a command has removed, image by image.
+type removal struct {
+	images []*Eviction
+	of     map[gc.ID]*Eviction // by what belongs to an image: of several, to the first
+	gone   map[*Eviction]bool
+}
+
+// newRemoval is for images by their names, which nothing was removed of yet.
+func newRemoval(s *survey, names []imageName) *removal {
+	r := &removal{of: make(map[gc.ID]*Eviction), gone: make(map[*Eviction]bool)}
+	images := make(map[digest.Digest]*Eviction)
+	tagged := make(map[digest.Digest]bool)
+	for _, n := range names {
+		e := images[n.dgst]
+		if e == nil {
+			id := idOf(n.dgst.String())
+			e = &Eviction{Cause: EvictedByHand, Image: n.String(), Digest: n.dgst, Used: timeOf(s.LastUse(id))}
+			images[n.dgst] = e
+			r.images = append(r.images, e)
+			r.of[id] = e
+		}
+		if n.tag != "" && !tagged[n.dgst] {
+			e.Image, tagged[n.dgst] = n.String(), true
+		}
+	}
+	for _, e := range r.images {
+		for _, id := range s.Below(idOf(e.Digest.String())) {
+			if r.of[id] == nil {
+				r.of[id] = e
+			}
+		}
+	}
+	return r
+}
+
+// dropped notes that content has gone, which has given back so many bytes.
+func (r *removal) dropped(id gc.ID, bytes int64) {
+	if e := r.of[id]; e != nil {
+		e.Bytes += bytes
+		r.gone[e] = true
+	}
+}
+
+// tell tells of the images that have gone.
+func (r *removal) tell(c *Cache) {
+	for _, e := range r.images {
+		if r.gone[e] {
+			c.evicted(*e)
+		}
+	}
+}
+
 // removeManifests removes manifests from a repository, and what they consist of from the
 // store, unless that has another name.
-func (c *Cache) removeManifests(ctx context.Context, s *survey, repository string, digests []digest.Digest, tidy map[string]bool, sum *Removed) error {
+func (c *Cache) removeManifests(ctx context.Context, s *survey, repository string, digests []digest.Digest, tidy map[string]bool, byHand *removal, sum *Removed) error {
 	tops := make(places)
 	for _, dgst := range digests {
 		tops[idOf(dgst.String())] = new(place)
@@ -141,6 +197,7 @@ func (c *Cache) removeManifests(ctx context.Context, s *survey, repository strin
 			if err := c.dropManifest(ctx, repository, top.dgst); err != nil {
 				return err
 			}
+			byHand.dropped(id, 0)
 		case s.Kept(id): // by another image that names it
 		default:
 			ids = append(ids, id)
@@ -176,7 +233,12 @@ func (c *Cache) removeManifests(ctx context.Context, s *survey, repository strin
 		for _, repo := range append(p.manifest, p.layer...) {
 			tidy[repo] = true
 		}
-		if err := c.removeContent(ctx, p, tops[id] != nil, sum); err != nil {
+		before := *sum
+		err := c.removeContent(ctx, p, tops[id] != nil, sum)
+		if sum.contents() > before.contents() {
+			byHand.dropped(id, sum.Bytes-before.Bytes)
+		}
+		if err != nil {
 			return err
 		}
 	}

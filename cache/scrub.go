@@ -273,7 +273,9 @@ func (c *Cache) miss(ctx context.Context, dgst digest.Digest) bool {
 	c.log.Warnf("stored blob %s is missing; it will be fetched again", dgst)
 	c.health.damaged.Add(1)
 	c.condition.lost.Add(dgst, false)
-	c.space.free(c.counted(ctx, dgst))
+	takes, times := c.counted(ctx, dgst)
+	c.space.free(takes)
+	c.counters.contents.Add(-times)
 	c.tryApply(ctx, Change{Key: key(kindBlob, dgst.String()), Delete: true})
 	return true
 }

@@ -12,8 +12,9 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 
 // ranShort notes that there was no room for content, though the storage has said so:
 // somebody else has taken it, or there is a quota. Some is made for who asks for it next.
-// It does nothing after other errors.
+// After other errors it only notes whether there is room.
 func (c *Cache) ranShort(dgst digest.Digest, size int64, err error) {
+	c.noRoom(size, err)
 	if !isFull(err) {
 		return
 	}

@@ -27,6 +27,9 @@ type space struct {
 	written  int64 // of the reserved ones, those that are already on disk
 	beside   int64 // taken by what is neither
 	looked   time.Time
+	// unused and total are what the storage has told at asked.
+	unused, total int64
+	asked         time.Time
 }
 
 // reservation is a claim on space. It ends with commit or release, of which the
@@ -72,6 +75,7 @@ type account struct {
 	of                    string
 	free                  int64 // of the storage beside the reserve and what is reserved
 	leftOfMax             int64 // of the limit, where there is one
+	byMax                 bool  // left is of that
 }
 
 // look returns the account. The caller holds s.mu.
@@ -80,6 +84,7 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 	if err != nil {
 		return a, err
 	}
+	s.unused, s.total, s.asked = free, total, s.now()
 	// The index grows and shrinks while it is written; so often is enough.
 	const besideEvery = time.Second
 	if s.usage != nil {
@@ -102,6 +107,7 @@ func (s *space) look(ctx context.Context) (a account, err error) {
 		margin = marginOf(s.max) + s.beside/8
 	}
 	if a.leftOfMax = s.max - margin - a.taken; s.max > 0 && a.leftOfMax < a.left {
+		a.byMax = true
 		a.left, a.of = a.leftOfMax, fmt.Sprintf("left of the limit of %d", s.max)
 	}
 	return a, nil
@@ -225,7 +231,12 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 		}
 	}
 	if n+extra > a.left {
-		return &noSpace{n + extra, a.left, a.of}
+		full := &noSpace{needed: n + extra, left: a.left, of: a.of, minFree: s.minFree(s.total)}
+		full.bare = a.free + full.minFree
+		if a.byMax {
+			full.max = s.max
+		}
+		return full
 	}
 	s.reserved += n + extra
 	r.size += n
@@ -243,6 +254,9 @@ func (r *reservation) grow(ctx context.Context, n int64) error {
 type noSpace struct {
 	needed, left int64
 	of           string // says what is left of what
+	// max is the limit that leaves no room, 0 where it is the storage, which is to keep
+	// minFree bytes free and has bare bytes before that.
+	max, minFree, bare int64
 }
 
 func (e *noSpace) Error() string {

@@ -15,7 +15,11 @@ import (
 // Content that turns out damaged counts as not stored, and is fetched again by the
 // reader where that comes to light while it is read.
 func (r *Repository) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	return r.reading(dgst, func() (*Reader, error) { return r.cachedBlob(ctx, dgst) })
+	b, err := r.reading(dgst, func() (*Reader, error) { return r.cachedBlob(ctx, dgst) })
+	if err == nil {
+		r.told(ctx, Answered{Source: FromStore})
+	}
+	return b, err
 }
 
 // reading opens a reader of a blob, which is not evicted until that is closed.
@@ -252,13 +256,17 @@ func (c *Cache) uncount(ctx context.Context, dgst digest.Digest, further []Chang
 		c.count(ctx, dgst, size)
 		return
 	}
-	c.space.free(c.counted(ctx, dgst)) // nothing, if another reader was faster
+	takes, times := c.counted(ctx, dgst) // nothing, if another reader was faster
+	c.space.free(takes)
+	c.counters.contents.Add(-times)
 	c.tryApply(ctx, append(further, Change{Key: key(kindBlob, dgst.String()), Delete: true})...)
 }
 
 // count makes the account of dgst, which is stored, one of size bytes. The caller holds
 // c.accounts.
 func (c *Cache) count(ctx context.Context, dgst digest.Digest, size int64) {
-	c.space.free(c.counted(ctx, dgst) - c.space.occupied(size))
+	takes, times := c.counted(ctx, dgst)
+	c.space.free(takes - c.space.occupied(size))
+	c.counters.contents.Add(1 - times)
 	c.tryApply(ctx, put(key(kindBlob, dgst.String()), blobRecord{size}))
 }

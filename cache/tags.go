@@ -20,8 +20,12 @@ type Tagged struct {
 // errors.Is(err, fs.ErrNotExist).
 func (r *Repository) CachedTag(ctx context.Context, tag string) (Tagged, error) {
 	t, err := r.cachedTag(ctx, tag)
-	if err == nil {
+	switch {
+	case err == nil:
 		r.use(t.Digest)
+		r.toldStored(ctx, t.Freshness)
+	case !absent(err):
+		r.toldFailure(ctx, err)
 	}
 	return t, err
 }
@@ -73,6 +77,8 @@ func (r *Repository) Tag(ctx context.Context, tag string) (Tagged, error) {
 	t, err := r.tag(ctx, tag)
 	if err == nil {
 		r.use(t.Digest)
+	} else {
+		r.toldFailure(ctx, err)
 	}
 	return t, err
 }
@@ -105,6 +111,7 @@ func (r *Repository) fetchTag(ctx context.Context, tag string) (Tagged, error) {
 	if recErr == nil && !r.force {
 		// The flight that we have just missed may have confirmed it.
 		if t, next, err := r.judgeTag(ctx, tag, rec); err == nil && next == answer && t.Stale == nil {
+			r.toldStored(ctx, t.Freshness)
 			return t, nil
 		}
 	}
@@ -142,7 +149,9 @@ func (r *Repository) askTag(ctx context.Context, tag string) (Tagged, error) {
 			return Tagged{}, err
 		case d.Digest != "": // unmoved, or moved to what is known
 			if m, err := r.cachedManifest(ctx, d.Digest); err == nil {
-				return r.confirm(ctx, tag, m, began, d), nil
+				t := r.confirm(ctx, tag, m, began, d)
+				r.toldConfirmed(ctx, t.Freshness)
+				return t, nil
 			}
 		}
 	}
@@ -279,7 +288,16 @@ type TagList struct {
 // Tags lists at most n tags that come after last: all where n is negative. The list
 // is the remote's, and that of the stored tags where the remote does not answer.
 func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, error) {
+	list, err := r.tags(ctx, n, last)
+	if err != nil {
+		r.toldFailure(ctx, err)
+	}
+	return list, err
+}
+
+func (r *Repository) tags(ctx context.Context, n int, last string) (TagList, error) {
 	known, knownErr := r.storedTags(ctx, n, last)
+	r.toldStored(ctx, known.Freshness) // until something else turns out
 	if r.remote.Upstream == nil {
 		return known, knownErr
 	}
@@ -298,6 +316,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 	}
 	if why != nil {
 		known.Stale = why
+		r.toldStored(ctx, known.Freshness)
 		return known, nil
 	}
 	// Not by a deadline, which would look like a fault of the remote.
@@ -314,6 +333,7 @@ func (r *Repository) Tags(ctx context.Context, n int, last string) (TagList, err
 		waitedInVain(ctx, r, kindRepo, "", r.askRepo) // since nobody has heard what comes of this one
 	}
 	known.Stale = err
+	r.toldStored(ctx, known.Freshness)
 	return known, nil
 }
 
@@ -348,6 +368,7 @@ func (r *Repository) upstreamTags(ctx context.Context, n int, last string, begun
 		begun()
 		list.Tags = append(list.Tags, page...)
 		list.More = more && len(page) > 0
+		r.told(ctx, Answered{Source: FromRemote})
 		if !list.More || n >= 0 && len(list.Tags) >= n {
 			return list, nil
 		}
