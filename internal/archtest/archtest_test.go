@@ -199,6 +199,10 @@ var architecture = Rules{
 			[]string{"auth", "doctor", "upstream", "upstream/upstreamtest", "cmd/registry-module", "e2e/..."},
 			"it is how we speak to remotes; the cache verifies bytes itself",
 		},
+		"go.opentelemetry.io": {
+			[]string{"cmd/registry-module", "server", "internal/tracing", "e2e/..."},
+			"who tells of what it does calls internal/tracing; who listens is for main to choose, and where a trace begins for the server",
+		},
 		"github.com/spf13/cobra": {
 			[]string{"cmd/registry-module"},
 			"only main has a command line",
