@@ -18,6 +18,7 @@ import (
 
 	"registry-module/auth"
 	"registry-module/cache"
+	"registry-module/internal/tracing"
 	"registry-module/internal/via"
 )
 
@@ -263,7 +264,7 @@ func (a *authorizer) basic(ctx context.Context, q *query) (authorization, error)
 // first of them.
 func shared[T any](ctx context.Context, a *authorizer, q *query, key string, fn func(context.Context) (T, error)) (T, error) {
 	flight := a.flights.DoChan(key, func() (any, error) {
-		return fn(via.Carry(a.life, ctx))
+		return fn(tracing.Carry(via.Carry(a.life, ctx), ctx))
 	})
 	var none T
 	select {

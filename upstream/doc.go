@@ -31,5 +31,5 @@
 //
 // A [Remote] is one registry, without retries, limits or a memory of outages:
 // they are decorators of [cache.Upstream]. The package imports cache, for the
-// interface that it implements, auth, internal/reloaded and internal/via.
+// interface that it implements, auth, internal/reloaded, internal/tracing and internal/via.
 package upstream

@@ -9,9 +9,11 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"registry-module/cache"
+	"registry-module/internal/tracing"
 	"registry-module/internal/via"
 )
 
@@ -100,7 +102,7 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 	u := q.url
 	home := true
 	var rep *reply
-	for range maxRedirects + 1 {
+	for hop := range maxRedirects + 1 {
 		home = home && sameOrigin(u, r.base)
 		header := maps.Clone(q.header)
 		header.Set("User-Agent", r.agent)
@@ -117,7 +119,7 @@ func (r *Remote) follow(ctx context.Context, q *query, authorization string) (*r
 		if sameOrigin(u, r.base) {
 			trip = r.own
 		}
-		resp, err := r.observed(ctx, q.op, trip, &http.Request{Method: q.method, URL: u, Host: u.Host, Header: header}, false)
+		resp, err := r.observed(ctx, attempt{op: q.op, what: q.what(), home: home, resent: hop}, trip, &http.Request{Method: q.method, URL: u, Host: u.Host, Header: header})
 		if err != nil {
 			return nil, err
 		}
@@ -215,6 +217,9 @@ type body struct {
 	wait   time.Duration
 	broken func(error) error
 	err    error // of a Read, for good
+
+	span tracing.Span
+	came atomic.Int64 // bytes that the span tells of
 }
 
 // Read implements io.Reader.
@@ -225,9 +230,13 @@ func (b *body) Read(p []byte) (int, error) {
 	b.timer.Reset(b.wait)
 	n, err := b.rc.Read(p)
 	b.timer.Stop()
+	if b.span.On() {
+		b.came.Add(int64(n))
+	}
 	if err != nil {
 		if err != io.EOF {
 			err = b.broken(err)
+			b.span.Fail(err)
 		}
 		b.err = err
 	}
@@ -239,5 +248,9 @@ func (b *body) Close() error {
 	b.timer.Stop()
 	err := b.rc.Close()
 	b.cancel(nil)
+	if b.span.On() {
+		b.span.Set(tracing.Int("http.response.body.size", b.came.Load()))
+		b.span.End(nil)
+	}
 	return err
 }

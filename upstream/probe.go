@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"registry-module/cache"
+	"registry-module/internal/tracing"
 )
 
 // Exchange is a request that was made of a registry, of its token service or of a host
@@ -108,18 +109,23 @@ func (a *authorizer) login(c Challenge, repo string) Login {
 	return Login{Challenge: c, Expires: a.tokens[scopeOf(repo)].expires, Replaced: a.identity.successor != ""}
 }
 
-// observed is send, of which the observer is told.
-func (r *Remote) observed(ctx context.Context, op string, trip http.RoundTripper, req *http.Request, token bool) (*http.Response, error) {
+// observed is send, of which the observer is told, and which is a span of its own.
+func (r *Remote) observed(ctx context.Context, a attempt, trip http.RoundTripper, req *http.Request) (resp *http.Response, err error) {
+	ctx, span := r.start(ctx, a, req.Method, req.URL)
+	defer func() { answered(span, resp, err) }()
+	if a.home {
+		tracing.Inject(ctx, req.Header)
+	}
 	if r.observe == nil {
-		return r.send(ctx, op, trip, req)
+		return r.send(ctx, a.op, trip, req)
 	}
 	x := Exchange{
-		Method: req.Method, Token: token, Sent: time.Now(),
+		Method: req.Method, Token: a.token, Sent: time.Now(),
 		URL: &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Path: req.URL.Path, RawPath: req.URL.RawPath},
 	}
-	resp, err := r.send(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	resp, err = r.send(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { x.Sent = time.Now() }, // before RoundTrip returns
-	}), op, trip, req)
+	}), a.op, trip, req)
 	x.Came, x.Err = time.Now(), err
 	if err == nil {
 		x.Status, x.Header = resp.StatusCode, resp.Header

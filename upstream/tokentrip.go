@@ -36,7 +36,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := t.a.remote
 	t.refusal, t.refreshing = nil, req.Method == http.MethodPost
 	u, method, home := req.URL, req.Method, true
-	for range maxRedirects + 1 {
+	for hop := range maxRedirects + 1 {
 		t.status, t.retryAfter = 0, 0
 		if _, err := t.a.realms.Check(r.base, u.String()); err != nil {
 			return nil, t.refuse(err)
@@ -48,7 +48,7 @@ func (t *tokenTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp, err := r.observed(req.Context(), t.op, r.own, next, true)
+		resp, err := r.observed(req.Context(), attempt{op: t.op, what: "token", token: true, resent: hop}, r.own, next)
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,6 @@
 //
 // It trusts the access controller, the policy and the remotes that it is given, and nothing
 // in a request that was not verified. It imports, of this module, auth/policy, cache for
-// the terms in which remotes are asked, and internal/via; and distribution, for its access
-// controllers.
+// the terms in which remotes are asked, and internal/tracing and internal/via; and
+// distribution, for its access controllers.
 package access

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"registry-module/internal/tracing"
 	"registry-module/internal/via"
 )
 
@@ -42,7 +43,7 @@ func (f *flights[K]) join(ctx context.Context, w *work, key K, now time.Time, fn
 		a.waiting++
 		return a
 	}
-	ctx, cancel := context.WithCancel(via.Carry(w.life, ctx))
+	ctx, cancel := context.WithCancel(tracing.Carry(via.Carry(w.life, ctx), ctx))
 	a := &flight{done: make(chan struct{}), started: now, waiting: 1, leave: cancel}
 	if f.under == nil {
 		f.under = make(map[K]*flight)

@@ -24,7 +24,8 @@
 //
 // It trusts the decorated Upstream to end each request in time, with how long the
 // remote asks to wait, up to an hour, or five minutes where it is down, and with which
-// failures are the remote's own. It imports, of this module, cache and internal/via.
+// failures are the remote's own. It imports, of this module, cache,
+// internal/tracing and internal/via.
 package breaker
 
 import (

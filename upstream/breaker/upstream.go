@@ -8,12 +8,14 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"registry-module/cache"
+	"registry-module/internal/tracing"
 )
 
 // ask passes a request on, where it is to be, and learns from its outcome.
 func ask[T any](ctx context.Context, b *Breaker, q question, call func() (T, error)) (got T, err error) {
 	r, err := b.begin(ctx, q)
 	if err != nil {
+		tracing.In(ctx).Event("not asked", tracing.String("server.address", b.host), tracing.String("error.message", err.Error()))
 		return got, err
 	}
 	err = context.Canceled // where call does not return, nobody waits in vain
