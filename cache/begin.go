@@ -9,6 +9,7 @@ import (
 
 	"registry-module/internal/extents"
 	"registry-module/internal/slots"
+	"registry-module/internal/tracing"
 )
 
 // prepare takes up what is kept of the blob, reserves room and asks the remote.
@@ -76,6 +77,7 @@ func (d *download) takeUp(ctx context.Context) error {
 	}
 	if n := f.have.Len(); n > 0 {
 		f.c.log.Infof("download of %s goes on: %d bytes are there", f.dgst, n)
+		f.span.Event("resumed", tracing.Int(bytesAttr, n))
 	}
 	d.res.hold(f.have.Len()) // less than what was kept, where something was lost
 	return nil

@@ -151,7 +151,7 @@ func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error 
 		_, err := r.vouch(ctx, dgst)
 		return err
 	}
-	_, _, err = fly(ctx, r.c, flightKey(ctx, kindNamed, r.key, dgst.String()), func(ctx context.Context) (int64, error) {
+	_, _, err = fly(ctx, r.c, r.step(fetchSpan, kindNamed, dgst.String()), flightKey(ctx, kindNamed, r.key, dgst.String()), func(ctx context.Context) (int64, error) {
 		for _, s := range []*slots.Slots{r.remote.fillSlots, r.remote.streamSlots} {
 			release, err := s.Acquire(ctx, slots.First)
 			if err != nil {
@@ -212,12 +212,14 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if r.c.isBad(dgst) {
 			return r.through(ctx, dgst, errDamaged)
 		}
+		note(ctx, resultMiss)
 		f, fresh, err := r.c.fill(ctx, r, dgst)
 		if errors.Is(err, errStored) {
 			b, err = r.adopt(ctx, dgst)
 			if absent(err) {
 				continue // it was removed in between
 			}
+			note(ctx, resultRevalidated)
 			return b, err
 		}
 		if errors.Is(err, errDamaged) {

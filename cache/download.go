@@ -10,6 +10,7 @@ import (
 
 	"registry-module/internal/extents"
 	"registry-module/internal/slots"
+	"registry-module/internal/tracing"
 	"registry-module/internal/verify"
 )
 
@@ -419,6 +420,7 @@ func (d *download) failed(e event) error {
 		return nil // another one has failed just before
 	}
 	log := d.f.c.log.WithError(e.err)
+	d.f.span.Event("broken off", tracing.String(errorAttr, e.err.Error()), tracing.Int(bytesAttr, e.got))
 	wait, err := d.retry.again(e.err, d.f.idle(), d.f.by.remote.RetryFor)
 	if err != nil && d.streams > 0 && (errors.Is(e.err, ErrUnavailable) || errors.Is(e.err, ErrRateLimited)) && !errors.Is(e.err, ErrOffline) {
 		wait, err = maxWait, nil // the others bring something, whatever this one is told
@@ -445,6 +447,7 @@ func (d *download) turn() {
 		return
 	}
 	d.f.c.log.Infof("download of %s goes on at %s", d.f.dgst, next.remote.Host)
+	d.f.span.Event("turned to another remote", tracing.String(remoteAttr, next.remote.Host))
 	d.by = next
 	if d.tried == nil {
 		d.tried = make(map[*remote]bool)

@@ -14,7 +14,7 @@ import (
 
 	"registry-module/internal/extents"
 	"registry-module/internal/slots"
-	"registry-module/internal/via"
+	"registry-module/internal/tracing"
 )
 
 const (
@@ -46,6 +46,7 @@ type fill struct {
 	named atomic.Int64
 	// queued is how many of its streams wait for a connection, and clients how many read it.
 	queued, clients atomic.Int32
+	span            tracing.Span
 	// promised is the blob's size by who asks for it ahead of need; 0 where nobody has
 	// told one.
 	promised int64
@@ -130,6 +131,7 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest, 
 		return nil, false, ErrClosed
 	}
 	if f := c.fills[dgst]; f != nil {
+		tracing.Join(ctx, f.ctx, "joined "+fillSpan)
 		return f, false, nil
 	}
 	// A fill that we have just missed has stored and linked the blob before it
@@ -140,7 +142,7 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest, 
 		return nil, false, err
 	}
 	f = &fill{
-		c: c, ctx: via.Carry(c.ctx, ctx), dgst: dgst, by: r, size: -1, promised: size,
+		c: c, ctx: carry(c.ctx, ctx), dgst: dgst, by: r, size: -1, promised: size,
 		urgent:   make(chan struct{}),
 		started:  make(chan struct{}),
 		gone:     make(chan struct{}),
@@ -149,6 +151,7 @@ func (c *Cache) tryFill(ctx context.Context, r *Repository, dgst digest.Digest, 
 		wants:    make(map[*want]struct{}),
 		vouched:  map[string]*Repository{r.key: r},
 	}
+	f.startSpan()
 	c.fills[dgst] = f
 	f.began()
 	done := c.pulls.begin(r.key, dgst, c.opts.Now)
@@ -196,6 +199,7 @@ func (f *fill) drop() {
 // run downloads, verifies and stores the blob.
 func (f *fill) run() {
 	defer close(f.gone)
+	defer f.endSpan()
 	ctx := f.ctx
 	d := &download{f: f, by: f.by, named: cmp.Or(f.by.namedSize(ctx, f.dgst), f.promised)}
 	f.named.Store(d.named)
@@ -208,6 +212,7 @@ func (f *fill) run() {
 		// meet this fill.
 		f.change(func() { f.ending = true })
 		kept := d.putAside(err)
+		f.span.Event("put aside", tracing.Int(bytesAttr, kept))
 		f.c.ranShort(f.dgst, f.size, err)
 		f.drop()
 		f.logFailure(err, kept)
@@ -218,9 +223,12 @@ func (f *fill) run() {
 	// Readers have everything by now; what follows is for those to come.
 	if err := f.store(ctx, d.res); err != nil {
 		f.c.seldom("store "+f.dgst.String(), err)("blob %s could not be stored and was served uncached", f.dgst)
+		f.span.Event("not stored", tracing.String(errorAttr, err.Error()))
 		d.discard()
 		f.c.ranShort(f.dgst, f.size, storageError(err))
 		f.unstored = err
+	} else {
+		f.span.Event("stored")
 	}
 	f.drop()
 	f.tellEnd(nil)
@@ -391,6 +399,9 @@ func (f *fill) advance(span extents.Span) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.came == 0 {
+		f.span.Event("first byte")
+	}
 	f.have.Add(span)
 	f.news += span.Len()
 	f.came += span.Len()
@@ -428,7 +439,10 @@ func (f *fill) begin() {
 func (f *fill) end() { f.change(func() { f.complete = true }) }
 
 // finish tells readers that all bytes are there, and right.
-func (f *fill) finish() { f.change(func() { f.verified = true }) }
+func (f *fill) finish() {
+	f.span.Event("verified")
+	f.change(func() { f.verified = true })
+}
 
 // fail tells readers that no more will come.
 func (f *fill) fail(err error) {

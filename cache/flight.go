@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"registry-module/internal/tracing"
 	"registry-module/internal/via"
 )
 
@@ -50,10 +51,17 @@ func (c *Cache) begin() bool {
 // way of others, and nobody notice that it is a loop. That the request of another one
 // turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
+	note(ctx, resultMiss)
+	return flightAs(ctx, r, r.step(fetchSpan, kind, name), ask)
+}
+
+// flightAs is flight for who says what it is.
+func flightAs[T any](ctx context.Context, r *Repository, s step, ask func(context.Context) (T, error)) (T, error) {
+	kind, name := s.kind, s.reference
 	do := func(ctx context.Context) (T, error) { return asks(ctx, r, ask) }
-	got, shared, err := fly(ctx, r.c, r.flightKey(ctx, kind, name), do)
+	got, shared, err := fly(ctx, r.c, s, r.flightKey(ctx, kind, name), do)
 	if shared && errors.Is(err, ErrLoop) {
-		got, _, err = fly(ctx, r.c, r.flightKey(ctx, kind, name, via.Value(via.From(ctx))), do)
+		got, _, err = fly(ctx, r.c, s, r.flightKey(ctx, kind, name, via.Value(via.From(ctx))), do)
 	}
 	return got, err
 }
@@ -69,7 +77,7 @@ func later[T any](ctx context.Context, r *Repository, kind, name string, ask fun
 		c.unwatched.Delete(k)
 		return
 	}
-	done, _ := launch(ctx, c, k, func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
+	done, _ := launch(ctx, c, r.step(revalidateSpan, kind, name), k, func(ctx context.Context) (T, error) { return asks(ctx, r, ask) })
 	go func() {
 		defer c.wg.Done()
 		<-done
@@ -114,39 +122,47 @@ func asks[T any](ctx context.Context, r *Repository, ask func(context.Context) (
 // fly runs do once for those with the same key, and on behalf of the first of them. It
 // goes on when they leave. Shared tells that there were several. The [Outcome] of each is
 // told what that of the flight is.
-func fly[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (got T, shared bool, err error) {
-	done, own := launch(ctx, c, flightKey, do)
+func fly[T any](ctx context.Context, c *Cache, s step, flightKey string, do func(context.Context) (T, error)) (got T, shared bool, err error) {
+	done, own := launch(ctx, c, s, flightKey, do)
 	select {
 	case res := <-done:
-		flown := res.Val.(flown[T])
-		toldFlight(ctx, flown.outcome.Answered(), flown.outcome == own)
-		return flown.got, res.Shared, res.Err
+		f := res.Val.(flown[T])
+		first := f.outcome == own
+		toldFlight(ctx, f.outcome.Answered(), first)
+		if !first {
+			tracing.Join(ctx, f.ctx, "joined "+s.name)
+		}
+		return f.got, res.Shared, res.Err
 	case <-ctx.Done():
 		var none T
 		return none, false, ctx.Err()
 	}
 }
 
-// flown is what has come of a flight, and what its outcome was told, which belongs to who
-// has launched it.
+// flown is what has come of a flight, its context, and what its outcome was told, which
+// belongs to who has launched it.
 type flown[T any] struct {
 	got     T
+	ctx     context.Context
 	outcome *Outcome
 }
 
 // launch is fly for who need not wait. The flight is that of the caller if its outcome is
 // own.
-func launch[T any](ctx context.Context, c *Cache, flightKey string, do func(context.Context) (T, error)) (done <-chan singleflight.Result, own *Outcome) {
+func launch[T any](ctx context.Context, c *Cache, s step, flightKey string, do func(context.Context) (T, error)) (done <-chan singleflight.Result, own *Outcome) {
 	own = new(Outcome)
 	return c.flights.DoChan(flightKey, func() (any, error) {
-		res := flown[T]{outcome: own}
+		f := flown[T]{ctx: c.ctx, outcome: own}
 		if !c.begin() {
-			return res, ErrClosed
+			return f, ErrClosed
 		}
 		defer c.wg.Done()
+		var span tracing.Span
+		f.ctx, span = s.start(carry(c.ctx, ctx))
 		var err error
-		res.got, err = do(WithOutcome(via.Carry(c.ctx, ctx), own))
-		return res, err
+		f.got, err = do(WithOutcome(f.ctx, own))
+		endStep(span, err)
+		return f, err
 	}), own
 }
 

@@ -203,7 +203,8 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		return giveStored(f)
 	}
 	if r.tooStale(s) {
-		got, err := flight(ctx, r, s.kind, s.name, question)
+		note(ctx, resultRevalidated)
+		got, err := flightAs(ctx, r, r.step(revalidateSpan, s.kind, s.name), question)
 		if err != nil && ctx.Err() == nil && !definite(err) && !errors.Is(err, ErrClosed) {
 			_, err = r.stale(s, err)
 		}
@@ -215,7 +216,8 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
-	got, err := flight(patient, r, s.kind, s.name, question)
+	note(ctx, resultRevalidated)
+	got, err := flightAs(patient, r, r.step(revalidateSpan, s.kind, s.name), question)
 	switch {
 	case err == nil, ctx.Err() != nil, definite(err), errors.Is(err, ErrClosed):
 		return got, err

@@ -53,58 +53,78 @@ func (n *Name) Fresh() *Name {
 // CachedTag is [Repository.CachedTag]. Here and in the others that ask no remote,
 // what is not known to be meant is not stored.
 func (n *Name) CachedTag(ctx context.Context, tag string) (Tagged, error) {
-	r, err := n.cached(ctx)
-	if err != nil {
-		return Tagged{}, err
-	}
-	return r.CachedTag(ctx, tag)
+	return looked(ctx, n, kindTag, tag, true, func(ctx context.Context) (t Tagged, err error) {
+		r, err := n.cached(ctx)
+		if err != nil {
+			return t, err
+		}
+		return r.CachedTag(ctx, tag)
+	})
 }
 
 // CachedManifest is [Repository.CachedManifest].
 func (n *Name) CachedManifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
-	r, err := n.cached(ctx)
-	if err != nil {
-		return Manifest{}, err
-	}
-	return r.CachedManifest(ctx, dgst)
+	return looked(ctx, n, kindManifest, dgst.String(), true, func(ctx context.Context) (m Manifest, err error) {
+		r, err := n.cached(ctx)
+		if err != nil {
+			return m, err
+		}
+		return r.CachedManifest(ctx, dgst)
+	})
 }
 
 // CachedBlob is [Repository.CachedBlob].
 func (n *Name) CachedBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	r, err := n.cached(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return r.CachedBlob(ctx, dgst)
+	return looked(ctx, n, kindBlob, dgst.String(), true, func(ctx context.Context) (*Reader, error) {
+		r, err := n.cached(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return r.CachedBlob(ctx, dgst)
+	})
 }
 
 // Tag is [Repository.Tag].
 func (n *Name) Tag(ctx context.Context, tag string) (Tagged, error) {
-	return find(ctx, n, aContent, func(r *Repository) (Tagged, error) { return r.Tag(ctx, tag) })
+	return looked(ctx, n, kindTag, tag, false, func(ctx context.Context) (Tagged, error) {
+		return find(ctx, n, aContent, func(r *Repository) (Tagged, error) { return r.Tag(ctx, tag) })
+	})
 }
 
 // Manifest is [Repository.Manifest].
 func (n *Name) Manifest(ctx context.Context, dgst digest.Digest) (Manifest, error) {
-	return find(ctx, n, aContent, func(r *Repository) (Manifest, error) { return r.Manifest(ctx, dgst) })
+	return looked(ctx, n, kindManifest, dgst.String(), false, func(ctx context.Context) (Manifest, error) {
+		return find(ctx, n, aContent, func(r *Repository) (Manifest, error) { return r.Manifest(ctx, dgst) })
+	})
 }
 
 // StatBlob is [Repository.StatBlob].
 func (n *Name) StatBlob(ctx context.Context, dgst digest.Digest) (Descriptor, error) {
-	return find(ctx, n, aContent, func(r *Repository) (Descriptor, error) { return r.StatBlob(ctx, dgst) })
+	return looked(ctx, n, kindBlob, dgst.String(), false, func(ctx context.Context) (Descriptor, error) {
+		return find(ctx, n, aContent, func(r *Repository) (Descriptor, error) { return r.StatBlob(ctx, dgst) })
+	})
 }
 
 // OpenBlob is [Repository.OpenBlob].
 func (n *Name) OpenBlob(ctx context.Context, dgst digest.Digest) (*Reader, error) {
-	return find(ctx, n, aContent, func(r *Repository) (*Reader, error) { return r.OpenBlob(ctx, dgst) })
+	return looked(ctx, n, kindBlob, dgst.String(), false, func(ctx context.Context) (*Reader, error) {
+		return find(ctx, n, aContent, func(r *Repository) (*Reader, error) { return r.OpenBlob(ctx, dgst) })
+	})
 }
 
 // Tags is [Repository.Tags].
 func (n *Name) Tags(ctx context.Context, count int, last string) (TagList, error) {
-	return find(ctx, n, allTags, func(r *Repository) (TagList, error) { return r.Tags(ctx, count, last) })
+	return looked(ctx, n, "", "", false, func(ctx context.Context) (TagList, error) {
+		return find(ctx, n, allTags, func(r *Repository) (TagList, error) { return r.Tags(ctx, count, last) })
+	})
 }
 
 // Referrers is [Repository.Referrers]. What is nowhere has no referrers.
 func (n *Name) Referrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
+	return looked(ctx, n, kindReferrers, dgst.String(), false, func(ctx context.Context) (Referrers, error) { return n.referrers(ctx, dgst) })
+}
+
+func (n *Name) referrers(ctx context.Context, dgst digest.Digest) (Referrers, error) {
 	r, settled, err := n.meant(ctx)
 	if err != nil {
 		return Referrers{}, err

@@ -14,7 +14,7 @@ import (
 // counters are right in any case.
 func (c *Cache) Stats(ctx context.Context) (Stats, error) {
 	// With locks that are held while storage is written to, which can take its time.
-	live, _, err := fly(ctx, c, "stats", c.live)
+	live, _, err := fly(ctx, c, step{name: "count"}, "stats", c.live)
 	if err != nil {
 		err = fmt.Errorf("finding out what the cache does: %w", err)
 	}
