@@ -274,17 +274,18 @@ func (a *around) ask(t *testing.T, config authn.AuthConfig) (works bool, said st
 		URL:   scheme + "://registry.example.com", Insecure: a.script.https, Credentials: authn.FromConfig(config),
 		DialContext: dialNames(a.addrs, nil), Log: log, Name: "module",
 	})
+	ctx, rec := traced(t)
 	works = true
 	note := func(err error) {
 		if err != nil {
 			out.WriteString(err.Error() + "\n")
 		}
 	}
-	m, err := r.Manifest(t.Context(), "a/b", "v1")
+	m, err := r.Manifest(ctx, "a/b", "v1")
 	works = works && err == nil
 	note(err)
 	out.WriteString(m.MediaType + " " + m.Digest.String() + "\n") // these are kept and handed on
-	stream, err := r.Blob(t.Context(), "a/b", theDigest, cache.BlobPart{})
+	stream, err := r.Blob(ctx, "a/b", theDigest, cache.BlobPart{})
 	works = works && err == nil
 	note(err)
 	if err == nil {
@@ -292,17 +293,18 @@ func (a *around) ask(t *testing.T, config authn.AuthConfig) (works bool, said st
 		_, err = readBlob(t, stream)
 		note(err)
 	}
-	d, err := r.Resolve(t.Context(), "a/b", "v1", "")
+	d, err := r.Resolve(ctx, "a/b", "v1", "")
 	note(err)
 	out.WriteString(d.MediaType + " " + d.Digest.String() + "\n")
-	_, err = r.StatBlob(t.Context(), "a/b", theDigest)
+	_, err = r.StatBlob(ctx, "a/b", theDigest)
 	note(err)
-	_, _, err = r.Tags(t.Context(), "a/b", 1, "")
+	_, _, err = r.Tags(ctx, "a/b", 1, "")
 	note(err)
-	_, _, err = r.Tags(t.Context(), "a/b", 1, "v1")
+	_, _, err = r.Tags(ctx, "a/b", 1, "v1")
 	note(err)
-	list, err := r.Referrers(t.Context(), "a/b", theDigest)
+	list, err := r.Referrers(ctx, "a/b", theDigest)
 	note(err)
 	fmt.Fprintf(&out, "%+v\n", list)
+	out.WriteString(told(rec))
 	return works, out.String()
 }

@@ -260,6 +260,9 @@ func (a *around) check(t *testing.T, kind, said string) {
 		if via := strings.Contains(seen, "Via: 1.1 module"); via && host != home && (a.script.proxyEcho == 0 || a.script.https) {
 			t.Errorf("%s: the host %q has seen where we come from:\n%s", kind, host, seen)
 		}
+		if traced := strings.Contains(strings.ToLower(seen), "traceparent: 00-"); traced && host != home && (a.script.proxyEcho == 0 || a.script.https) {
+			t.Errorf("%s: the host %q has seen what it is a part of:\n%s", kind, host, seen)
+		}
 	}
 	for line := range strings.Lines(said) {
 		if len(line) > 2000 || strings.ContainsAny(line, "\u009b\u202e\x1b\r") {
