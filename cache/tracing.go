@@ -69,13 +69,14 @@ func looked[T any](ctx context.Context, n *Name, kind, reference string, storedO
 	l := new(lookup)
 	got, err := op(context.WithValue(ctx, lookupKey{}, l))
 	fresh, _ := any(got).(interface{ reason() error })
+	var failure error
 	switch {
 	case absent(err):
-		l.result, err = resultMiss, nil
+		l.result = resultMiss
 	case errors.Is(err, ErrNotFound):
-		l.result, err = resultAbsent, nil
+		l.result = resultAbsent
 	case err != nil:
-		l.result = resultFailed
+		l.result, failure = resultFailed, err
 	case fresh != nil && fresh.reason() != nil:
 		l.result = resultStale
 	case l.result == "":
@@ -83,7 +84,7 @@ func looked[T any](ctx context.Context, n *Name, kind, reference string, storedO
 	}
 	span.Set(tracing.String(resultAttr, l.result))
 	around.Set(tracing.String(resultAttr, l.result))
-	span.End(err)
+	span.End(failure)
 	return got, err
 }
 
@@ -93,7 +94,7 @@ func (f Freshness) reason() error { return f.Stale }
 // step is what a flight does.
 type step struct{ name, kind, repo, reference, remote string }
 
-// stepOf is a step of a flight of r.
+// step is what a flight of r does.
 func (r *Repository) step(name, kind, reference string) step {
 	return step{name, kind, r.name, reference, r.remote.Host}
 }
@@ -129,7 +130,7 @@ func nameOfKind(kind string) string {
 	return "tags"
 }
 
-// startFill begins the span of f, whose ctx carries that of who has caused it.
+// startSpan begins the span of f, whose ctx carries that of who has caused it.
 func (f *fill) startSpan() {
 	f.ctx, f.span = tracing.Start(f.ctx, fillSpan, tracing.String(repositoryAttr, f.by.name),
 		tracing.String(referenceAttr, f.dgst.String()), tracing.String(remoteAttr, f.by.remote.Host))

@@ -203,7 +203,11 @@ func TestTracedRevalidation(t *testing.T) {
 		}
 		// What the remote says not to exist is an answer.
 		s.rec.Reset()
-		s.request(t.Context(), func(ctx context.Context, n *cache.Name) { _, _ = n.Manifest(ctx, digest.FromString("nothing")) })
+		s.request(t.Context(), func(ctx context.Context, n *cache.Name) {
+			if _, err := n.Manifest(ctx, digest.FromString("nothing")); !errors.Is(err, cache.ErrNotFound) {
+				t.Errorf("error %v", err)
+			}
+		})
 		if got := s.only(t, "lookup"); attr(got, "cache.result") != "absent" || got.Status().Code == codes.Error {
 			t.Errorf("result %q, status %v", attr(got, "cache.result"), got.Status())
 		}
