@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
+	"registry-module/internal/tracing"
 	"registry-module/internal/via"
 )
 
@@ -43,6 +44,9 @@ type exchange struct {
 
 	// repo is what the request is about, nil where that is no repository.
 	repo *cache.Name
+
+	// span is the request's; none where it is not traced.
+	span tracing.Span
 
 	// caller is who has sent it, nil where there is no access control.
 	caller Caller

@@ -30,12 +30,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(w, s.log)
 	x.name = s.name
 	start := s.now()
+	if s.tracing != nil {
+		r = s.trace(x, r)
+	}
 	defer func() {
 		p := recover()
 		if p != nil && p != http.ErrAbortHandler {
 			x.err = fmt.Errorf("panic: %v", p)
 			s.log.WithField("stack", string(debug.Stack())).Errorf("%s %s has failed: %v", r.Method, r.URL.Path, x.err)
 		}
+		x.endSpan()
 		if s.accessLog {
 			s.logRequest(x, r, s.now().Sub(start).Milliseconds())
 		}
@@ -75,6 +79,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	if rt.kind == tagsRoute {
 		x.asked = r.URL
 	}
+	x.describe(r, rt, ns)
 	asked := rt.asked(r, s.prefix)
 	var refused error
 	if rt.name != "" {

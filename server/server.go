@@ -11,8 +11,8 @@
 // It promises honest statuses (one table, errors.go), that no response ends well
 // whose bytes do not match the digest, and that nothing that a client sends gets
 // further than its own request, nor to anything before [Access] was asked. It trusts the
-// cache for content and Access for identity. Of this module it imports cache and
-// internal/via.
+// cache for content and Access for identity. Of this module it imports cache,
+// internal/tracing and internal/via.
 package server
 
 import (
@@ -35,6 +35,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // what the app is given; it stays empty
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+	"go.opentelemetry.io/otel/trace"
 
 	"registry-module/cache"
 )
@@ -75,6 +76,10 @@ type Options struct {
 	// Observer is told of each answer; nil for nobody.
 	Observer Observer
 
+	// Tracing gets a span of each request, below the one that the client has told, and
+	// what is done for it as spans below that. Nil is that nothing is traced.
+	Tracing trace.TracerProvider
+
 	// Log gets one line per request and what goes wrong; default nothing.
 	Log logrus.FieldLogger
 }
@@ -90,6 +95,7 @@ type Server struct {
 	prefix    string // http.prefix as it is in a request
 	shortcut  bool   // stored content need not go through the app
 	accessLog bool
+	tracing   trace.TracerProvider // nil: off
 	answers   *prometheus.CounterVec
 	log       logrus.FieldLogger
 	now       func() time.Time
@@ -120,6 +126,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 			!slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
 		answers:   newAnswers(),
 		accessLog: !opts.Config.Log.AccessLog.Disabled,
+		tracing:   opts.Tracing,
 		log:       opts.Log,
 		now:       time.Now,
 	}
