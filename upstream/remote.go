@@ -163,12 +163,17 @@ func New(opts Options) (*Remote, error) {
 // that is not the scheme's.
 func (r *Remote) Host() string { return r.base.Host }
 
+// CloseIdle closes idle connections. What is under way goes on, and so does what is begun.
+func (r *Remote) CloseIdle() {
+	r.own.CloseIdleConnections()
+	r.foreign.CloseIdleConnections()
+}
+
 // Close closes idle connections and gives up what is not done for one caller
 // alone. Requests and bodies that are under way go on.
 func (r *Remote) Close() error {
 	r.close()
-	r.own.CloseIdleConnections()
-	r.foreign.CloseIdleConnections()
+	r.CloseIdle()
 	return nil
 }
 

@@ -29,9 +29,11 @@
 package breaker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -93,6 +95,8 @@ type Options struct {
 	// each request, takes no time, and must not use the Breaker, which is locked
 	// meanwhile. Default: it always can be.
 	Offline func() error
+	// Counts are counted on. Default: they begin at 0.
+	Counts *Counts
 }
 
 // Breaker is a remote registry that is asked only where that leads to something. It
@@ -137,8 +141,12 @@ type Breaker struct {
 	// next is what others wait for.
 	next *outcome
 
-	totalFailures, totalChanges uint64
+	counts *Counts
 }
+
+// Counts are how often what has happened to a remote, for its metrics. The zero value is
+// never. They can go on with another Breaker of the same remote.
+type Counts struct{ failures, changes atomic.Uint64 }
 
 var (
 	_ cache.Upstream     = (*Breaker)(nil)
@@ -149,7 +157,7 @@ var (
 func New(up cache.Upstream, opts Options) *Breaker {
 	b := &Breaker{
 		up: up, host: up.Host(), log: opts.Log, now: opts.Now, slow: opts.Slow, offline: opts.Offline,
-		state: Unknown, next: newOutcome(),
+		state: Unknown, next: newOutcome(), counts: cmp.Or(opts.Counts, new(Counts)),
 		away: &backoff.ExponentialBackOff{
 			InitialInterval: minAway, MaxInterval: maxAway, Multiplier: 2, RandomizationFactor: jitter,
 		},

@@ -95,28 +95,28 @@ func (b *Breaker) Status() Status {
 	return s
 }
 
-// collector is the metrics of a remote.
+// collector is the metrics of remotes.
 type collector struct {
-	b                        *Breaker
+	current                  func() []*Breaker
 	state, failures, changes *prometheus.Desc
 }
 
-// NewCollector returns the metrics of b:
+// NewCollector returns the metrics of those that current returns, no two of them of the
+// same remote, each time they are asked for:
 //   - registry_module_remote_state by remote and state: 1 for the one that it is in,
 //     0 for the others;
 //   - registry_module_remote_failures_total by remote: failures that are the remote's
 //     own, those of requests that were under way together counted as one;
 //   - registry_module_remote_state_changes_total by remote.
-func NewCollector(b *Breaker) prometheus.Collector {
-	labels := prometheus.Labels{"remote": b.host}
+func NewCollector(current func() []*Breaker) prometheus.Collector {
 	return &collector{
-		b: b,
+		current: current,
 		state: prometheus.NewDesc("registry_module_remote_state",
-			"1 for the state that the remote registry is in, 0 for the others.", []string{"state"}, labels),
+			"1 for the state that the remote registry is in, 0 for the others.", []string{"remote", "state"}, nil),
 		failures: prometheus.NewDesc("registry_module_remote_failures_total",
-			"Failures of the remote registry, those that happen together counted as one.", nil, labels),
+			"Failures of the remote registry, those that happen together counted as one.", []string{"remote"}, nil),
 		changes: prometheus.NewDesc("registry_module_remote_state_changes_total",
-			"Changes of the state of the remote registry.", nil, labels),
+			"Changes of the state of the remote registry.", []string{"remote"}, nil),
 	}
 }
 
@@ -129,17 +129,16 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	state := c.b.Status().State
-	c.b.mu.Lock()
-	failures, changes := c.b.totalFailures, c.b.totalChanges
-	c.b.mu.Unlock()
-	for _, s := range states {
-		value := 0.0
-		if s == state {
-			value = 1
+	for _, b := range c.current() {
+		state := b.Status().State
+		for _, s := range states {
+			value := 0.0
+			if s == state {
+				value = 1
+			}
+			to <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, value, b.host, string(s))
 		}
-		to <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, value, string(s))
+		to <- prometheus.MustNewConstMetric(c.failures, prometheus.CounterValue, float64(b.counts.failures.Load()), b.host)
+		to <- prometheus.MustNewConstMetric(c.changes, prometheus.CounterValue, float64(b.counts.changes.Load()), b.host)
 	}
-	to <- prometheus.MustNewConstMetric(c.failures, prometheus.CounterValue, float64(failures))
-	to <- prometheus.MustNewConstMetric(c.changes, prometheus.CounterValue, float64(changes))
 }

@@ -339,10 +339,9 @@ func TestMetrics(t *testing.T) {
 		remote := new(cachetest.Upstream)
 		b := breaker.New(remote, breaker.Options{})
 		reg := prometheus.NewPedanticRegistry()
-		for _, up := range []*breaker.Breaker{b, breaker.New(&cachetest.Upstream{Name: "other.test"}, breaker.Options{})} {
-			if err := reg.Register(breaker.NewCollector(up)); err != nil {
-				t.Fatal(err)
-			}
+		current := []*breaker.Breaker{b, breaker.New(&cachetest.Upstream{Name: "other.test"}, breaker.Options{})}
+		if err := reg.Register(breaker.NewCollector(func() []*breaker.Breaker { return current })); err != nil {
+			t.Fatal(err)
 		}
 		_ = resolve(b) // online
 		remote.Fail(silence())

@@ -147,7 +147,7 @@ func (b *Breaker) fail(r *request, state State, cause *cache.UpstreamError, now 
 	if counts {
 		b.lastError = b.count()
 		b.failures++
-		b.totalFailures++
+		b.counts.failures.Add(1)
 		b.failedAt = now
 		state = b.postpone(state, now)
 	}
@@ -216,7 +216,7 @@ func (b *Breaker) set(state State, now time.Time) {
 		return
 	}
 	b.state, b.since = state, now
-	b.totalChanges++
+	b.counts.changes.Add(1)
 }
 
 // reason says on one line what was wrong, without the remote's name.

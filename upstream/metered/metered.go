@@ -1,8 +1,9 @@
 // Package metered counts what is asked of a remote registry, as a decorator of
 // any [cache.Upstream].
 //
-// It promises to change nothing about what passes. Labels have few values: no
-// repository, tag or digest. It imports, of this module, only cache.
+// It promises to change nothing about what passes, and that the counters of a remote go
+// on where it is decorated anew. Labels have few values: no repository, tag or digest. It
+// imports, of this module, only cache.
 package metered
 
 import (
@@ -17,37 +18,47 @@ import (
 	"registry-module/cache"
 )
 
-// Upstream is a remote registry that counts.
-type Upstream struct {
-	up       cache.Upstream
-	requests *prometheus.CounterVec
-	bytes    prometheus.Counter
+// Counters are those of all remotes of a process.
+type Counters struct {
+	requests, bytes *prometheus.CounterVec
 }
 
-var _ cache.Upstream = (*Upstream)(nil)
-
-// New returns up, with its counters registered in reg:
+// NewCounters returns counters that are registered in reg:
 //   - registry_module_upstream_requests_total by remote, op (manifest, resolve,
 //     blob, stat, tags, referrers) and result (ok, not_found, denied, rate_limited,
 //     unavailable, invalid, loop, canceled, error);
 //   - registry_module_upstream_bytes_total by remote: bytes of manifests and
 //     blobs that were received, whether or not they were of use.
-func New(up cache.Upstream, reg prometheus.Registerer) (*Upstream, error) {
-	labels := prometheus.Labels{"remote": up.Host()}
-	m := &Upstream{
-		up: up,
+func NewCounters(reg prometheus.Registerer) (*Counters, error) {
+	c := &Counters{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name:        "registry_module_upstream_requests_total",
-			Help:        "Requests to the remote registry by operation and result.",
-			ConstLabels: labels,
-		}, []string{"op", "result"}),
-		bytes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name:        "registry_module_upstream_bytes_total",
-			Help:        "Bytes of manifests and blobs received from the remote registry.",
-			ConstLabels: labels,
-		}),
+			Name: "registry_module_upstream_requests_total",
+			Help: "Requests to the remote registry by operation and result.",
+		}, []string{"remote", "op", "result"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_module_upstream_bytes_total",
+			Help: "Bytes of manifests and blobs received from the remote registry.",
+		}, []string{"remote"}),
 	}
-	return m, errors.Join(reg.Register(m.requests), reg.Register(m.bytes))
+	return c, errors.Join(reg.Register(c.requests), reg.Register(c.bytes))
+}
+
+// Upstream is a remote registry that counts.
+type Upstream struct {
+	up       cache.Upstream
+	requests *prometheus.CounterVec // of this remote
+	bytes    prometheus.Counter
+}
+
+var _ cache.Upstream = (*Upstream)(nil)
+
+// New returns up, which counts in those of c that have its host as their remote.
+func New(up cache.Upstream, c *Counters) *Upstream {
+	return &Upstream{
+		up:       up,
+		requests: c.requests.MustCurryWith(prometheus.Labels{"remote": up.Host()}),
+		bytes:    c.bytes.WithLabelValues(up.Host()),
+	}
 }
 
 // count notes the outcome of op.

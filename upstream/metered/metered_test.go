@@ -21,10 +21,11 @@ func TestCounts(t *testing.T) {
 	blob := remote.AddBlob("a", []byte("0123456789"))
 	remote.AddManifest("a", "v1", "application/json", []byte("{}"))
 	reg := prometheus.NewRegistry()
-	m, err := metered.New(remote, reg)
+	counters, err := metered.NewCounters(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := metered.New(remote, counters)
 	ctx := t.Context()
 
 	if got, err := m.Manifest(ctx, "a", "v1"); err != nil || string(got.Bytes) != "{}" {
@@ -46,6 +47,7 @@ func TestCounts(t *testing.T) {
 	if n, err := m.StatBlob(ctx, "a", blob); err != nil || n != 10 {
 		t.Errorf("%d, %v", n, err)
 	}
+	m = metered.New(remote, counters) // what was counted stays
 	if tags, more, err := m.Tags(ctx, "a", -1, ""); err != nil || more || len(tags) != 1 {
 		t.Errorf("%q, %v, %v", tags, more, err)
 	}

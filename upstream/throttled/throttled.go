@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,52 +42,69 @@ const (
 	maxBurst       = 64 << 10
 )
 
-// NewLimiter returns a limiter of so many bytes a second, for [New]. It is nil,
-// which is no limit, where bytesPerSecond is not above 0.
-func NewLimiter(bytesPerSecond int64) *rate.Limiter {
-	if bytesPerSecond <= 0 {
-		return nil
+// Limiter is a limit that can be changed, also while bytes come. The zero value is no
+// limit. It is safe for use by several goroutines.
+type Limiter struct {
+	now atomic.Pointer[rate.Limiter] // nil: no limit
+}
+
+// NewLimiter returns a limiter of so many bytes a second, for [New]; there is no limit
+// where bytesPerSecond is not above 0.
+func NewLimiter(bytesPerSecond int64) *Limiter {
+	l := new(Limiter)
+	l.Set(bytesPerSecond)
+	return l
+}
+
+// Set changes the limit. What has come before does not count for the new one.
+func (l *Limiter) Set(bytesPerSecond int64) {
+	old := l.now.Load()
+	switch {
+	case bytesPerSecond <= 0:
+		l.now.Store(nil)
+	case old == nil || old.Limit() != rate.Limit(bytesPerSecond):
+		burst := min(max(bytesPerSecond/readsPerSecond, minBurst), maxBurst)
+		l.now.Store(rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst)))
 	}
-	burst := min(max(bytesPerSecond/readsPerSecond, minBurst), maxBurst)
-	return rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))
 }
 
 // New returns up, within what all of limiters allow; nil ones are no limit. A
-// limiter that others have too is a limit for all of them together. Its burst is
-// how many bytes one Read brings at most; it must be above 0 and not be changed.
-func New(up cache.Upstream, limiters ...*rate.Limiter) cache.Upstream {
-	limits := slices.DeleteFunc(slices.Clone(limiters), func(l *rate.Limiter) bool {
-		return l == nil || l.Limit() == rate.Inf
-	})
+// limiter that others have too is a limit for all of them together.
+func New(up cache.Upstream, limiters ...*Limiter) cache.Upstream {
+	limits := slices.DeleteFunc(slices.Clone(limiters), func(l *Limiter) bool { return l == nil })
 	if len(limits) == 0 {
 		return up
 	}
-	t := &throttled{Upstream: up, limits: limits, burst: limits[0].Burst()}
-	for _, l := range limits {
-		t.burst = min(t.burst, l.Burst())
-	}
-	return t
+	return &throttled{Upstream: up, limits: limits}
 }
 
 // throttled is a remote registry with limits. What it does not have itself has no
 // content that counts.
 type throttled struct {
 	cache.Upstream
-	limits []*rate.Limiter
-	// burst is the least of those of limits.
-	burst int
+	limits []*Limiter
+}
+
+// burst is how many bytes one Read brings at most: the least burst of all limits, or n
+// where there is none.
+func (t *throttled) burst(n int) int {
+	for _, l := range t.limits {
+		if now := l.now.Load(); now != nil {
+			n = min(n, now.Burst())
+		}
+	}
+	return n
 }
 
 // take takes n bytes from all limiters, and returns how long to wait for them.
 func (t *throttled) take(n int) time.Duration {
 	now := time.Now()
 	var wait time.Duration
-	for n > 0 {
-		part := min(n, t.burst)
-		for _, l := range t.limits {
-			wait = max(wait, l.ReserveN(now, part).DelayFrom(now))
+	for _, l := range t.limits {
+		limit := l.now.Load()
+		for left := n; limit != nil && left > 0; left -= limit.Burst() {
+			wait = max(wait, limit.ReserveN(now, min(left, limit.Burst())).DelayFrom(now))
 		}
-		n -= part
 	}
 	return wait
 }
@@ -133,7 +151,7 @@ type body struct {
 // Read implements io.Reader. Bytes that were read are returned also where the wait
 // for them was broken off.
 func (b *body) Read(p []byte) (int, error) {
-	n, err := b.rc.Read(p[:min(len(p), b.from.burst)])
+	n, err := b.rc.Read(p[:b.from.burst(len(p))])
 	wait := b.from.take(n)
 	if b.ahead >= n {
 		b.ahead -= n

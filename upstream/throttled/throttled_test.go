@@ -105,30 +105,26 @@ func TestNewLimiter(t *testing.T) {
 		1<<63 - 1:   64 << 10,
 		200<<10 + 1: 4 << 10,
 	} {
-		l := throttled.NewLimiter(perSecond)
+		l := throttled.NewLimiter(perSecond).Now()
 		if l.Limit() != rate.Limit(perSecond) || l.Burst() != burst {
 			t.Errorf("NewLimiter(%d) has limit %v and burst %d, want burst %d", perSecond, l.Limit(), l.Burst(), burst)
 		}
 	}
 	for _, none := range []int64{0, -1} {
-		if l := throttled.NewLimiter(none); l != nil {
-			t.Errorf("NewLimiter(%d) = %+v", none, l)
+		if l := throttled.NewLimiter(none).Now(); l != nil {
+			t.Errorf("NewLimiter(%d) limits to %v", none, l.Limit())
 		}
 	}
 }
 
 func TestNoLimit(t *testing.T) {
 	up := new(cachetest.Upstream)
-	for i, got := range []cache.Upstream{
-		throttled.New(up),
-		throttled.New(up, nil, throttled.NewLimiter(0)),
-		throttled.New(up, rate.NewLimiter(rate.Inf, 0)),
-	} {
+	for i, got := range []cache.Upstream{throttled.New(up), throttled.New(up, nil, nil)} {
 		if got != cache.Upstream(up) {
 			t.Errorf("%d: got %T", i, got)
 		}
 	}
-	limiters := []*rate.Limiter{nil, throttled.NewLimiter(1)}
+	limiters := []*throttled.Limiter{nil, throttled.NewLimiter(1)}
 	if _, same := throttled.New(up, limiters...).(*cachetest.Upstream); same || limiters[0] != nil || limiters[1] == nil {
 		t.Errorf("got the remote without limit: %v; limiters %v", same, limiters)
 	}
@@ -213,6 +209,39 @@ func TestLimitsAddUp(t *testing.T) {
 		start = time.Now()
 		read(t, throttled.New(slow, both, throttled.NewLimiter(10*all)), dgst, cache.BlobPart{})
 		took(t, start, n, all) // the least of them
+	})
+}
+
+// TestLimitChanges has a limit come, change and go while a blob comes.
+func TestLimitChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, slow, fast = 1 << 20, 100 << 10, 200 << 10
+		up, dgst := large(3 * n)
+		limiter := throttled.NewLimiter(0)
+		s := open(t.Context(), t, throttled.New(up, limiter), dgst, cache.BlobPart{})
+		part := func(bytesPerSecond int64) {
+			limiter.Set(bytesPerSecond)
+			limiter.Set(bytesPerSecond) // the same again changes nothing
+			begun := time.Now()
+			if _, err := io.CopyN(io.Discard, s.Body, n); err != nil {
+				t.Fatal(err)
+			}
+			if bytesPerSecond > 0 {
+				took(t, begun, n, bytesPerSecond)
+			} else if waited := time.Since(begun); waited != 0 {
+				t.Errorf("without a limit it has waited for %v", waited)
+			}
+		}
+		part(0)
+		part(slow)
+		part(fast)
+		limiter.Set(0)
+		if rest, err := io.Copy(io.Discard, s.Body); err != nil || rest != 0 {
+			t.Errorf("%d bytes more, %v", rest, err)
+		}
+		if err := s.Body.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -377,7 +406,7 @@ func TestEndIsKept(t *testing.T) {
 		up, dgst := large(0)
 		up.Body = func(digest.Digest, []byte) io.ReadCloser { return endsWithData{bytes.NewReader(make([]byte, 8<<10))} }
 		limiter := throttled.NewLimiter(1)
-		limiter.ReserveN(time.Now(), 4<<10)
+		limiter.Now().ReserveN(time.Now(), 4<<10)
 		ctx, cancel := context.WithCancel(t.Context())
 		s := open(ctx, t, throttled.New(up, limiter), dgst, cache.BlobPart{})
 		cancel()
