@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -56,6 +57,7 @@ type Options struct {
 type Listener struct {
 	inner    net.Listener
 	opts     Options
+	spoken   atomic.Pointer[spoken]
 	accepted chan net.Conn
 	done     chan struct{} // closed when there are no more connections
 
@@ -99,8 +101,21 @@ func New(inner net.Listener, opts Options) *Listener {
 		conns:    make(map[net.Conn]*conn),
 		room:     make(chan struct{}, 1),
 	}
+	l.Speak(opts.TLS, opts.RequireTLS)
 	go l.run()
 	return l
+}
+
+// spoken is what clients can speak.
+type spoken struct {
+	tls     *tls.Config // nil: plain HTTP
+	require bool        // TLS
+}
+
+// Speak has new connections speak as Options.TLS and Options.RequireTLS say with these
+// values. Those that are open go on, as far as [Listener.Recheck] lets them.
+func (l *Listener) Speak(conf *tls.Config, requireTLS bool) {
+	l.spoken.Store(&spoken{conf, requireTLS && conf != nil})
 }
 
 // Accept returns the next client that has something to say, as *net.TCPConn,
@@ -163,7 +178,7 @@ func (l *Listener) run() {
 		case c == nil: // closed
 			_ = raw.Close() // nobody has sent anything on it
 			return
-		case l.opts.TLS == nil:
+		case l.spoken.Load().tls == nil:
 			l.give(c, raw)
 		default:
 			go l.welcome(c)

@@ -34,13 +34,14 @@ const (
 func (l *Listener) welcome(c *conn) {
 	l.patience(c)
 	first, err := peek(c.raw)
+	now := l.spoken.Load()
 	switch {
 	case err != nil:
 		l.opts.Log.WithError(err).WithField("client", address(c.raw)).Debug("a client has left, or was closed, before it said anything")
 		l.drop(c)
-	case first == recordHandshake:
-		l.welcomeTLS(c)
-	case l.opts.RequireTLS:
+	case first == recordHandshake && now.tls != nil:
+		l.welcomeTLS(c, now.tls)
+	case now.require:
 		l.refuse(c)
 		l.drop(c)
 	default:
@@ -49,9 +50,9 @@ func (l *Listener) welcome(c *conn) {
 }
 
 // welcomeTLS is welcome for a client that begins a handshake.
-func (l *Listener) welcomeTLS(c *conn) {
+func (l *Listener) welcomeTLS(c *conn, conf *tls.Config) {
 	l.patience(c)
-	secured := tls.Server(c.raw, l.opts.TLS)
+	secured := tls.Server(c.raw, conf)
 	if err := secured.Handshake(); err != nil {
 		l.logRefused(address(c.raw), err)
 		l.drop(c)
