@@ -156,6 +156,10 @@ func New(opts Options) (*Gate, error) {
 	return g, nil
 }
 
+// Save saves whom remotes have let in, if there is something new, for a Gate that is to take
+// over.
+func (g *Gate) Save(ctx context.Context) error { return g.saved.save(ctx) }
+
 // Close ends what is under way, and saves whom remotes have let in. Authorize must not be
 // called any more.
 func (g *Gate) Close(ctx context.Context) error {
