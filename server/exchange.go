@@ -37,7 +37,8 @@ type exchange struct {
 	http.ResponseWriter
 	conn   *http.ResponseController // of ResponseWriter
 	log    logrus.FieldLogger
-	name   string // ours, for the Via header; empty for none
+	name   string     // ours, for the Via header; empty for none
+	ns     *namespace // of the server
 	stall  time.Duration
 	status int // 0 until something is sent
 	bytes  int64

@@ -28,7 +28,7 @@ const maxHeaderLine = 8 << 10
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(w, s.log)
-	x.name = s.name
+	x.name, x.ns = s.name, s.ns
 	start := s.now()
 	if s.tracing != nil {
 		r = s.trace(x, r)
@@ -114,6 +114,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		return
 	}
 	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {
+		s.setHeaders(x.Header())
 		s.app.ServeHTTP(x, forApp(x, r))
 	}
 	// Only now, so that the manifest is on its way before its blobs are.
@@ -211,13 +212,18 @@ func sendError(x *exchange, status int, err errcode.Error) {
 	_ = json.NewEncoder(x).Encode(errcode.Errors{err}) // the client may be gone
 }
 
-// setCommonHeader sets what the app gives each of its answers.
-func (s *Server) setCommonHeader(h http.Header) {
+// setHeaders sets those of http.headers.
+func (s *Server) setHeaders(h http.Header) {
 	for name, values := range s.headers {
 		for _, v := range values {
 			h.Add(name, v)
 		}
 	}
+}
+
+// setCommonHeader sets what is in each answer of the registry.
+func (s *Server) setCommonHeader(h http.Header) {
+	s.setHeaders(h)
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 }
 

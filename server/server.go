@@ -17,22 +17,16 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
-	"github.com/distribution/distribution/v3/registry/handlers"
-	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
-	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // what the app is given; it stays empty
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"go.opentelemetry.io/otel/trace"
@@ -69,8 +63,14 @@ type Options struct {
 	// Access decides who may pull what. Nil lets everybody pull.
 	Access Access
 
+	// Apps are where the embedded app is taken from, so that servers that follow one
+	// another share it. They have to be closed after the server. Default: it has one of
+	// its own.
+	Apps *Apps
+
 	// Metrics get registry_module_answers_total by kind (tag, tags, referrers) and
-	// freshness (fresh, revalidating, stale); default none.
+	// freshness (fresh, revalidating, stale). Servers with the same ones count together.
+	// Default: none.
 	Metrics prometheus.Registerer
 
 	// Observer is told of each answer; nil for nobody.
@@ -86,7 +86,9 @@ type Options struct {
 
 // Server is an http.Handler. Create it with [New].
 type Server struct {
-	app       *handlers.App
+	app       http.Handler
+	own       *Apps // that app is of; nil where it is somebody else's
+	ns        *namespace
 	cache     *cache.Cache
 	router    Router
 	name      string // in Via headers
@@ -131,62 +133,31 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		now:       time.Now,
 	}
 	if opts.Metrics != nil {
-		if err := opts.Metrics.Register(s.answers); err != nil {
+		err := opts.Metrics.Register(s.answers)
+		if before, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+			s.answers, ok = before.ExistingCollector.(*prometheus.CounterVec)
+			if ok {
+				err = nil
+			}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("counting answers: %w", err)
 		}
 	}
+	s.ns = &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log, fresh: s.show}
+	if opts.Apps == nil {
+		s.own = new(Apps)
+		opts.Apps = s.own
+	}
 	var err error
-	s.app, err = newApp(ctx, opts.Config, &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log, fresh: s.show})
+	s.app, err = opts.Apps.app(ctx, opts.Config)
 	return s, err
 }
 
-// Close ends what the app does in the background.
-func (s *Server) Close() error { return s.app.Shutdown() }
-
-// middlewareName is how our namespace is known to the app.
-const middlewareName = "registry-module"
-
-// registerMiddleware makes the app's hook known to distribution, whose registry
-// of middlewares is global. Which namespace an app gets is in the context that it
-// is created with, so that there can be several apps in a process.
-var registerMiddleware = sync.OnceValue(func() error {
-	return registrymiddleware.Register(middlewareName,
-		func(ctx context.Context, _ distribution.Namespace, _ storagedriver.StorageDriver, _ map[string]any) (distribution.Namespace, error) {
-			return ctx.Value(namespaceKey{}).(*namespace), nil
-		})
-})
-
-type namespaceKey struct{}
-
-// newApp creates the stock app on top of ns.
-func newApp(ctx context.Context, stock *configuration.Configuration, ns *namespace) (app *handlers.App, err error) {
-	if err := registerMiddleware(); err != nil {
-		return nil, err
+// Close ends what an app of its own does in the background.
+func (s *Server) Close() error {
+	if s.own == nil {
+		return nil
 	}
-	config := *stock
-	// The app insists on a storage driver of its own. This one holds nothing.
-	config.Storage = configuration.Storage{
-		"inmemory":    configuration.Parameters{},
-		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
-	}
-	config.Middleware = map[string][]configuration.Middleware{
-		"registry": {{Name: middlewareName}},
-	}
-	config.Proxy = configuration.Proxy{} // the proxy is ours
-	config.Auth = nil                    // who comes this far was let in
-	config.Redis = configuration.Redis{}
-	config.HTTP.RelativeURLs = true // proxies below us do not rewrite Location
-	if config.HTTP.Secret == "" {
-		config.HTTP.Secret = rand.Text() // for uploads, which there are none of
-	}
-	if config.Catalog.MaxEntries <= 0 {
-		config.Catalog.MaxEntries = 1000
-	}
-	defer func() {
-		// The app reports some mistakes in its configuration by panicking.
-		if p := recover(); p != nil {
-			err = fmt.Errorf("embedded registry: %v", p)
-		}
-	}()
-	return handlers.NewApp(context.WithValue(ctx, namespaceKey{}, ns), &config), nil
+	return s.own.Close()
 }
