@@ -42,11 +42,16 @@ func (l *loader) finishTokenAuth(s section) {
 	if s.values["rootcertbundle"] == nil && s.values["jwks"] == nil {
 		s.bad("rootcertbundle", "", "is missing: write the path of the certificates that tokens are signed with, or of their keys as auth.token.jwks")
 	}
+	// The app reads these once.
 	if bundle {
-		l.certificates(join(s.key, "rootcertbundle"), s.values["rootcertbundle"].(string))
+		path := s.values["rootcertbundle"].(string)
+		l.certificates(join(s.key, "rootcertbundle"), path)
+		l.readPart(path)
 	}
 	if keys {
-		l.readable(join(s.key, "jwks"), s.values["jwks"].(string))
+		path := s.values["jwks"].(string)
+		l.readable(join(s.key, "jwks"), path)
+		l.readPart(path)
 	}
 	check[bool](s, "autoredirect")
 	check[string](s, "autoredirectpath")
@@ -65,5 +70,12 @@ func (s section) required(name, instead string) {
 		s.bad(name, "", "is missing: %s", instead)
 	default:
 		check[string](s, name)
+	}
+}
+
+// readPart takes note of what a file holds that is checked elsewhere.
+func (l *loader) readPart(path string) {
+	if text, err := readRegularFile(path); err == nil {
+		l.partOf(path, text)
 	}
 }

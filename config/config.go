@@ -209,6 +209,14 @@ type Config struct {
 	// Warnings are what is worth a line in the log but not an error, for
 	// example a variable that nothing reads.
 	Warnings []string
+
+	// Files are those whose contents are a part of the configuration, Source among them,
+	// by their paths, with the SHA-256 of what was read. What other files hold is for those
+	// who use them to read, and to read again.
+	Files map[string]string
+
+	// doc is what was written, for Changed.
+	doc *document
 }
 
 // Remote is a registry that content is fetched from.
@@ -324,12 +332,25 @@ type Remote struct {
 // mounted to where the stock images look for theirs, else for built-in
 // defaults. All that is wrong comes as one [*Errors].
 func Load(path string) (*Config, error) {
+	return processSource().load(path)
+}
+
+// Reload is Load for who has done that before, with the same path, and looks for what has
+// changed. A configuration that comes by a pipe cannot be read again, which is a problem as
+// others are.
+func Reload(path string) (*Config, error) {
+	s := processSource()
+	s.again = true
+	return s.load(path)
+}
+
+func processSource() source {
 	return source{
 		environ: os.Environ(),
 		// Those of registry:3 and registry:2. This program's own image has
 		// neither, so that what is found was put there for it.
 		stockPaths: []string{"/etc/distribution/config.yml", "/etc/docker/registry/config.yml"},
-	}.load(path)
+	}
 }
 
 // source is where a configuration comes from.
@@ -339,6 +360,8 @@ type source struct {
 	// stockPaths are the files that are read where none is named, the first
 	// of them that exists.
 	stockPaths []string
+	// again tells that it was read before, and must not hold up who reads it.
+	again bool
 }
 
 func (s source) load(path string) (*Config, error) {
@@ -358,14 +381,23 @@ func (s source) load(path string) (*Config, error) {
 	var doc *document
 	if path == "" {
 		doc = builtin()
-	} else if text, err := readFile(path); err != nil {
+	} else if text, err := s.read(path); err != nil {
+		l.looked = append(l.looked, path)
 		l.problem(Problem{Text: fmt.Sprintf("%v: name the file as argument of the command or in %s", err, pathVariable)})
 		doc = builtin()
 	} else {
+		l.partOf(path, text)
 		doc = l.decodeFile(text)
 	}
 	l.decodeEnvironment(doc, s.environ)
 	return l.finish(doc)
+}
+
+func (s source) read(path string) ([]byte, error) {
+	if s.again {
+		return readRegularFile(path)
+	}
+	return readFile(path)
 }
 
 func (s source) pathFromEnvironment() (path string, found bool) {

@@ -260,11 +260,11 @@ func TestFileIsFound(t *testing.T) {
 		path           string
 		addr, wantPath string
 	}{
-		{"argument", source{environ, []string{stock}}, named, ":1", named},
-		{"variable", source{environ, []string{stock}}, "", ":2", byVariable},
-		{"empty variable", source{[]string{"REGISTRY_CONFIGURATION_PATH="}, []string{stock}}, "", ":3", stock},
-		{"stock path", source{nil, []string{filepath.Join(t.TempDir(), "absent"), stock}}, "", ":3", stock},
-		{"none", source{nil, []string{filepath.Join(t.TempDir(), "absent")}}, "", ":8000", ""},
+		{"argument", source{environ: environ, stockPaths: []string{stock}}, named, ":1", named},
+		{"variable", source{environ: environ, stockPaths: []string{stock}}, "", ":2", byVariable},
+		{"empty variable", source{environ: []string{"REGISTRY_CONFIGURATION_PATH="}, stockPaths: []string{stock}}, "", ":3", stock},
+		{"stock path", source{stockPaths: []string{filepath.Join(t.TempDir(), "absent"), stock}}, "", ":3", stock},
+		{"none", source{stockPaths: []string{filepath.Join(t.TempDir(), "absent")}}, "", ":8000", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 // readable records a problem where the file that is the value of key cannot be
 // read.
 func (l *loader) readable(key, path string) ([]byte, bool) {
+	l.looked = append(l.looked, path)
 	text, err := readRegularFile(path)
 	if err != nil {
 		text := unreadable(err).Error()
@@ -33,7 +34,8 @@ func unreadable(err error) error {
 
 // certificates checks a file of PEM certificates.
 func (l *loader) certificates(key, path string) {
-	if text, ok := l.readable(key, path); ok && !x509.NewCertPool().AppendCertsFromPEM(text) {
+	text, ok := l.readable(key, path)
+	if ok && !x509.NewCertPool().AppendCertsFromPEM(text) {
 		l.bad(key, path, "has no certificate in PEM form: write the path of a file that begins with -----BEGIN CERTIFICATE-----")
 	}
 }

@@ -50,7 +50,7 @@ func (l *loader) finish(doc *document) (*Config, error) {
 		Validation:    doc.Validation,
 		Policy:        doc.Policy,
 	}
-	c.Warnings = l.warnings
+	c.Warnings, c.Files, c.doc = l.warnings, l.files, doc
 	return c, nil
 }
 

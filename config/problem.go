@@ -2,6 +2,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"reflect"
 	"slices"
@@ -58,6 +60,9 @@ type Errors struct {
 	// LogFormatter is the form of the log, as log.formatter, where that is one that
 	// there is. It is the form in which these are best told.
 	LogFormatter string
+	// Files are the paths of files that were looked at: with another content of one of
+	// them, the configuration may be a good one.
+	Files []string
 }
 
 // Error implements error: a heading, and one line for each problem.
@@ -105,10 +110,20 @@ type loader struct {
 	runtimeLevel string
 	// logFormatter is the form of the log where it is known.
 	logFormatter string
+	// files are Config.Files, and looked are the paths of all that were looked at.
+	files  map[string]string
+	looked []string
+}
+
+// partOf notes that what was read from a file is a part of the configuration.
+func (l *loader) partOf(path string, content []byte) {
+	sum := sha256.Sum256(content)
+	l.files[path] = hex.EncodeToString(sum[:])
+	l.looked = append(l.looked, path)
 }
 
 func newLoader(source string) *loader {
-	return &loader{source: source, lines: map[string]int{}, variables: map[string]string{}, environment: map[string]string{}}
+	return &loader{source: source, files: map[string]string{}, lines: map[string]int{}, variables: map[string]string{}, environment: map[string]string{}}
 }
 
 func (l *loader) problem(p Problem) {
@@ -146,7 +161,7 @@ func (l *loader) failed() error {
 		}
 	}
 	slices.SortStableFunc(problems, func(a, b *Problem) int { return cmp.Compare(a.Key, b.Key) })
-	return &Errors{Source: l.source, Problems: problems, LogFormatter: l.logFormatter}
+	return &Errors{Source: l.source, Problems: problems, LogFormatter: l.logFormatter, Files: slices.Compact(slices.Sorted(slices.Values(l.looked)))}
 }
 
 // variable returns the environment variable for a key, under the name that was used

@@ -58,6 +58,7 @@ func (a assignment) setFromFile(v reflect.Value, key string) {
 		a.loader.problem(p)
 	}
 	content, err := readRegularFile(a.value)
+	a.loader.partOf(a.value, content)
 	// Editors and shells end a file with a line break, which is not meant.
 	text := strings.TrimRight(string(content), "\r\n")
 	switch {

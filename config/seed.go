@@ -20,6 +20,7 @@ func (l *loader) finishSeed(doc *document, c *Config) {
 // exists records a problem where the file that is the value of key cannot be opened. How
 // large it may be is for those to say who read it.
 func (l *loader) exists(key, path string) {
+	l.looked = append(l.looked, path)
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err == nil {
 		info, statErr := f.Stat()
