@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
 
-	"github.com/sirupsen/logrus"
+	"github.com/distribution/distribution/v3/configuration"
 
 	"registry-module/auth"
 	"registry-module/auth/access"
@@ -15,35 +19,101 @@ import (
 	"registry-module/config"
 	"registry-module/internal/reloaded"
 	"registry-module/server"
-	"registry-module/upstream"
-	"registry-module/upstream/breaker"
 )
 
 // callersName is the file in the data directory that has whom remotes have let in.
 const callersName = "registry-module.callers.json"
 
-// askedRemote asks a remote about callers, unless it is known not to answer.
+// askedRemote asks the remote that now has a host about callers, unless it is known not to
+// answer.
 type askedRemote struct {
-	remote  *upstream.Remote
-	breaker *breaker.Breaker
+	current *atomic.Pointer[generation]
+	host    string
 }
 
 // Check implements access.Checker.
 func (a askedRemote) Check(ctx context.Context, repo, kind, reference, user, password string) error {
-	if why, due := a.breaker.Away(); why != nil && !due {
+	s := a.current.Load().stack(a.host)
+	if s == nil {
+		return fmt.Errorf("%s: %w any more", a.host, cache.ErrNotServed)
+	}
+	if why, due := s.breaker.Away(); why != nil && !due {
 		return why
 	}
-	return a.remote.Check(ctx, repo, kind, reference, user, password)
+	return s.remote.Check(ctx, repo, kind, reference, user, password)
 }
 
-// wireAccess says who may pull what; nil lets everybody pull. Asked are those of cfg, and
-// names says what clients call a repository.
-func wireAccess(cfg *config.Config, asked []askedRemote, names namer, callers access.Document, log logrus.FieldLogger) (*gate, error) {
-	opts := access.Options{Document: callers, PassThrough: make(map[string]access.PassThrough), Log: log}
-	for i, r := range cfg.Remotes {
+// accessControl says who may pull what, whatever it is called: that is for the generation.
+// It goes on from one to the next where nothing of its settings has changed, since it
+// remembers whom it has let in.
+type accessControl struct {
+	shared
+	*access.Gate
+	settings accessSettings
+}
+
+// accessSettings are what of a configuration it is made of.
+type accessSettings struct {
+	auth        configuration.Auth
+	keys        []string // digests of files that are read once
+	policy      string
+	passThrough map[string][2]time.Duration // by host
+}
+
+func accessSettingsOf(cfg *config.Config) accessSettings {
+	s := accessSettings{auth: cfg.Stock.Auth, policy: cfg.AccessPolicy, passThrough: make(map[string][2]time.Duration)}
+	for _, r := range cfg.Remotes {
 		if r.PassThrough {
-			opts.PassThrough[r.URL.Host] = access.PassThrough{Checker: asked[i], TTL: r.PassThroughTTL, Grace: r.PassThroughGrace}
+			s.passThrough[r.URL.Host] = [2]time.Duration{r.PassThroughTTL, r.PassThroughGrace}
 		}
+	}
+	if kind := cfg.Stock.Auth.Type(); kind == "token" {
+		for _, name := range []string{"rootcertbundle", "jwks"} {
+			path, _ := cfg.Stock.Auth.Parameters()[name].(string)
+			s.keys = append(s.keys, cfg.Files[path])
+		}
+	}
+	return s
+}
+
+// callersDocument keeps whom remotes have let in, for the one that decides now: what those
+// of earlier generations find out yet is not worth a quarrel.
+type callersDocument struct {
+	access.Document
+	writing sync.Mutex
+	owner   atomic.Pointer[accessControl]
+}
+
+// own has of write from now on, and nobody else.
+func (d *callersDocument) own(of *accessControl) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.owner.Store(of)
+}
+
+// callersOf is a callersDocument as one of them sees it.
+type callersOf struct {
+	*callersDocument
+	of *accessControl
+}
+
+// Write implements access.Document.
+func (d callersOf) Write(ctx context.Context, content []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if d.owner.Load() != d.of {
+		return nil
+	}
+	return d.Document.Write(ctx, content)
+}
+
+// wireAccess says who may pull what; nil lets everybody pull. That of the generation before
+// goes on where it can. All that it is made of is looked at in any case.
+func (p *program) wireAccess(cfg *config.Config, before *generation) (*accessControl, error) {
+	a := &accessControl{settings: accessSettingsOf(cfg)}
+	opts := access.Options{Document: callersOf{&p.callers, a}, PassThrough: make(map[string]access.PassThrough), Log: p.log}
+	for host, lasts := range a.settings.passThrough {
+		opts.PassThrough[host] = access.PassThrough{Checker: askedRemote{&p.current, host}, TTL: lasts[0], Grace: lasts[1]}
 	}
 	kind := cfg.Stock.Auth.Type()
 	if kind == "" || kind == "none" {
@@ -68,17 +138,24 @@ func wireAccess(cfg *config.Config, asked []askedRemote, names namer, callers ac
 				err = fmt.Errorf("access.policy (REGISTRY_ACCESS_POLICY): %s: %w", path, err)
 			}
 			return p, err
-		}, reloaded.Options{Log: log})
+		}, reloaded.Options{Log: p.log})
 		if err != nil {
 			return nil, err
 		}
 		opts.Policy = rules.Get
 	}
-	by, err := access.New(opts)
-	if err != nil {
+	if before != nil && before.access != nil {
+		if reflect.DeepEqual(before.access.settings, a.settings) {
+			return before.access, nil
+		}
+		_ = before.access.Save(context.Background()) // it has said so in the log
+	}
+	var err error
+	if a.Gate, err = access.New(opts); err != nil {
 		return nil, err
 	}
-	return &gate{by, names}, nil
+	a.close = func() error { return a.Gate.Close(context.Background()) }
+	return a, nil
 }
 
 // namer knows what clients can call a repository.
@@ -110,9 +187,6 @@ func (g *gate) Authorize(r *http.Request, asked server.Asked) (server.Caller, er
 	}
 	return c, nil
 }
-
-// Close implements io.Closer.
-func (g *gate) Close() error { return g.by.Close(context.Background()) }
 
 // refusal is err in terms of package server.
 func refusal(err error) error {

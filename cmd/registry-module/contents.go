@@ -63,6 +63,13 @@ func newCachedImages(c *cache.Cache, r *servedRemotes, cfg *config.Config) (cach
 	return cachedImages{i, &contents{cache: c, remotes: r, trusted: cfg.BundleTrustKeys, loading: newTurn()}}, err
 }
 
+// with is i for another configuration, with the same remotes.
+func (i cachedImages) with(cfg *config.Config) cachedImages {
+	c := *i.contents
+	c.trusted = cfg.BundleTrustKeys
+	return cachedImages{i.namedImages, &c}
+}
+
 var (
 	_ contentControl = cachedImages{}
 	_ contentControl = (*controlClient)(nil)

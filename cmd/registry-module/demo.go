@@ -83,7 +83,9 @@ func demo(ctx context.Context, out, progress io.Writer, opts demoOptions) (err e
 	done := make(chan error, 1)
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	go func() { done <- run(serving, log, drainTimeout, served{newHTTPServer(p.handler, log), ln}) }()
+	go func() {
+		done <- run(serving, log, func() time.Duration { return drainTimeout }, served{newHTTPServer(p.handler, log), ln})
+	}()
 	defer func() {
 		stop()
 		err = errors.Join(err, <-done)

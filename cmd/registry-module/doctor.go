@@ -22,6 +22,7 @@ import (
 	"registry-module/doctor/images"
 	"registry-module/doctor/machine"
 	"registry-module/doctor/report"
+	"registry-module/iotedge/workload"
 	"registry-module/upstream"
 )
 
@@ -213,7 +214,11 @@ func checkRemote(ctx context.Context, d doctor.Doctor, cfg *config.Config, r con
 		image = images.Default(r.URL.Host)
 	}
 	remote := doctorRemote(cfg, r, image)
-	bundle, err := newTrustBundle([]config.Remote{r}, nil)
+	var bundle *workload.TrustBundle
+	var err error
+	if r.TrustBundle {
+		bundle, err = newTrustBundle(nil)
+	}
 	if err != nil {
 		return report.RemoteReport{Number: r.Number, Host: r.URL.Host, Alias: r.Alias, Image: image,
 			Checks: []report.Finding{report.Fail("Correct it, or set "+remote.Variable("TRUSTBUNDLE")+"=false.", "the trust bundle cannot be asked for: %v", err)}}

@@ -126,7 +126,9 @@ func TestRunWaitsForHandlers(t *testing.T) {
 		returned.Store(true)
 	}), log)
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, log, time.Millisecond, served{server, ts.Listener}) }()
+	go func() {
+		done <- run(ctx, log, func() time.Duration { return time.Millisecond }, served{server, ts.Listener})
+	}()
 	c, err := net.Dial("tcp", ts.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -19,8 +19,9 @@ import (
 // statuses are those of the remotes, in the order of the configuration. It never
 // returns nil.
 func (p *program) statuses() []breaker.Status {
-	all := make([]breaker.Status, 0, len(p.breakers))
-	for _, b := range p.breakers {
+	breakers := p.breakers()
+	all := make([]breaker.Status, 0, len(breakers))
+	for _, b := range breakers {
 		all = append(all, b.Status())
 	}
 	return all

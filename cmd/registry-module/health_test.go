@@ -87,7 +87,7 @@ func TestWiredHealth(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	for _, b := range p.breakers {
+	for _, b := range p.breakers() {
 		_, _ = b.Resolve(t.Context(), "a/b", "v1", "") // what is said of it is of interest
 	}
 	got := p.statuses()

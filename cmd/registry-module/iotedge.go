@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -18,30 +16,30 @@ import (
 type workloadAPI struct {
 	// certificate is what clients are shown; nil where that comes from elsewhere.
 	certificate *workload.ServerCertificate
-	// bundle has the authorities that the device trusts; nil where no remote needs them.
-	bundle *workload.TrustBundle
+	keeper      *runner // of certificate
 }
 
-// wireWorkloadAPI connects what the configuration wants of the runtime.
-func wireWorkloadAPI(cfg *config.Config, log logrus.FieldLogger) (api workloadAPI, err error) {
-	if api.bundle, err = newTrustBundle(cfg.Remotes, log); err != nil || !cfg.ServerCertificate {
-		return api, err
+// wireRuntime connects what a configuration wants of the runtime.
+func (p *program) wireRuntime(cfg *config.Config, before *generation) (api workloadAPI, err error) {
+	switch {
+	case !cfg.ServerCertificate:
+		return api, nil
+	case before != nil && before.runtime.certificate != nil:
+		return before.runtime, nil
 	}
 	client, err := workload.New(workload.FromEnvironment(os.Getenv))
 	if err == nil {
-		api.certificate, err = client.NewServerCertificate(workload.CertificateOptions{Log: log})
+		api.certificate, err = client.NewServerCertificate(workload.CertificateOptions{Log: p.log})
 	}
 	if err != nil {
-		err = errors.Join(fmt.Errorf("iotedge.servercertificate (REGISTRY_IOTEDGE_SERVERCERTIFICATE): %w", err), api.Close())
+		return api, fmt.Errorf("iotedge.servercertificate (REGISTRY_IOTEDGE_SERVERCERTIFICATE): %w", err)
 	}
-	return api, err
+	api.keeper = &runner{run: api.certificate.Run}
+	return api, nil
 }
 
-// newTrustBundle returns the trust bundle of the device; nil where no remote needs it.
-func newTrustBundle(remotes []config.Remote, log logrus.FieldLogger) (*workload.TrustBundle, error) {
-	if !slices.ContainsFunc(remotes, func(r config.Remote) bool { return r.TrustBundle }) {
-		return nil, nil
-	}
+// newTrustBundle returns the trust bundle of the device, which the caller closes.
+func newTrustBundle(log logrus.FieldLogger) (*workload.TrustBundle, error) {
 	client, err := workload.New(workload.FromEnvironment(os.Getenv))
 	if err != nil {
 		return nil, fmt.Errorf("proxy.trustbundle (REGISTRY_PROXY_TRUSTBUNDLE): %w", err)
@@ -63,12 +61,4 @@ func (api workloadAPI) source() certificateSource {
 		return nil
 	}
 	return api.certificate.GetCertificate
-}
-
-// Close implements io.Closer.
-func (api workloadAPI) Close() error {
-	if api.bundle == nil {
-		return nil
-	}
-	return api.bundle.Close()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -45,6 +46,14 @@ func endWarnings(log logrus.FieldLogger) {
 // newLogger returns the program's log, in the stock forms or that of IoT Edge, and sets
 // up the one of the embedded app, which is logrus' standard logger.
 func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
+	log := logrus.NewEntry(logrus.New())
+	setLogger(log, cfg, out)
+	return log
+}
+
+// setLogger has log, which is of newLogger, and what was derived from it, write as a
+// configuration says.
+func setLogger(log logrus.FieldLogger, cfg *config.Config, out io.Writer) {
 	level, err := logrus.ParseLevel(string(cfg.Stock.Log.Level))
 	if err != nil { // config has checked it
 		level = logrus.InfoLevel
@@ -64,12 +73,29 @@ func newLogger(cfg *config.Config, out io.Writer) logrus.FieldLogger {
 		app.SetLevel(level)
 	}
 
-	l := logrus.New()
-	l.SetOutput(out)
-	l.SetLevel(level)
-	l.SetFormatter(formatter)
-	l.SetReportCaller(cfg.Stock.Log.ReportCaller)
-	return l.WithFields(cfg.Stock.Log.Fields)
+	if len(cfg.Stock.Log.Fields) > 0 {
+		formatter = fieldsFormatter{formatter, cfg.Stock.Log.Fields}
+	}
+	if e, ok := log.(*logrus.Entry); ok {
+		e.Logger.SetOutput(out)
+		e.Logger.SetLevel(level)
+		e.Logger.SetFormatter(formatter)
+		e.Logger.SetReportCaller(cfg.Stock.Log.ReportCaller)
+	}
+}
+
+// fieldsFormatter adds those fields of the configuration that a line does not have itself.
+type fieldsFormatter struct {
+	logrus.Formatter
+	fields map[string]any
+}
+
+// Format implements [logrus.Formatter].
+func (f fieldsFormatter) Format(entry *logrus.Entry) ([]byte, error) {
+	all := *entry
+	all.Data = maps.Clone(logrus.Fields(f.fields))
+	maps.Copy(all.Data, entry.Data)
+	return f.Formatter.Format(&all)
 }
 
 // discreetFormatter leaves secrets out of messages: at level debug the app tells all headers

@@ -163,7 +163,7 @@ func serving(t *testing.T, cfg *config.Config) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, cfg) }()
+	go func() { done <- serve(ctx, cfg, reloading{}) }()
 	waitUntilServing(t, cfg.AdminAddr, done)
 	stopped := false
 	stop = func() {
@@ -335,7 +335,7 @@ func TestServeCannotStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, t.TempDir(), "")
 			tt.change(cfg)
-			err := serve(t.Context(), cfg)
+			err := serve(t.Context(), cfg, reloading{})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one that names %s", err, tt.want)
 			}

@@ -168,13 +168,13 @@ func (r offlineRules) status(o override, now time.Time) offlineStatus {
 
 // offlineControl keeps a Switch as the rules and the operator want it.
 type offlineControl struct {
-	rules   offlineRules
 	path    string // of the override
 	contact *upstream.Switch
 	log     logrus.FieldLogger
 	now     func() time.Time
 
 	mu       sync.Mutex // guards following
+	rules    offlineRules
 	override override
 	last     offlineStatus
 
@@ -190,6 +190,23 @@ func startOfflineControl(cfg *config.Config, contact *upstream.Switch, log logru
 	}
 	c.start()
 	return c
+}
+
+// setRules follows those of another configuration from now on.
+func (c *offlineControl) setRules(cfg *config.Config) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rules = newOfflineRules(cfg)
+	c.applyLocked()
+	c.poke()
+}
+
+// poke has follow look again.
+func (c *offlineControl) poke() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
 }
 
 func (c *offlineControl) start() {
@@ -278,10 +295,7 @@ func (c *offlineControl) SetOffline(_ context.Context, mode string) (offlineStat
 	}
 	c.override = o
 	s := c.applyLocked()
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
+	c.poke()
 	return s, nil
 }
 

@@ -39,6 +39,20 @@ func newSeedControl(s seeding, offline func() error) *seedControl {
 	return &seedControl{seeding: s, offline: offline, turn: newTurn(), patience: turnPatience}
 }
 
+// replaceableSeeding is the seeding of the current configuration. A job that has begun goes
+// on as it has.
+type replaceableSeeding struct{ now atomic.Pointer[seed.Seeder] }
+
+// Plan implements seeding.
+func (s *replaceableSeeding) Plan(ctx context.Context, job seed.Job) (seed.Plan, error) {
+	return s.now.Load().Plan(ctx, job)
+}
+
+// Seed implements seeding.
+func (s *replaceableSeeding) Seed(ctx context.Context, job seed.Job, progress func(seed.Progress)) (seed.Report, error) {
+	return s.now.Load().Seed(ctx, job, progress)
+}
+
 // Plan implements seeding.
 func (c *seedControl) Plan(ctx context.Context, job seed.Job) (seed.Plan, error) {
 	if err := c.offline(); err != nil {

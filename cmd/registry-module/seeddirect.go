@@ -13,7 +13,6 @@ import (
 
 	"registry-module/cache"
 	"registry-module/config"
-	"registry-module/internal/via"
 	"registry-module/seed"
 	"registry-module/upstream/router"
 )
@@ -78,11 +77,23 @@ func seedDirectly(ctx context.Context, cfg *config.Config, d dataDir, job seed.J
 	if err := offlineWithoutServer(&all); err != nil {
 		return err
 	}
-	p := &program{metrics: prometheus.NewRegistry(), name: via.NewName()}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	remotes, routes, err := p.wireRemotes(&all, d.store, d.log)
+	links, err := newLinks(prometheus.NewRegistry(), d.log)
 	if err != nil {
 		return err
+	}
+	defer func() { err = errors.Join(err, links.Close()) }()
+	links.limit.Set(all.Bandwidth)
+	remotes, routes, err := unasked(&all, d.store)
+	if err != nil {
+		return err
+	}
+	stacks, err := links.connect(all.Remotes, func(string) *stack { return nil })
+	if err != nil {
+		return err
+	}
+	for i, s := range stacks {
+		defer func() { err = errors.Join(err, s.remote.Close()) }()
+		remotes[i].Upstream = s.breaker
 	}
 	if len(cfg.Remotes) == 0 {
 		// What is stored of others stays theirs.
@@ -97,7 +108,7 @@ func seedDirectly(ctx context.Context, cfg *config.Config, d dataDir, job seed.J
 	if err != nil {
 		return err
 	}
-	p.closers = append(p.closers, images.cache)
+	defer func() { err = errors.Join(err, images.cache.Close()) }()
 	defer endWarnings(d.log)
 	return do(openedImages{imageControl: images, seeding: newSeeder(images.cache, names, nil), direct: true, logTo: logTo(d.log)})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"registry-module/internal/durable"
 	"registry-module/seed"
 	"registry-module/seed/source"
+	"registry-module/upstream/router"
 )
 
 // seedStateName is the file in the data directory that has when was last seeded, and with
@@ -101,6 +103,57 @@ func (f *seedFile) warn(warnings []string) {
 	f.warned = text
 	for _, w := range warnings {
 		f.log.Warn(w)
+	}
+}
+
+// runner is something that goes on from one generation to the next, or ends with the first.
+type runner struct {
+	run     func(context.Context)
+	running *running // nil before it was started; guarded by program.changing
+}
+
+// start starts what goes on in the background now, and with each generation from now on.
+func (p *program) start() {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	p.started = true
+	p.runInstead(p.current.Load(), nil)
+}
+
+// stop ends all that.
+func (p *program) stop() error {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	if g := p.current.Load(); g != nil {
+		for _, r := range slices.Backward(g.runners) {
+			r.end()
+		}
+	}
+	return nil
+}
+
+// runInstead ends what before has and g has not, and then starts what only g has: two
+// schedulers would have one document. Changing is held.
+func (p *program) runInstead(g, before *generation) {
+	if before != nil {
+		for _, r := range before.runners {
+			if !slices.Contains(g.runners, r) {
+				r.end()
+			}
+		}
+	}
+	for _, r := range g.runners {
+		if p.started && r.running == nil {
+			r.running = start(p.ctx, r.run)
+		}
+	}
+}
+
+// end ends it, if it runs.
+func (r *runner) end() {
+	if r.running != nil {
+		_ = r.running.Close() // which never fails
+		r.running = nil
 	}
 }
 
@@ -213,7 +266,7 @@ func seedStateText(s seed.ScheduleState, now time.Time) string {
 // seedMetrics are what is known of seeding, when it is asked for.
 type seedMetrics struct {
 	control   *seedControl
-	scheduler *seed.Scheduler // nil for none
+	scheduler func() *seed.Scheduler // nil for none
 }
 
 var (
@@ -234,10 +287,11 @@ func (m seedMetrics) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. What is not known is left out.
 func (m seedMetrics) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(seedFetched, prometheus.CounterValue, float64(m.control.fetched.Load()))
-	if m.scheduler == nil {
+	scheduler := m.scheduler()
+	if scheduler == nil {
 		return
 	}
-	s := m.scheduler.State()
+	s := scheduler.State()
 	at := func(d *prometheus.Desc, t time.Time) {
 		if !t.IsZero() {
 			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(t.Unix()))
@@ -251,26 +305,54 @@ func (m seedMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// wireSeeding puts together what fills the cache ahead of time.
-func (p *program) wireSeeding(cfg *config.Config, names *seedNames, doc cache.Document, log logrus.FieldLogger) error {
-	offline := func() error { return whyOffline(p.offline.apply(), len(cfg.Remotes) > 0) }
-	p.seeds = newSeedControl(newSeeder(p.cache, names, log), offline)
-	p.scheduler = newScheduler(cfg, p.seeds, doc, log)
-	return p.metrics.Register(seedMetrics{p.seeds, p.scheduler})
+// wireSeeding puts together what fills the cache ahead of time, as far as that goes without
+// a configuration.
+func (p *program) wireSeeding() error {
+	p.seeds = newSeedControl(&p.seeding, func() error {
+		return whyOffline(p.offline.apply(), len(p.current.Load().cfg.Remotes) > 0)
+	})
+	return p.metrics.Register(seedMetrics{p.seeds, func() *seed.Scheduler { return p.current.Load().scheduler }})
+}
+
+// seedBy is wireSeeding for what is of g's configuration.
+func (p *program) seedBy(g, before *generation, routes []router.Remote) error {
+	names, err := newSeedNames(g.cfg, routes)
+	if err != nil {
+		return err
+	}
+	g.seeder = newSeeder(p.cache, names, p.log)
+	if g.runtime.keeper != nil {
+		g.runners = append(g.runners, g.runtime.keeper)
+	}
+	if before != nil && before.scheduler != nil && before.cfg.SeedFile == g.cfg.SeedFile {
+		g.scheduler, g.schedule = before.scheduler, before.schedule
+	} else if g.scheduler = newScheduler(g.cfg, p.seeds, p.store.Document(seedStateName), p.log); g.scheduler != nil {
+		g.schedule = &runner{run: g.scheduler.Run}
+	}
+	if g.schedule != nil {
+		g.runners = append(g.runners, g.schedule)
+	}
+	return nil
 }
 
 // byAdmin is what those are answered who seed by the admin address; nil where nobody may.
-func (p *program) byAdmin(cfg *config.Config, log logrus.FieldLogger) http.Handler {
-	if cfg.SeedTokenFile == "" {
+// Who has not had the token before still has to wait.
+func (p *program) byAdmin(g, before *generation) http.Handler {
+	switch {
+	case g.cfg.SeedTokenFile == "":
 		return nil
+	case before != nil && before.seedGate != nil && before.cfg.SeedTokenFile == g.cfg.SeedTokenFile:
+		g.seedGate = before.seedGate
+	default:
+		g.seedGate = newSeedGate(g.cfg.SeedTokenFile, p.seeds.handler("by the admin address"), p.log)
 	}
-	return newSeedGate(cfg.SeedTokenFile, p.seeds.handler("by the admin address"), log)
+	return g.seedGate
 }
 
 // byCommand answers commands about seeding, and others by others.
-func (p *program) byCommand(others http.Handler) http.Handler {
+func (p *program) byCommand(g *generation, others http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", besides(others, p.seeds.handler("by a command")))
-	mux.Handle("GET /seed", seedStateHandler(p.scheduler))
+	mux.Handle("GET /seed", seedStateHandler(g.scheduler))
 	return mux
 }

@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -53,13 +55,19 @@ Neither is needed: without a remote, the data directory is served as it is.`,
 			if err != nil {
 				return inFormOf(nil, err)
 			}
-			return inFormOf(cfg, serve(cmd.Context(), cfg))
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
+			return inFormOf(cfg, serve(cmd.Context(), cfg, reloading{
+				load:    func() (*config.Config, error) { return config.Reload(path) },
+				hangups: hangups, every: lookEvery,
+			}))
 		},
 	}
 }
 
 // serve runs until ctx ends.
-func serve(ctx context.Context, cfg *config.Config) error {
+func serve(ctx context.Context, cfg *config.Config, again reloading) error {
 	log := newLogger(cfg, os.Stdout)
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
@@ -68,7 +76,11 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := listen(cfg, apiTLS{source: p.runtime.source(), crls: cfg.AccessCRLs}, log)
+	reloader, err := p.reloadBy(again)
+	if err != nil {
+		return errors.Join(err, p.Close())
+	}
+	ln, err := listen(p.current.Load(), log)
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
@@ -78,27 +90,32 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	}
 	all := []served{
 		{newAPIServer(p.handler, ln, log), ln},
-		{newControlServer(ctx, besides(adminHandler(p.metrics, p.statuses, cfg.Stock.HTTP.Debug.Prometheus), p.byAdmin(cfg, log)), log), admin},
+		{newControlServer(ctx, p.admin, log), admin},
 	}
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
 	} else {
-		all = append(all, served{newControlServer(ctx, p.byCommand(controlHandler(p.cache, p.images, p.offline, p.statuses)), log), control})
+		all = append(all, served{newControlServer(ctx, reloader.besides(p.control), log), control})
 	}
+	p.onTakeOver(func(g *generation) {
+		setLogger(log, g.cfg, os.Stdout)
+		ln.Speak(g.tls, demandsCertificates(g.cfg.Stock.HTTP.TLS))
+	})
 	announce(log, cfg, p, ln.Addr())
-	if p.runtime.certificate != nil {
-		p.closers = append(p.closers, start(ctx, p.runtime.certificate.Run))
-	}
-	if p.scheduler != nil {
-		p.closers = append(p.closers, start(ctx, p.scheduler.Run))
-	}
-	err = run(ctx, log, cmp.Or(cfg.Stock.HTTP.DrainTimeout, drainTimeout), all...)
-	return errors.Join(err, p.Close())
+	p.start()
+	watching := start(ctx, reloader.watch)
+	err = run(ctx, log, p.drain, all...)
+	return errors.Join(err, watching.Close(), p.Close())
+}
+
+// drain is how long running requests have to end.
+func (p *program) drain() time.Duration {
+	return cmp.Or(p.current.Load().cfg.Stock.HTTP.DrainTimeout, drainTimeout)
 }
 
 // announce says what the program is going to do.
 func announce(log logrus.FieldLogger, cfg *config.Config, p *program, addr net.Addr) {
-	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": p.name})
+	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": p.links.name})
 	var hosts []string
 	for _, r := range cfg.Remotes {
 		hosts = append(hosts, r.URL.Host)
@@ -122,7 +139,7 @@ type served struct {
 // run serves until ctx ends or one of the servers fails, then lets the running
 // requests end, for as long as drain. Handlers have returned when it returns,
 // unless they ignore that their connection is gone.
-func run(ctx context.Context, log logrus.FieldLogger, drain time.Duration, all ...served) error {
+func run(ctx context.Context, log logrus.FieldLogger, drain func() time.Duration, all ...served) error {
 	var connections sync.WaitGroup
 	failed := make(chan error, len(all))
 	for _, s := range all {
@@ -133,12 +150,12 @@ func run(ctx context.Context, log logrus.FieldLogger, drain time.Duration, all .
 	serving := len(all)
 	select {
 	case <-ctx.Done():
-		log.Infof("stopping; running requests have %v to end; another signal ends at once", drain)
+		log.Infof("stopping; running requests have %v to end; another signal ends at once", drain())
 	case err := <-failed:
 		errs = append(errs, err)
 		serving--
 	}
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain())
 	defer cancel()
 	for _, s := range all {
 		if err := s.server.Shutdown(limit); err != nil {
@@ -221,17 +238,12 @@ func onlyHTTP1(h http.Handler) http.Handler {
 
 // listen opens the API port: for plain HTTP, and, where there is a certificate, for TLS
 // as well. Where clients have to show a certificate, plain HTTP is refused.
-func listen(cfg *config.Config, by apiTLS, log logrus.FieldLogger) (*accept.Listener, error) {
-	stock := cfg.Stock.HTTP.TLS
-	secured, err := by.config(stock, log)
-	if err != nil {
-		return nil, err
-	}
-	ln, err := net.Listen(cfg.Net, cfg.Addr)
+func listen(g *generation, log logrus.FieldLogger) (*accept.Listener, error) {
+	ln, err := net.Listen(g.cfg.Net, g.cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listening (REGISTRY_HTTP_ADDR): %w", err)
 	}
-	return accept.New(ln, accept.Options{TLS: secured, RequireTLS: demandsCertificates(stock), Log: log}), nil
+	return accept.New(ln, accept.Options{TLS: g.tls, RequireTLS: demandsCertificates(g.cfg.Stock.HTTP.TLS), Log: log}), nil
 }
 
 func listenAdmin(cfg *config.Config) (net.Listener, error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -64,6 +65,18 @@ func (a apiTLS) config(cfg configuration.TLS, log logrus.FieldLogger) (*tls.Conf
 		return nil, errors.Join(errs...)
 	}
 	return conf, nil
+}
+
+// wireTLS returns how the API port speaks TLS with g's configuration. What sessions and
+// certificates are known to the one before goes on where its settings are the same.
+func (g *generation) wireTLS(p *program, before *generation) (*tls.Config, error) {
+	stock := g.cfg.Stock.HTTP.TLS
+	conf, err := apiTLS{source: g.runtime.source(), crls: g.cfg.AccessCRLs}.config(stock, p.log)
+	if err == nil && before != nil && before.runtime.certificate == g.runtime.certificate &&
+		reflect.DeepEqual(before.cfg.Stock.HTTP.TLS, stock) && slices.Equal(before.cfg.AccessCRLs, g.cfg.AccessCRLs) {
+		conf = before.tls
+	}
+	return conf, err
 }
 
 // noCertificate stands for one that cannot be read.

@@ -6,61 +6,86 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate"
 
-	"registry-module/auth"
 	"registry-module/cache"
 	"registry-module/cache/disk"
 	"registry-module/cache/index"
 	"registry-module/config"
-	"registry-module/internal/via"
-	"registry-module/seed"
 	"registry-module/server"
-	"registry-module/upstream"
 	"registry-module/upstream/breaker"
-	"registry-module/upstream/metered"
 	"registry-module/upstream/router"
-	"registry-module/upstream/throttled"
 )
 
-// program is the running registry-module: the one place where its parts meet.
+// program is the running registry-module: the one place where its parts meet. It has what
+// lives as long as the process; what is made of a configuration, and made anew when that
+// changes, is a [generation].
 type program struct {
-	handler http.Handler
+	// handler answers the clients. Admin and control answer those who administer.
+	handler, admin, control http.Handler
+
+	log     logrus.FieldLogger
+	ctx     context.Context // of what goes on in the background
+	store   *disk.Store
+	index   *index.Index
 	cache   *cache.Cache
-	// images are what cache holds, for commands; nil where it cannot tell.
-	images  imageControl
 	offline *offlineControl
-	// seeds fills cache, and scheduler has it do so at set times; nil for none.
-	seeds     *seedControl
-	scheduler *seed.Scheduler
-	// runtime is what IoT Edge gives.
-	runtime workloadAPI
-	// contact is what all remotes go by.
-	contact upstream.Switch
-	// name is what requests to remotes call this process in their Via headers.
-	name string
+	// seeds fills cache, by seeding.
+	seeds   *seedControl
+	seeding replaceableSeeding
+	// loading is for who loads a bundle.
+	loading turn
+	// links are by what remotes are connected.
+	links *links
 	// metrics are those of this program; the embedded app has its own.
 	metrics *prometheus.Registry
-	// asked are the remotes for questions about callers.
-	asked []askedRemote
-	// breakers know whether the remotes answer, in the order of the configuration.
-	breakers []*breaker.Breaker
+	// apps are shared by the servers of generations.
+	apps server.Apps
+	// callers keeps whom remotes have let in.
+	callers callersDocument
+
+	// current is the generation that new requests go to.
+	current atomic.Pointer[generation]
+	// changing keeps those apart who replace generations, and let go of them. It guards
+	// what follows.
+	changing sync.Mutex
+	// live are the generations that have requests, current among them.
+	live map[*generation]struct{}
+	// takenOver are told, in order, of a generation that has just become the current one.
+	takenOver []func(*generation)
+	// started tells that what goes on in the background was started.
+	started, closed bool
+	ending          sync.WaitGroup // of generations
+
 	// closers are closed in reverse order.
 	closers []io.Closer
 }
 
+// closer is an io.Closer.
+type closer func() error
+
+// Close implements io.Closer.
+func (c closer) Close() error { return c() }
+
 // wire puts the program together. It makes no connection.
 func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *program, err error) {
-	p := &program{metrics: prometheus.NewRegistry()}
+	if log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		log = discard
+	}
+	p := &program{
+		log: log, ctx: ctx, metrics: prometheus.NewRegistry(), loading: newTurn(), live: make(map[*generation]struct{}),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -68,77 +93,54 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}()
 
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	store, err := disk.Open(cfg.DataDir, disk.Options{})
-	if err != nil {
+	if p.links, err = newLinks(p.metrics, log); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, store)
-	idx, err := openIndex(cfg.DataDir, store, log)
-	if err != nil {
+	if err := p.metrics.Register(breaker.NewCollector(p.breakers)); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, replaceable{idx, log})
+	if p.store, err = disk.Open(cfg.DataDir, disk.Options{}); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.store)
+	p.callers.Document = p.store.Document(callersName)
+	if p.index, err = openIndex(cfg.DataDir, p.store, log); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, replaceable{p.index, log})
 
-	p.offline = startOfflineControl(cfg, &p.contact, log)
-	p.closers = append(p.closers, p.offline)
+	p.offline = startOfflineControl(cfg, &p.links.contact, log)
+	p.closers = append(p.closers, p.offline, p.links)
 
-	if p.runtime, err = wireWorkloadAPI(cfg, log); err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, p.runtime)
-
-	p.name = via.NewName()
-	remotes, routes, err := p.wireRemotes(cfg, store, log)
+	g, err := p.newGeneration(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	served, err := newServedRemotes(store, remotes, routes, len(cfg.Remotes) == 0)
+	p.closers = append(p.closers, closer(p.closeRemotes))
+	p.live[g] = struct{}{}
+	opts, err := p.cacheOptions(g)
 	if err != nil {
 		return nil, err
 	}
-	opts, err := cacheOptions(cfg, store, idx, remotes, routes, log)
-	if err != nil {
+	if p.cache, err = cache.New(ctx, opts); err != nil {
 		return nil, err
 	}
-	c, err := cache.New(ctx, opts)
-	if err != nil {
+	p.closers = append(p.closers, p.cache, closer(p.closeAccess), &p.apps)
+	if err := p.wireSeeding(); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, c)
-	p.cache = c
-	if p.images, err = newCachedImages(c, served, cfg); err != nil {
+	if err := p.complete(g, nil); err != nil {
 		return nil, err
 	}
-	seedable, err := newSeedNames(cfg, routes)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.wireSeeding(cfg, seedable, store.Document(seedStateName), log); err != nil {
-		return nil, err
-	}
-
-	serve := server.Options{
-		Cache:   c,
-		Router:  &served.routing,
-		Name:    p.name,
-		Config:  cfg.Stock,
-		Metrics: p.metrics,
-		Log:     log,
-	}
-	gate, err := wireAccess(cfg, p.asked, &served.routing, store.Document(callersName), log)
-	if err != nil {
-		return nil, err
-	}
-	if gate != nil {
-		p.closers = append(p.closers, gate)
-		serve.Access = gate
-	}
-	srv, err := server.New(ctx, serve)
-	if err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, srv)
-	p.handler = srv
+	p.takeOver(g, nil)
+	p.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g := p.enter()
+		defer p.leave(g)
+		g.server.ServeHTTP(w, r)
+	})
+	// These can go on for as long as somebody looks, and hold no generation up.
+	p.admin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.current.Load().admin.ServeHTTP(w, r) })
+	p.control = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.current.Load().control.ServeHTTP(w, r) })
 	return p, nil
 }
 
@@ -222,22 +224,6 @@ func cacheOptions(cfg *config.Config, store *disk.Store, idx *index.Index, remot
 // indexPath is where the index is.
 func indexPath(dataDir string) string { return filepath.Join(dataDir, "index") }
 
-// wireRemotes connects the configured remote registries, and says which requests
-// they are for. Without any, what the data directory holds is served as it is.
-func (p *program) wireRemotes(cfg *config.Config, store *disk.Store, log logrus.FieldLogger) ([]cache.Remote, []router.Remote, error) {
-	remotes, routes, err := unasked(cfg, store)
-	if err != nil {
-		return nil, nil, err
-	}
-	limit := throttled.NewLimiter(cfg.Bandwidth)
-	for i, r := range cfg.Remotes { // there may be others without any
-		if remotes[i].Upstream, err = p.wireUpstream(cfg, r, limit, log); err != nil {
-			return nil, nil, err
-		}
-	}
-	return remotes, routes, nil
-}
-
 // unasked are the configured remotes, or those of the data directory, with nobody to
 // ask, and which requests they are for.
 func unasked(cfg *config.Config, store *disk.Store) ([]cache.Remote, []router.Remote, error) {
@@ -307,69 +293,6 @@ func isEmpty(store *disk.Store) bool {
 	return true
 }
 
-// wireUpstream connects one remote registry. Limit is that of all together.
-func (p *program) wireUpstream(cfg *config.Config, r config.Remote, limit *rate.Limiter, log logrus.FieldLogger) (cache.Upstream, error) {
-	remote, err := upstream.New(upstream.Options{
-		URL:           r.URL.String(),
-		Credentials:   auth.New(credentialsOf(r)),
-		AllowedRealms: r.AllowedRealms,
-		CAFile:        r.CAFile,
-		Authorities:   authoritiesOf(r, p.runtime.bundle),
-		CertFile:      r.CertFile,
-		KeyFile:       r.KeyFile,
-		Insecure:      r.Insecure,
-		Proxy:         proxyOf(r),
-		StallTimeout:  r.StallTimeout,
-		Switch:        &p.contact,
-		Name:          p.name,
-		UserAgent:     "registry-module/" + version,
-		Log:           log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, remote)
-	// From the inside: what is counted has been asked for, and is what the link
-	// carries; what would lead to nothing does not even get to it.
-	var up cache.Upstream
-	if up, err = metered.New(remote, p.metrics); err != nil {
-		return nil, err
-	}
-	up = throttled.New(up, throttled.NewLimiter(r.Bandwidth), limit)
-	b := breaker.New(up, breaker.Options{Log: log, Offline: p.contact.Offline})
-	p.breakers = append(p.breakers, b)
-	p.asked = append(p.asked, askedRemote{remote, b})
-	return b, p.metrics.Register(breaker.NewCollector(b))
-}
-
-// credentialsOf says where the credentials for a remote come from.
-func credentialsOf(r config.Remote) auth.Options {
-	c := r.Credentials
-	return auth.Options{
-		Host:              r.URL.Host,
-		Username:          c.Username,
-		Password:          string(c.Password),
-		PasswordFile:      c.PasswordFile,
-		IdentityToken:     string(c.IdentityToken),
-		IdentityTokenFile: c.IdentityTokenFile,
-		DockerConfig:      c.DockerConfig,
-		Command:           c.Command,
-		CommandLifetime:   c.CommandLifetime,
-	}
-}
-
-// proxyOf gives the HTTP proxy for requests to a remote; nil is what the environment
-// says.
-func proxyOf(r config.Remote) func(*http.Request) (*url.URL, error) {
-	switch {
-	case r.NoHTTPProxy:
-		return func(*http.Request) (*url.URL, error) { return nil, nil }
-	case r.HTTPProxy != nil:
-		return http.ProxyURL(r.HTTPProxy)
-	}
-	return nil
-}
-
 // orNever is a duration of the configuration, where 0 is never, for options, where
 // 0 is the default.
 func orNever(d time.Duration) time.Duration {
@@ -379,9 +302,13 @@ func orNever(d time.Duration) time.Duration {
 	return d
 }
 
-// Close ends the program's parts, the last first.
+// Close ends the program's parts, the last first. Requests have to have ended.
 func (p *program) Close() error {
-	var errs []error
+	p.changing.Lock()
+	p.closed = true
+	p.changing.Unlock()
+	p.ending.Wait()
+	errs := []error{p.stop()}
 	for _, c := range slices.Backward(p.closers) {
 		errs = append(errs, c.Close())
 	}
