@@ -25,6 +25,9 @@ const (
 type Freshness struct {
 	// Confirmed is when the remote has last said so; zero where that is not known.
 	Confirmed time.Time
+	// Until is when its lifetime is over, which is in the past for an answer that is
+	// stale; zero where it has none, or is not known.
+	Until time.Time
 	// Stale is why it was not asked again, or in vain, though the lifetime of the
 	// answer is over. It is nil for an answer that is fresh.
 	Stale error
@@ -77,6 +80,9 @@ func (r *Repository) judgeBy(s stored, away func() (why error, due bool)) (Fresh
 		return f, answer, nil
 	}
 	ttl, immutable := r.policy(s)
+	if !immutable {
+		f.Until = s.until(ttl)
+	}
 	if !r.force && !s.due && (immutable || r.within(s, ttl)) && !(s.old && r.tooStale(s)) {
 		if s.old {
 			f.Stale = r.notConfirmed()
@@ -132,6 +138,14 @@ func (s stored) freshness() (f Freshness) {
 	return f
 }
 
+// until is when the lifetime of s is over; zero where it was never confirmed.
+func (s stored) until(ttl time.Duration) (until time.Time) {
+	if asked := cmp.Or(s.asked, s.validated); asked != 0 {
+		until = time.Unix(0, asked).Add(ttl)
+	}
+	return until
+}
+
 // freshUntil tells until when a tag is answered without asking the remote, zero where
 // that is for ever or over, and whether it is over. A remote of which nothing is
 // configured is never asked.
@@ -145,7 +159,7 @@ func (r *Repository) freshUntil(tag string, rec tagRecord) (until time.Time, sta
 	case !r.within(s, ttl):
 		return time.Time{}, true
 	}
-	return time.Unix(0, cmp.Or(s.asked, s.validated)).Add(ttl).UTC(), false
+	return s.until(ttl).UTC(), false
 }
 
 // within tells whether the remote was asked about s no longer than d ago. A time from the
@@ -160,6 +174,9 @@ func (r *Repository) within(s stored, d time.Duration) bool {
 // is an error where s is too old to be given without.
 func (r *Repository) stale(s stored, why error) (Freshness, error) {
 	f := s.freshness()
+	if ttl, immutable := r.policy(s); !immutable {
+		f.Until = s.until(ttl)
+	}
 	if r.tooStale(s) {
 		return f, &staleError{
 			what: fmt.Sprintf("%s in %s", s.what(), r.name), remote: r.remote.Host,

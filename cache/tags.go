@@ -185,6 +185,9 @@ func (r *Repository) storedTag(ctx context.Context, tag string) (Manifest, error
 // Where that fails, the answer is right all the same.
 func (r *Repository) confirm(ctx context.Context, tag string, m Manifest, began uint64, said Descriptor) Tagged {
 	t, rec := r.answered(m, said, r.c.opts.Now())
+	if ttl, immutable := r.policy(r.asStored(tag, rec)); !immutable {
+		t.Until = r.asStored(tag, rec).until(ttl)
+	}
 	err := r.point(ctx, tag, rec, began)
 	if err != nil && !errors.Is(err, errNotLinked) { // or else it is served uncached
 		r.c.seldom("tag "+r.key+":"+tag, err)("tag %s of %s could not be stored", tag, r.key)

@@ -81,19 +81,8 @@ type Caller interface {
 }
 
 // asked is what the request for rt wants.
-func (rt route) asked(r *http.Request, prefix string) Asked {
-	a := Asked{Reference: rt.reference, Catalog: r.URL.EscapedPath() == prefix+"/v2/_catalog"}
-	switch rt.kind {
-	case manifestRoute:
-		a.Content = ManifestContent
-	case blobRoute:
-		a.Content = BlobContent
-	case tagsRoute:
-		a.Content = TagsContent
-	case referrersRoute:
-		a.Content = ReferrersContent
-	}
-	return a
+func (rt route) asked() Asked {
+	return Asked{Reference: rt.reference, Content: rt.kind.content(), Catalog: rt.kind == catalogRoute}
 }
 
 // admit finds out whether the request is answered. Where it is not, it has been.

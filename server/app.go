@@ -7,19 +7,15 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
-	"strings"
 	"sync"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
-	stockmetrics "github.com/distribution/distribution/v3/metrics"
-	v2 "github.com/distribution/distribution/v3/registry/api/v2"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // what the app is given; it stays empty
 	"github.com/distribution/reference"
-	metrics "github.com/docker/go-metrics"
 )
 
 // maxApps bounds how many apps are made. Each keeps a goroutine, and as many again as it has
@@ -45,15 +41,6 @@ func (a *Apps) app(ctx context.Context, stock *configuration.Configuration) (htt
 	of := appConfig(stock)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	app, err := a.find(ctx, of)
-	if err != nil || !stock.HTTP.Debug.Prometheus.Enabled {
-		return app, err
-	}
-	return counted(app, stock.HTTP.Prefix), nil
-}
-
-// find is app for who holds a.mu.
-func (a *Apps) find(ctx context.Context, of configuration.Configuration) (http.Handler, error) {
 	for _, m := range a.made {
 		if reflect.DeepEqual(m.of, of) {
 			return m.app, nil
@@ -154,28 +141,3 @@ func (namespaceOfRequest) Repositories(ctx context.Context, repos []string, last
 	}
 	return 0, distribution.ErrUnsupported
 }
-
-// counted counts requests to app as it does itself by http.debug.prometheus.enabled, which
-// only one app of a process could.
-func counted(app http.Handler, prefix string) http.Handler {
-	router := v2.RouterWithPrefix(prefix)
-	for name, m := range routeMetrics() {
-		router.GetRoute(name).Handler(metrics.InstrumentHandler(m, app))
-	}
-	router.NotFoundHandler = app
-	return router
-}
-
-// routeMetrics are those of each route of the app, under the stock names, in the registry
-// that is global.
-var routeMetrics = sync.OnceValue(func() map[string][]*metrics.HTTPMetric {
-	all := make(map[string][]*metrics.HTTPMetric)
-	for _, name := range []string{
-		v2.RouteNameBase, v2.RouteNameManifest, v2.RouteNameCatalog, v2.RouteNameTags, v2.RouteNameBlob, v2.RouteNameBlobUpload, v2.RouteNameBlobUploadChunk,
-	} {
-		ns := metrics.NewNamespace(stockmetrics.NamespacePrefix, "http", nil)
-		all[name] = ns.NewDefaultHttpMetrics(strings.ReplaceAll(name, "-", "_"))
-		metrics.Register(ns)
-	}
-	return all
-})

@@ -43,6 +43,25 @@ type exchange struct {
 	status int // 0 until something is sent
 	bytes  int64
 
+	// begun is when the request had come, and route what it is about.
+	begun time.Time
+	route route
+	// seen is for the observer.
+	seen observation
+
+	// looking tells that content is looked for, which comes with a Cache-Status; isHead
+	// that none of it is sent, and insists that the client wants the remote to be asked.
+	looking, isHead, insists bool
+	// tried tells that it was looked whether what is wanted is stored, and stored that it
+	// was, so that nobody was asked for it.
+	tried, stored bool
+	// keeping tells that a blob that is being fetched is stored.
+	keeping bool
+	// outcome is what the cache says of how it came to the answer.
+	outcome cache.Outcome
+	// refused tells that the request was refused by us.
+	refused bool
+
 	// repo is what the request is about, nil where that is no repository.
 	repo *cache.Name
 
@@ -121,9 +140,11 @@ func clientLeft(ctx context.Context, err error) bool {
 // extend gives what is written next its time. Each write has to be preceded by
 // it, so that no deadline of an earlier one, or of an earlier request of the
 // same connection, is left to strike.
-func (x *exchange) extend() {
+func (x *exchange) extend() { x.extendFrom(time.Now()) }
+
+func (x *exchange) extendFrom(now time.Time) {
 	// A writer that has no deadlines is no connection that could stall.
-	_ = x.conn.SetWriteDeadline(time.Now().Add(x.stall))
+	_ = x.conn.SetWriteDeadline(now.Add(x.stall))
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -131,8 +152,11 @@ func (x *exchange) WriteHeader(status int) {
 	if x.failed != nil && status >= 400 {
 		status = x.failed.status
 	}
+	now := time.Now()
 	if x.status == 0 && status >= 200 {
 		x.status = status
+		x.seen.answering = now
+		x.showCache(status, now)
 	}
 	if x.name != "" && ofRemote(status) {
 		x.Header().Set(via.Header, via.Value([]string{x.name}))
@@ -140,7 +164,7 @@ func (x *exchange) WriteHeader(status int) {
 	if link := x.Header().Get("Link"); link != "" && x.asked != nil {
 		x.Header().Set("Link", nextPage(link, x.asked))
 	}
-	x.extend()
+	x.extendFrom(now)
 	x.ResponseWriter.WriteHeader(status)
 }
 
@@ -163,9 +187,6 @@ func nextPage(link string, asked *url.URL) string {
 
 // Write implements http.ResponseWriter.
 func (x *exchange) Write(p []byte) (int, error) {
-	if x.status == 0 && x.asked != nil {
-		x.WriteHeader(http.StatusOK) // for its headers
-	}
 	x.begin()
 	x.extend()
 	n, err := x.ResponseWriter.Write(p)
@@ -184,10 +205,10 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// begin notes the status that a body implies.
+// begin sends the header that a body implies.
 func (x *exchange) begin() {
 	if x.status == 0 {
-		x.status = http.StatusOK
+		x.WriteHeader(http.StatusOK)
 	}
 }
 

@@ -29,7 +29,7 @@ const maxHeaderLine = 8 << 10
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(w, s.log)
 	x.name, x.ns = s.name, s.ns
-	start := s.now()
+	x.begun = s.now()
 	if s.tracing != nil {
 		r = s.trace(x, r)
 	}
@@ -40,9 +40,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.log.WithField("stack", string(debug.Stack())).Errorf("%s %s has failed: %v", r.Method, r.URL.Path, x.err)
 		}
 		x.endSpan()
-		if s.accessLog {
-			s.logRequest(x, r, s.now().Sub(start).Milliseconds())
+		now := s.now()
+		if s.accessLog && s.sample.logs(x.status, p != nil) {
+			s.logRequest(x, r, now.Sub(x.begun).Milliseconds())
 		}
+		s.end(x, r, now, p != nil)
 		if p != nil {
 			panic(http.ErrAbortHandler) // net/http does not log this one again
 		}
@@ -52,8 +54,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serve(x *exchange, r *http.Request) {
+	rt, bad := parseRoute(r.URL.EscapedPath(), s.prefix)
+	ns, err := namespaceOf(r)
+	x.route = rt
+	x.seen.size = measure(r)
+	s.begin(x, r, ns)
 	for name, values := range r.Header {
 		for _, v := range values {
+			x.seen.size += int64(len(name) + len(v))
 			if len(name)+len(v) > maxHeaderLine {
 				s.refuse(x, http.StatusRequestHeaderFieldsTooLarge, errcode.ErrorCodeUnsupported,
 					fmt.Sprintf("header %.40q is longer than %d bytes", name, maxHeaderLine))
@@ -66,12 +74,10 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		x.WriteHeader(http.StatusOK)
 		return
 	}
-	rt, bad := parseRoute(r.URL.EscapedPath(), s.prefix)
 	if bad != nil {
 		s.refuse(x, bad.status, bad.code, bad.message)
 		return
 	}
-	ns, err := namespaceOf(r)
 	if err != nil {
 		s.refuse(x, http.StatusBadRequest, errcode.ErrorCodeNameInvalid, err.Error())
 		return
@@ -80,7 +86,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		x.asked = r.URL
 	}
 	x.describe(r, rt, ns)
-	asked := rt.asked(r, s.prefix)
+	asked := rt.asked()
 	var refused error
 	if rt.name != "" {
 		var ctx context.Context
@@ -88,6 +94,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 			r = r.WithContext(ctx)
 		}
 		places, err := s.direct(x, ns, rt, wantsFresh(r))
+		x.seen.places = places
 		asked.Resource, asked.Places = resource(ns, rt, places), places
 		refused = cmp.Or(refused, err)
 	}
@@ -103,6 +110,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		s.fail(x, repositoryContent, refused)
 		return
 	}
+	x.looking, x.isHead = x.looksFor(r.Method), r.Method == http.MethodHead
 	switch {
 	case rt.kind == referrersRoute:
 		s.serveReferrers(x, r, rt)
@@ -151,7 +159,7 @@ func (s *Server) direct(x *exchange, ns string, rt route, fresh bool) ([]cache.P
 		return nil, err
 	}
 	x.repo = s.cache.Name(rt.name, places...)
-	if fresh {
+	if x.insists = fresh; fresh {
 		x.repo = x.repo.Fresh()
 	}
 	return places, nil
@@ -186,7 +194,7 @@ func (s *Server) onBehalf(r *http.Request) (context.Context, error) {
 
 // forApp returns the request as the app is to see it.
 func forApp(x *exchange, r *http.Request) *http.Request {
-	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	ctx := context.WithValue(cache.WithOutcome(r.Context(), &x.outcome), exchangeKey{}, x)
 	if x.caller != nil {
 		ctx = identified{ctx, x.caller.Name()}
 	}
@@ -202,6 +210,7 @@ func (s *Server) fail(x *exchange, kind contentKind, err error) {
 
 // refuse answers in the error form of the OCI distribution specification.
 func (s *Server) refuse(x *exchange, status int, code errcode.ErrorCode, message string) {
+	x.refused, x.looking = true, false
 	s.setCommonHeader(x.Header())
 	sendError(x, status, code.WithMessage(message))
 }
@@ -233,7 +242,7 @@ func (s *Server) setCommonHeader(h http.Header) {
 func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
 	switch rt.kind {
 	case manifestRoute:
-		t, err := storedManifest(r.Context(), x.repo, rt.reference)
+		t, err := x.storedManifest(r.Context(), rt.reference)
 		if err != nil {
 			return false
 		}
@@ -254,7 +263,7 @@ func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
 // serveStoredBlob is serveStored for a blob.
 func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
 	dgst := digest.Digest(rt.reference)
-	content, err := x.repo.CachedBlob(r.Context(), dgst)
+	content, err := x.storedBlob(r.Context(), dgst)
 	if err != nil {
 		return false
 	}
@@ -276,12 +285,24 @@ func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
 // isTag tells a tag from a digest.
 func isTag(reference string) bool { return !strings.Contains(reference, ":") }
 
-func storedManifest(ctx context.Context, repo *cache.Name, reference string) (cache.Tagged, error) {
-	if !isTag(reference) {
-		m, err := repo.CachedManifest(ctx, digest.Digest(reference))
-		return cache.Tagged{Manifest: m}, err
+// storedManifest is a manifest for which nobody has to be asked.
+func (x *exchange) storedManifest(ctx context.Context, reference string) (t cache.Tagged, err error) {
+	x.tried = true
+	if isTag(reference) {
+		t, err = x.repo.CachedTag(ctx, reference)
+	} else {
+		t.Manifest, err = x.repo.CachedManifest(ctx, digest.Digest(reference))
 	}
-	return repo.CachedTag(ctx, reference)
+	x.stored = err == nil
+	return t, err
+}
+
+// storedBlob is a blob for which nobody has to be asked.
+func (x *exchange) storedBlob(ctx context.Context, dgst digest.Digest) (*cache.Reader, error) {
+	x.tried = true
+	content, err := x.repo.CachedBlob(ctx, dgst)
+	x.stored = err == nil
+	return content, err
 }
 
 // serveManifest sends m with the headers of the app.

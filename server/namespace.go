@@ -114,12 +114,26 @@ func (r *repository) Tags(context.Context) distribution.TagService { return tags
 type tags struct{ *repository }
 
 func (t tags) Get(ctx context.Context, tag string) (v1.Descriptor, error) {
-	m, err := t.repo.Tag(ctx, tag)
+	m, err := t.tagged(ctx, tag)
 	if err != nil {
 		return v1.Descriptor{}, appError(ctx, manifestContent, err)
 	}
 	t.ns.show(ctx, tagAnswer, m.Freshness)
+	if x := exchangeFrom(ctx); x != nil {
+		x.manifest = m.Manifest
+	}
 	return v1.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}, nil
+}
+
+// tagged takes the short way first, if that was not tried, so that it gives the same
+// answers.
+func (t tags) tagged(ctx context.Context, tag string) (cache.Tagged, error) {
+	if x := exchangeFrom(ctx); x != nil && !x.tried {
+		if m, err := x.storedManifest(ctx, tag); err == nil {
+			return m, nil
+		}
+	}
+	return t.repo.Tag(ctx, tag)
 }
 
 func (t tags) List(ctx context.Context, limit int, last string) ([]string, error) {
@@ -155,11 +169,21 @@ func (tags) Lookup(context.Context, v1.Descriptor) ([]string, error) {
 type manifests struct{ *repository }
 
 func (m manifests) Get(ctx context.Context, dgst digest.Digest, _ ...distribution.ManifestServiceOption) (distribution.Manifest, error) {
+	x := exchangeFrom(ctx)
+	if x != nil && x.manifest.Digest == dgst && len(x.manifest.Bytes) > 0 {
+		return manifest{x.manifest}, nil // what the tag has turned out to stand for
+	}
+	if x != nil && !x.tried {
+		if t, err := x.storedManifest(ctx, dgst.String()); err == nil {
+			x.manifest = t.Manifest
+			return manifest{t.Manifest}, nil
+		}
+	}
 	got, err := m.repo.Manifest(ctx, dgst)
 	if err != nil {
 		return nil, appError(ctx, manifestContent, err)
 	}
-	if x := exchangeFrom(ctx); x != nil {
+	if x != nil {
 		x.manifest = got
 	}
 	return manifest{got}, nil
@@ -214,7 +238,7 @@ func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Req
 		x = newExchange(w, b.ns.log)
 	}
 	if r.Method == http.MethodHead {
-		d, err := b.repo.StatBlob(ctx, dgst)
+		d, err := b.size(ctx, x, dgst)
 		if err != nil {
 			return appError(ctx, blobContent, err)
 		}
@@ -222,7 +246,7 @@ func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Req
 		headBlob(w, r, d)
 		return nil
 	}
-	content, err := b.repo.OpenBlob(ctx, dgst)
+	content, err := b.open(ctx, x, dgst)
 	if err != nil {
 		return appError(ctx, blobContent, err)
 	}
@@ -238,6 +262,26 @@ func (b blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Req
 		x.blobSize = x.bytes // without its size it is sent as a whole
 	}
 	return nil
+}
+
+// open opens a blob, by the short way if that was not tried.
+func (b blobs) open(ctx context.Context, x *exchange, dgst digest.Digest) (*cache.Reader, error) {
+	if x.repo != nil && !x.tried {
+		if content, err := x.storedBlob(ctx, dgst); err == nil {
+			return content, nil
+		}
+	}
+	return b.repo.OpenBlob(ctx, dgst)
+}
+
+// size is open for who wants nothing of the blob.
+func (b blobs) size(ctx context.Context, x *exchange, dgst digest.Digest) (cache.Descriptor, error) {
+	if x.repo != nil && !x.tried {
+		if content, err := x.storedBlob(ctx, dgst); err == nil {
+			return cache.Descriptor{Digest: dgst, Size: content.Size()}, content.Close()
+		}
+	}
+	return b.repo.StatBlob(ctx, dgst)
 }
 
 // blobName is what a blob is called in the log.

@@ -12,6 +12,16 @@ type Observer interface {
 	Answered(Answer)
 }
 
+// Beginner is implemented by an [Observer] that wants to know what is under way, too.
+// It is called like Answered is.
+type Beginner interface {
+	// Began is told of each request before anything is done for it. What is known of the
+	// answer only is zero, and User as well. Answered follows, once, with the same
+	// Begun, Method, Kind, Route, Name, Reference, Client and Agent, whatever becomes of
+	// the request.
+	Began(Answer)
+}
+
 // Observers tell each of several.
 type Observers []Observer
 
@@ -19,6 +29,15 @@ type Observers []Observer
 func (all Observers) Answered(a Answer) {
 	for _, o := range all {
 		o.Answered(a)
+	}
+}
+
+// Began implements [Beginner].
+func (all Observers) Began(a Answer) {
+	for _, o := range all {
+		if b, ok := o.(Beginner); ok {
+			b.Began(a)
+		}
 	}
 }
 
@@ -38,6 +57,13 @@ const (
 	Left        Result = "left"        // the client has left
 )
 
+// The kinds of content that a request can be about, beside [ManifestContent],
+// [BlobContent], [TagsContent] and [ReferrersContent].
+const (
+	CatalogContent = "catalog"
+	OtherContent   = "other" // the rest, which is no content
+)
+
 // Answer is a request and how it was answered.
 type Answer struct {
 	// Begun is when its header had come, Waited how long after that the answer began, and
@@ -45,21 +71,26 @@ type Answer struct {
 	Begun        time.Time
 	Waited, Took time.Duration
 
-	// Method is that of HTTP. Kind is what was wanted: manifest, blob, tags, referrers,
-	// catalog, or other.
+	// Method is that of HTTP. Kind is what was wanted: [ManifestContent] and the others.
 	Method, Kind string
+	// Route is what the stock registry calls the endpoint: base, manifest, tags, blob,
+	// blob_upload, blob_upload_chunk, catalog; empty where it has none.
+	Route string
 	// Name is the repository as the client calls it, with the namespace that it has given
 	// in front, and Reference the tag or digest.
 	Name, Reference string
 	// Place is the repository that was meant; zero where that is not known.
 	Place cache.Place
 
+	// Status is that of HTTP, 0 where nothing was sent.
 	Status int
+	// RequestSize is about how many bytes the request has, its body included.
+	RequestSize int64
 	// Bytes is how many of the body were sent, and Fetched tells that they came from the
-	// remote for this request, or one that was under way.
-	Bytes   int64
-	Fetched bool
-	Result  Result
+	// remote for this request, or one that was under way, which Joined tells.
+	Bytes           int64
+	Fetched, Joined bool
+	Result          Result
 	// Age is how long ago the remote has confirmed a tag; -1 where that is not known, or it
 	// is none.
 	Age time.Duration
@@ -70,7 +101,8 @@ type Answer struct {
 	Parts    int
 
 	// Client is the address that the request came from, without port; User who it says that
-	// it is, if that was checked; Agent its User-Agent.
+	// it is, if that was checked; Agent its User-Agent. Name, Reference and Agent are as they
+	// came, and can be kilobytes.
 	Client, User, Agent string
 	// Err is what went wrong.
 	Err error

@@ -29,7 +29,7 @@ func (s *Server) serveReferrers(x *exchange, r *http.Request, rt route) {
 		return
 	}
 	s.setCommonHeader(x.Header())
-	list, err := x.repo.Referrers(r.Context(), digest.Digest(rt.reference))
+	list, err := x.repo.Referrers(cache.WithOutcome(r.Context(), &x.outcome), digest.Digest(rt.reference))
 	if err != nil {
 		s.fail(x, manifestContent, err)
 		return

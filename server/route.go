@@ -16,12 +16,47 @@ type routeKind int
 
 const (
 	otherRoute routeKind = iota // left to the app
+	baseRoute                   // whether this is a registry
+	catalogRoute
 	manifestRoute
 	blobRoute
 	tagsRoute
 	referrersRoute
 	uploadsRoute // where uploads of blobs begin
+	uploadRoute  // where one goes on
 )
+
+// content is what of a repository is wanted, see [Asked.Content].
+func (k routeKind) content() string {
+	switch k {
+	case manifestRoute:
+		return ManifestContent
+	case blobRoute:
+		return BlobContent
+	case tagsRoute:
+		return TagsContent
+	case referrersRoute:
+		return ReferrersContent
+	}
+	return ""
+}
+
+// stock is what the stock registry calls the endpoint, empty where it has none.
+func (k routeKind) stock() string {
+	switch k {
+	case baseRoute:
+		return "base"
+	case catalogRoute:
+		return "catalog"
+	case uploadsRoute:
+		return "blob_upload"
+	case uploadRoute:
+		return "blob_upload_chunk"
+	case referrersRoute:
+		return ""
+	}
+	return k.content()
+}
 
 // route is what a path of the distribution API means.
 type route struct {
@@ -70,8 +105,11 @@ func parseRoute(escaped, prefix string) (route, *badRoute) {
 	if strings.ContainsAny(path, `%\`) {
 		return route{}, nameInvalid("percent signs and backslashes have no place in it")
 	}
-	if path == "" || path == "_catalog" {
-		return route{}, nil
+	switch path {
+	case "":
+		return route{kind: baseRoute}, nil
+	case "_catalog":
+		return route{kind: catalogRoute}, nil
 	}
 	rt, ok := split(path)
 	if !ok {
@@ -97,7 +135,7 @@ func split(path string) (route, bool) {
 		if upload == "" {
 			return route{kind: uploadsRoute, name: name}, true
 		}
-		return route{name: name}, true
+		return route{kind: uploadRoute, name: name}, true
 	}
 	for _, kind := range []struct {
 		sep  string
@@ -121,7 +159,7 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 // checkReference refuses tags and digests that cannot exist.
 func (rt route) checkReference() *badRoute {
 	switch {
-	case rt.reference == "" && rt.kind == otherRoute, rt.kind == tagsRoute, rt.kind == uploadsRoute:
+	case rt.kind == tagsRoute, rt.kind == uploadsRoute, rt.kind == uploadRoute:
 		return nil
 	case rt.kind == manifestRoute && !strings.Contains(rt.reference, ":"):
 		if !tagGrammar.MatchString(rt.reference) {

@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"go.opentelemetry.io/otel/trace"
@@ -56,7 +58,8 @@ type Options struct {
 	Name string
 
 	// Config is the stock configuration, of which http.headers, http.prefix,
-	// catalog, tags, notifications and log.accesslog are used here.
+	// catalog, tags, notifications and log.accesslog are used here. Requests are not
+	// counted here, whatever http.debug.prometheus says: that is for the Observer.
 	// Nil is the stock default.
 	Config *configuration.Configuration
 
@@ -73,12 +76,17 @@ type Options struct {
 	// Default: none.
 	Metrics prometheus.Registerer
 
-	// Observer is told of each answer; nil for nobody.
+	// Observer is told of each answer, and of each request if it is a [Beginner]; nil for
+	// nobody.
 	Observer Observer
 
 	// Tracing gets a span of each request, below the one that the client has told, and
 	// what is done for it as spans below that. Nil is that nothing is traced.
 	Tracing trace.TracerProvider
+
+	// Sample is how many of the requests get a line in the log, unless log.accesslog is
+	// disabled; the zero value is all.
+	Sample Sample
 
 	// Log gets one line per request and what goes wrong; default nothing.
 	Log logrus.FieldLogger
@@ -98,7 +106,11 @@ type Server struct {
 	shortcut  bool   // stored content need not go through the app
 	accessLog bool
 	tracing   trace.TracerProvider // nil: off
+	sample    Sample
 	answers   *prometheus.CounterVec
+	observer  Observer
+	beginner  Beginner // the observer, if it is one
+	parts     *lru.Cache[digest.Digest, int]
 	log       logrus.FieldLogger
 	now       func() time.Time
 }
@@ -122,13 +134,14 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		access:  opts.Access,
 		headers: opts.Config.HTTP.Headers,
 		prefix:  (&url.URL{Path: strings.TrimSuffix(opts.Config.HTTP.Prefix, "/")}).EscapedPath(),
-		// The app sends the notifications and counts the requests, so
-		// everything has to go through it where somebody wants these.
-		shortcut: !opts.Config.HTTP.Debug.Prometheus.Enabled &&
-			!slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
+		// The app sends the notifications, so everything has to go through it where
+		// somebody wants these.
+		shortcut:  !slices.ContainsFunc(opts.Config.Notifications.Endpoints, func(e configuration.Endpoint) bool { return !e.Disabled }),
 		answers:   newAnswers(),
+		observer:  opts.Observer,
 		accessLog: !opts.Config.Log.AccessLog.Disabled,
 		tracing:   opts.Tracing,
+		sample:    opts.Sample,
 		log:       opts.Log,
 		now:       time.Now,
 	}
@@ -144,12 +157,16 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 			return nil, fmt.Errorf("counting answers: %w", err)
 		}
 	}
+	s.beginner, _ = opts.Observer.(Beginner)
+	var err error
+	if s.parts, err = lru.New[digest.Digest, int](memParts); err != nil {
+		return nil, fmt.Errorf("remembering manifests: %w", err)
+	}
 	s.ns = &namespace{cache: opts.Cache, router: opts.Router, log: opts.Log, fresh: s.show}
 	if opts.Apps == nil {
 		s.own = new(Apps)
 		opts.Apps = s.own
 	}
-	var err error
 	s.app, err = opts.Apps.app(ctx, opts.Config)
 	return s, err
 }
