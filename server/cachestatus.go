@@ -13,6 +13,9 @@ import (
 // cacheStatus is the header field in which an answer says how it came to be (RFC 9211).
 const cacheStatus = "Cache-Status"
 
+// cacheName is what we call ourselves there.
+const cacheName = "registry-module"
+
 // showCache sets Cache-Status, right before the header is sent.
 //
 // It is about the remote and this repository alone. A blob that was not stored for this
@@ -24,7 +27,12 @@ func (x *exchange) showCache(status int, now time.Time) {
 	if !x.looking {
 		return
 	}
-	m := memberOf("registry-module")
+	if status < http.StatusBadRequest && x.stored && x.freshness == (cache.Freshness{}) {
+		x.sent[0] = cacheName + "; hit" // what is asked for by its digest, mostly
+		x.Header()[cacheStatus] = x.sent[:]
+		return
+	}
+	m := append(member(x.scratch[:0]), cacheName...)
 	if status >= http.StatusBadRequest {
 		if x.err == nil || x.failed == nil || x.failed.status == http.StatusInternalServerError || refusal(x.err) {
 			return // it is not about what is stored
@@ -33,7 +41,8 @@ func (x *exchange) showCache(status int, now time.Time) {
 	} else {
 		x.tellSource(&m, now)
 	}
-	x.Header()[cacheStatus] = []string{string(m)}
+	x.sent[0] = string(m)
+	x.Header()[cacheStatus] = x.sent[:]
 }
 
 // tellSource says where an answer comes from.
@@ -133,11 +142,8 @@ func reasonOf(err error) string {
 }
 
 // member is a member of a list of structured fields: a token with parameters (RFC 9651,
-// sections 3.1 and 4.1).
+// sections 3.1 and 4.1). It begins as its token.
 type member []byte
-
-// memberOf begins a member. Name is a token.
-func memberOf(name string) member { return append(make(member, 0, 80), name...) }
 
 // flag adds a parameter that is true.
 func (m *member) flag(key string) { *m = append(append(*m, "; "...), key...) }

@@ -59,6 +59,10 @@ type exchange struct {
 	keeping bool
 	// outcome is what the cache says of how it came to the answer.
 	outcome cache.Outcome
+	// sent is the Cache-Status, and scratch what it is made in, so that neither has to be
+	// allocated.
+	sent    [1]string
+	scratch [96]byte
 	// refused tells that the request was refused by us.
 	refused bool
 
