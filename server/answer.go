@@ -19,7 +19,9 @@ const memParts = 256
 // exchange knows anyway.
 type observation struct {
 	called    string // the repository, as the client calls it
-	size      int64  // of the request
+	client    string // without port
+	agent     string
+	size      int64 // of the request
 	places    []cache.Place
 	began     bool      // the observer knows of it
 	answering time.Time // when the answer began
@@ -34,6 +36,13 @@ func (s *Server) begin(x *exchange, r *http.Request, ns string) {
 	x.seen.called = x.route.name
 	if ns != "" && x.route.name != "" {
 		x.seen.called = ns + "/" + x.route.name
+	}
+	x.seen.client = r.RemoteAddr
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		x.seen.client = host
+	}
+	if agent := r.Header["User-Agent"]; len(agent) > 0 {
+		x.seen.agent = agent[0]
 	}
 	if s.beginner != nil {
 		s.beginner.Began(x.asAsked(r))
@@ -81,14 +90,10 @@ func (s *Server) end(x *exchange, r *http.Request, now time.Time, lost bool) {
 
 // asAsked is what is known of an answer before there is one.
 func (x *exchange) asAsked(r *http.Request) Answer {
-	client := r.RemoteAddr
-	if host, _, err := net.SplitHostPort(client); err == nil {
-		client = host
-	}
 	return Answer{
 		Begun: x.begun, Method: r.Method, Kind: x.route.kind.wanted(), Route: x.route.kind.stock(),
 		Name: x.seen.called, Reference: x.route.reference, RequestSize: x.seen.size,
-		Client: client, Agent: r.UserAgent(),
+		Client: x.seen.client, Agent: x.seen.agent,
 	}
 }
 

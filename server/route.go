@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	pathpkg "path"
-	"regexp"
 	"strings"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
@@ -76,13 +75,44 @@ type badRoute struct {
 // specification asks clients to stay within, host included.
 const maxNameLength = 255
 
-// The grammars of the OCI distribution specification, "Pulling manifests". The
-// one that package reference has for names admits a registry's host, too, which
-// has no place in a path.
-var (
-	nameGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-)
+// isName tells whether name is one of a repository by the grammar of the OCI distribution
+// specification, "Pulling manifests":
+//
+//	[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*
+//
+// The one that package reference has admits a registry's host, too, which has no place in a
+// path. It is asked in each request, and so is not a regular expression.
+func isName(name string) bool {
+	separators := 1 // how many bytes are between letters now: the first has to be one
+	for i := 0; i < len(name); i++ {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			separators = 0
+		case separators == 0 && (c == '.' || c == '_' || c == '-' || c == '/'):
+			separators = 1
+		case separators > 0 && i > 0 && c == name[i-1] && (c == '-' || c == '_' && separators == 1):
+			separators++
+		default:
+			return false
+		}
+	}
+	return separators == 0
+}
+
+// isTagName tells whether tag is one, by the same specification:
+//
+//	[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}
+func isTagName(tag string) bool {
+	for i := 0; i < len(tag); i++ {
+		switch c := tag[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_':
+		case i > 0 && (c == '.' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return len(tag) > 0 && len(tag) <= 128
+}
 
 // parseRoute reads the path of a request as it came over the wire. Nothing in
 // the grammar of the API needs escaping, dots as path elements, or empty ones:
@@ -120,7 +150,7 @@ func parseRoute(escaped, prefix string) (route, *badRoute) {
 		}
 		return route{}, &badRoute{http.StatusNotFound, errcode.ErrorCodeUnsupported, "there is no such endpoint in the distribution API"}
 	}
-	if len(rt.name) > maxNameLength || !nameGrammar.MatchString(rt.name) {
+	if len(rt.name) > maxNameLength || !isName(rt.name) {
 		return route{}, nameInvalid("lower-case letters, digits, and single . _ - between them, in parts separated by /, 255 characters in all")
 	}
 	return rt, rt.checkReference()
@@ -162,7 +192,7 @@ func (rt route) checkReference() *badRoute {
 	case rt.kind == tagsRoute, rt.kind == uploadsRoute, rt.kind == uploadRoute:
 		return nil
 	case rt.kind == manifestRoute && !strings.Contains(rt.reference, ":"):
-		if !tagGrammar.MatchString(rt.reference) {
+		if !isTagName(rt.reference) {
 			return &badRoute{http.StatusNotFound, errcode.ErrorCodeManifestUnknown,
 				fmt.Sprintf("%.130q cannot be a tag: up to 128 letters, digits, and . _ -", rt.reference)}
 		}

@@ -113,8 +113,8 @@ func (x *pull) named(a server.Answer) (id digest.Digest, tag string) {
 // add counts a request in.
 func (x *pull) add(a server.Answer) {
 	x.requests++
-	if end := a.Begun.Add(a.Took); end.After(x.ended) {
-		x.ended = end
+	if x.last = a.Begun.Add(a.Took); x.last.After(x.ended) {
+		x.ended = x.last
 	}
 	if a.Method == "HEAD" {
 		if len(x.tags) < maxTags && isTag(a.Reference) && a.Manifest.Digest != "" && a.Kind == server.ManifestContent {

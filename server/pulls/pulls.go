@@ -41,6 +41,7 @@ type Pulls struct {
 	mu      sync.Mutex
 	closed  bool
 	callers map[caller]*calls
+	latest  *calls // one of callers, or nil: who asks mostly asks again
 	// open are all pulls, the one whose last request has ended first in front.
 	open  list.List
 	timer *time.Timer // nil while it does not run
@@ -96,7 +97,7 @@ func (p *Pulls) Began(a server.Answer) {
 	by := callerOf(a)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := p.callers[by]
+	c := p.find(by)
 	if c == nil {
 		c = &calls{caller: by.clone()} // the request is not to be kept for its sake
 		p.callers[c.caller] = c
@@ -117,7 +118,7 @@ func (p *Pulls) Answered(a server.Answer) {
 
 // answered counts a request, and returns the pulls that are over by that.
 func (p *Pulls) answered(a server.Answer) (over []*pull) {
-	c := p.callers[callerOf(a)]
+	c := p.find(callerOf(a))
 	if c == nil {
 		return nil // Began was not told of it
 	}
@@ -152,9 +153,16 @@ func (p *Pulls) answered(a server.Answer) (over []*pull) {
 	}
 	x := c.pulls[i]
 	x.add(a)
-	x.last = a.Begun.Add(a.Took)
 	p.open.MoveToBack(x.at)
 	return over
+}
+
+// find returns what a caller does, nil for nothing.
+func (p *Pulls) find(by caller) *calls {
+	if p.latest == nil || p.latest.caller != by {
+		p.latest = p.callers[by]
+	}
+	return p.latest
 }
 
 // end takes a pull for over.
@@ -169,6 +177,7 @@ func (p *Pulls) end(x *pull) *pull {
 func (p *Pulls) leave(c *calls) {
 	if c.underWay == 0 && len(c.pulls) == 0 {
 		delete(p.callers, c.caller)
+		p.latest = nil
 	}
 }
 
