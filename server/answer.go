@@ -65,7 +65,7 @@ func (s *Server) end(x *exchange, r *http.Request, now time.Time, lost bool) {
 	if a.Status == 0 && !lost {
 		a.Status = http.StatusOK // of net/http
 	}
-	told := x.outcome.Answered()
+	told := x.told()
 	a.Bytes, a.Err = x.bytes, x.err
 	a.Result = x.result(a.Status, told.Source)
 	a.Fetched = a.Bytes > 0 && a.Status < http.StatusBadRequest && x.source(told.Source) == cache.FromRemote

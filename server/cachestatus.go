@@ -47,7 +47,7 @@ func (x *exchange) showCache(status int, now time.Time) {
 
 // tellSource says where an answer comes from.
 func (x *exchange) tellSource(m *member, now time.Time) {
-	told := x.outcome.Answered()
+	told := x.told()
 	source := x.source(told.Source)
 	stale := x.freshness.Stale
 	switch {
@@ -101,7 +101,7 @@ func (x *exchange) tellForward(m *member, told cache.Answered, source cache.Sour
 // tellFailure says why there is no content.
 func (x *exchange) tellFailure(m *member) {
 	switch {
-	case x.outcome.Answered().Source == cache.FromMemory:
+	case x.told().Source == cache.FromMemory:
 		m.flag("hit")
 		m.text("detail", "negative memory")
 		return

@@ -57,8 +57,10 @@ type exchange struct {
 	tried, stored bool
 	// keeping tells that a blob that is being fetched is stored.
 	keeping bool
-	// outcome is what the cache says of how it came to the answer.
+	// outcome is what the cache says of how it came to the answer it has given last, and
+	// ofTag what it has said of a tag, whose manifest is looked up after it.
 	outcome cache.Outcome
+	ofTag   *cache.Answered
 	// sent is the Cache-Status, and scratch what it is made in, so that neither has to be
 	// allocated.
 	sent    [1]string
@@ -207,6 +209,14 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	n, err := io.Copy(x.ResponseWriter, src)
 	x.bytes += n
 	return n, err
+}
+
+// told is how the cache came to the answer.
+func (x *exchange) told() cache.Answered {
+	if x.ofTag != nil {
+		return *x.ofTag
+	}
+	return x.outcome.Answered()
 }
 
 // begin sends the header that a body implies.

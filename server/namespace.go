@@ -128,12 +128,17 @@ func (t tags) Get(ctx context.Context, tag string) (v1.Descriptor, error) {
 // tagged takes the short way first, if that was not tried, so that it gives the same
 // answers.
 func (t tags) tagged(ctx context.Context, tag string) (cache.Tagged, error) {
-	if x := exchangeFrom(ctx); x != nil && !x.tried {
+	x := exchangeFrom(ctx)
+	if x != nil && !x.tried {
 		if m, err := x.storedManifest(ctx, tag); err == nil {
 			return m, nil
 		}
 	}
-	return t.repo.Tag(ctx, tag)
+	m, err := t.repo.Tag(ctx, tag)
+	if x != nil && err == nil {
+		x.ofTag = new(x.outcome.Answered())
+	}
+	return m, err
 }
 
 func (t tags) List(ctx context.Context, limit int, last string) ([]string, error) {
