@@ -111,3 +111,53 @@ func send(b *testing.B, c *cache.Cache, dgst digest.Digest, w io.Writer) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkStats is what a dashboard asks for each second, while 16 downloads are under way
+// and 1000 unfinished ones are kept.
+func BenchmarkStats(b *testing.B) {
+	feed := cachetest.NewFeed() // which gives nothing until the end
+	up := &cachetest.Upstream{Body: func(digest.Digest, []byte) io.ReadCloser { return feed }}
+	blobs := new(cachetest.Blobs)
+	partials := &cachetest.Partials{Blobs: blobs}
+	for range 1000 {
+		content := randomBytes(cache.PartSize)
+		p, err := partials.Resume(b.Context(), digest.FromBytes(content))
+		if err == nil {
+			err = p.Keep([]byte(`{"size":1000000}`))
+		}
+		if err == nil {
+			_, err = p.WriteAt(content, 0)
+		}
+		if err == nil {
+			_, err = p.Suspend()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	c, err := cache.New(context.Background(), cache.Options{
+		Blobs: blobs, Partials: partials, Refs: new(cachetest.Refs), Index: new(cachetest.Index),
+		Remotes: []cache.Remote{{Host: up.Host(), Upstream: up, RetryFor: -1}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, _ := c.Repository(cache.Place{Host: up.Host(), Repo: "a"})
+	for range 16 {
+		reader, err := r.OpenBlob(b.Context(), up.AddBlob("a", randomBytes(200_000)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = reader.Close() }()
+	}
+	for b.Loop() {
+		s, err := c.Stats(b.Context())
+		if err != nil || len(s.Fills) != 16 || s.Kept.Times != 1000 {
+			b.Fatal(len(s.Fills), s.Kept, err)
+		}
+	}
+	feed.End(errReset)
+	if err := c.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
