@@ -23,9 +23,20 @@ type Row struct {
 	// Worst tells that a row's value is the largest sample and not the median:
 	// for what must not happen even once.
 	Worst bool `json:"worst,omitempty"`
+	// Better tells which values are the better ones, for [Row.Against].
+	Better Better `json:"better,omitempty"`
 	// Bar is what is asked of one server, or nil.
 	Bar *Bar `json:"bar,omitempty"`
 }
+
+// Better is the direction in which values get better.
+type Better string
+
+// The directions. The zero value is neither.
+const (
+	Lower  Better = "lower"
+	Higher Better = "higher"
+)
 
 // Value is the one number that stands for the samples of a server; ok is false
 // where there are none.
@@ -58,6 +69,38 @@ const (
 	Missed      Verdict = "MISSED"
 	NotMeasured Verdict = "not measured"
 )
+
+// Comparison is how one server does against another.
+type Comparison string
+
+// The comparisons. Unknown is that of a row in which one of them has no value, or in
+// which no value is better than another.
+const (
+	Unknown Comparison = ""
+	Ahead   Comparison = "better"
+	Even    Comparison = "even"
+	Behind  Comparison = "WORSE"
+)
+
+// noise is by which part two values differ that are taken for the same: what two runs of
+// the same program differ by.
+const noise = 0.05
+
+// Against compares a server with another one, by what [Row.Better] says.
+func (r Row) Against(server, other string) Comparison {
+	v, ok1 := r.Value(server)
+	o, ok2 := r.Value(other)
+	if !ok1 || !ok2 || r.Better == "" {
+		return Unknown
+	}
+	switch difference := v - o; {
+	case math.Abs(difference) <= noise*math.Max(math.Abs(v), math.Abs(o)):
+		return Even
+	case (difference < 0) == (r.Better == Lower):
+		return Ahead
+	}
+	return Behind
+}
 
 // Add appends a sample of a server. What is not a number, as a ratio to nothing,
 // is no sample.
@@ -124,7 +167,11 @@ func (r Row) derive(metric string, bar *Bar, f func([]float64) []float64) Row {
 type Table struct {
 	// Servers are the columns, in order.
 	Servers []string `json:"servers"`
-	Rows    []Row    `json:"rows"`
+	// Ours and Theirs are the servers that the last column compares; empty is no such
+	// column.
+	Ours   string `json:"ours,omitempty"`
+	Theirs string `json:"theirs,omitempty"`
+	Rows   []Row  `json:"rows"`
 }
 
 // Add appends rows.
@@ -141,10 +188,24 @@ func (t *Table) Count(v Verdict) int {
 	return n
 }
 
+// Compared counts the rows that compare so.
+func (t *Table) Compared(c Comparison) int {
+	n := 0
+	for _, r := range t.Rows {
+		if r.Against(t.Ours, t.Theirs) == c {
+			n++
+		}
+	}
+	return n
+}
+
 // Markdown writes the table with its values, aligned, so that it is readable
 // as plain text too.
 func (t *Table) Markdown(w io.Writer) error {
 	head := slices.Concat([]string{"scenario", "metric"}, t.Servers, []string{"bar", "verdict"})
+	if t.Theirs != "" {
+		head = append(head, "than "+t.Theirs)
+	}
 	cells := [][]string{head}
 	previous := ""
 	for _, r := range t.Rows {
@@ -156,7 +217,11 @@ func (t *Table) Markdown(w io.Writer) error {
 		for _, s := range t.Servers {
 			line = append(line, r.cell(s))
 		}
-		cells = append(cells, append(line, r.Bar.String(), string(r.Verdict())))
+		line = append(line, r.Bar.String(), string(r.Verdict()))
+		if t.Theirs != "" {
+			line = append(line, string(r.Against(t.Ours, t.Theirs)))
+		}
+		cells = append(cells, line)
 	}
 	widths := make([]int, len(head))
 	for _, line := range cells {

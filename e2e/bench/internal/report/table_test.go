@@ -115,3 +115,54 @@ func TestMarkdown(t *testing.T) {
 		t.Errorf("%d missed, want 1", n)
 	}
 }
+
+func TestAgainst(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		better       Better
+		ours, theirs []float64
+		want         Comparison
+	}{
+		{"less where that is better", Lower, []float64{1}, []float64{2}, Ahead},
+		{"more where less is better", Lower, []float64{3}, []float64{2}, Behind},
+		{"more where that is better", Higher, []float64{3}, []float64{2}, Ahead},
+		{"less where more is better", Higher, []float64{1}, []float64{2}, Behind},
+		{"as good as the same", Lower, []float64{104}, []float64{100}, Even},
+		{"both nothing", Lower, []float64{0}, []float64{0}, Even},
+		{"nothing to compare with", Lower, []float64{1}, nil, Unknown},
+		{"nothing of ours", Lower, nil, []float64{1}, Unknown},
+		{"neither is better", "", []float64{1}, []float64{2}, Unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := Row{Better: c.better, Samples: Samples{"ours": c.ours, "theirs": c.theirs}}
+			if got := r.Against("ours", "theirs"); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestMarkdownCompares(t *testing.T) {
+	table := Table{Servers: []string{"ours", "theirs"}, Ours: "ours", Theirs: "theirs"}
+	table.Add(
+		Row{Scenario: "pull", Metric: "s", Better: Lower, Samples: Samples{"ours": {1}, "theirs": {2}}},
+		Row{Scenario: "pull", Metric: "GB/s", Better: Higher, Samples: Samples{"ours": {1}, "theirs": {2}}},
+		Row{Scenario: "idle", Metric: "MiB", Samples: Samples{"theirs": {45}}},
+	)
+	var out strings.Builder
+	if err := table.Markdown(&out); err != nil {
+		t.Fatal(err)
+	}
+	const want = `| scenario | metric | ours | theirs | bar | verdict | than theirs |
+| -------- | ------ | ---- | ------ | --- | ------- | ----------- |
+| pull     | s      | 1    | 2      |     |         | better      |
+|          | GB/s   | 1    | 2      |     |         | WORSE       |
+| idle     | MiB    | -    | 45     |     |         |             |
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+	if table.Compared(Ahead) != 1 || table.Compared(Behind) != 1 || table.Compared(Even) != 0 {
+		t.Errorf("%d ahead, %d behind, %d even", table.Compared(Ahead), table.Compared(Behind), table.Compared(Even))
+	}
+}
