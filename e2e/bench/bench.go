@@ -21,20 +21,21 @@ import (
 
 // The names of what is compared, and of the table's columns.
 const (
-	direct = "direct" // no proxy: clients pull from the upstream
-	module = "module"
-	stock  = "stock"
-	nginx  = "nginx"
+	direct      = "direct" // no proxy: clients pull from the upstream
+	module      = "module"
+	stock       = "stock"
+	zot         = "zot"
+	nginxCached = "nginx cache" // in front of the upstream
+	nginx       = "nginx"       // with the same bytes as files: no registry could do better
 
-	wrk = "wrk" // not a server: the load of warm-manifest
+	wrk = "wrk" // not a server: a load
 )
 
 // bench is one run: its programs, its directory and what it has found out.
 type bench struct {
-	quick bool
-	blobs int // in the volume of many-blobs
-	log   io.Writer
-	dir   string
+	options
+	log io.Writer
+	dir string
 	// binaries has the path of each program that could be built or found.
 	binaries map[string]string
 	upstream synth.Remote
@@ -45,6 +46,15 @@ type bench struct {
 	failures []error  // what could not be measured, and why
 	busy     float64  // the load average when the run began
 	images   int      // how many were made so far
+	scenario string   // that runs
+	modules  int      // how many were started so far
+}
+
+// options are what the command line says.
+type options struct {
+	quick   bool
+	blobs   int    // in the volume of many-blobs
+	profile string // directory for profiles of the module; empty is none
 }
 
 // scenario is one thing that is measured.
@@ -63,22 +73,29 @@ func scenarios() []scenario {
 		{"bandwidth", (*bench).bandwidth},
 		{"warm-blob", (*bench).warmBlob},
 		{"warm-manifest", (*bench).warmManifest},
+		{"memory", (*bench).memory},
+		{"seed", (*bench).seed},
+		{"overhead", (*bench).overhead},
 		{"idle", (*bench).idle},
+		{"idle-cost", (*bench).idleCost},
 		{"many-blobs", (*bench).manyBlobs},
 	}
 }
 
 // newBench builds what is compared and starts the upstream. Call close.
-func newBench(ctx context.Context, quick bool, blobs int, log io.Writer) (*bench, error) {
+func newBench(ctx context.Context, o options, log io.Writer) (*bench, error) {
 	dir, err := os.MkdirTemp("", "registry-module-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("making a directory: %w", err)
 	}
 	b := &bench{
-		quick: quick, blobs: blobs, log: log, dir: dir,
+		options: o, log: log, dir: dir,
 		binaries: map[string]string{},
 		clients:  loadProcess,
-		table:    report.Table{Servers: []string{direct, module, stock, nginx}},
+		table: report.Table{
+			Servers: []string{direct, module, stock, zot, nginxCached, nginx},
+			Ours:    module, Theirs: stock,
+		},
 	}
 	if b.busy, err = loadAverage(); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -93,10 +110,11 @@ func newBench(ctx context.Context, quick bool, blobs int, log io.Writer) (*bench
 // build finds or builds what is compared. What cannot be had is missing from
 // the table, and the run ends with an error.
 func (b *bench) build(ctx context.Context) {
-	b.logf("building registry-module and the stock registry")
+	b.logf("building registry-module, the stock registry and zot")
 	for name, get := range map[string]func() (string, error){
 		module: func() (string, error) { return lab.Module(ctx) },
 		stock:  func() (string, error) { return lab.StockRegistry().Install(ctx) },
+		zot:    func() (string, error) { return lab.Zot(ctx) },
 		nginx:  func() (string, error) { return lab.System("nginx", "nginx-light") },
 		wrk:    func() (string, error) { return lab.System("wrk", "wrk") },
 	} {
@@ -107,6 +125,7 @@ func (b *bench) build(ctx context.Context) {
 		}
 		b.binaries[name] = path
 	}
+	b.binaries[nginxCached] = b.binaries[nginx]
 }
 
 func (b *bench) startUpstream(ctx context.Context) error {
@@ -152,6 +171,7 @@ func (b *bench) runAll(ctx context.Context, pattern *regexp.Regexp) error {
 			continue
 		}
 		begin := time.Now()
+		b.scenario = s.name
 		rows, err := s.run(b, ctx)
 		if err != nil {
 			b.fail(fmt.Errorf("%s: %w", s.name, err))
@@ -179,8 +199,9 @@ func (b *bench) describe(format string, args ...any) {
 // notes writes what a reader of the table has to know.
 func (b *bench) notes(w io.Writer) error {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\n%d bars met, %d missed, %d not measured.\n\n",
-		b.table.Count(report.Met), b.table.Count(report.Missed), b.table.Count(report.NotMeasured))
+	fmt.Fprintf(&text, "\n%d bars met, %d missed, %d not measured. Of the rows in which the stock registry has a value, the module's is better in %d, the same within 5 %% in %d, worse in %d.\n\n",
+		b.table.Count(report.Met), b.table.Count(report.Missed), b.table.Count(report.NotMeasured),
+		b.table.Compared(report.Ahead), b.table.Compared(report.Even), b.table.Compared(report.Behind))
 	for _, about := range b.about {
 		fmt.Fprintf(&text, "- %s\n", about)
 	}
@@ -189,8 +210,9 @@ func (b *bench) notes(w io.Writer) error {
 - Clients and upstream are processes of their own on the same %d CPUs (%s/%s). Clients
   check the length of all that they get, some its digest; the others let the kernel
   drop it, so that they take as little CPU time from the server as they can.
-- stock is registry %s in proxy mode.
-`, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, lab.StockRegistry().Version)
+- stock is registry %s in proxy mode, zot is %s with its extension sync, which fetches images
+  when they are asked for, and nginx cache is proxy_cache in front of the same upstream.
+`, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, lab.StockRegistry().Version, zotVersion)
 	if b.busy > 1 {
 		fmt.Fprintf(&text, "- The machine was busy with other things (load average %.1f at the start): the times are not to be trusted.\n", b.busy)
 	}

@@ -1,9 +1,17 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseWrk(t *testing.T) {
@@ -21,9 +29,9 @@ Transfer/sec:     59.26KB
 		name, out string
 		want      wrkResult
 	}{
-		{"good", head + tail, wrkResult{Rate: 248.21}},
-		{"errors", head + "  Non-2xx or 3xx responses: 251\n" + tail, wrkResult{248.21, 251}},
-		{"broken connections", head + "  Socket errors: connect 1, read 2, write 3, timeout 4\n" + tail, wrkResult{248.21, 10}},
+		{"good", head + tail, wrkResult{Rate: 248.21, Requests: 507}},
+		{"errors", head + "  Non-2xx or 3xx responses: 251\n" + tail, wrkResult{248.21, 507, 251}},
+		{"broken connections", head + "  Socket errors: connect 1, read 2, write 3, timeout 4\n" + tail, wrkResult{248.21, 507, 10}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got, err := parseWrk(c.out); err != nil || got != c.want {
@@ -57,5 +65,74 @@ func TestStrippedSize(t *testing.T) {
 	}
 	if n, err := strippedSize(exe); err != nil || n <= 0 || n > info.Size() {
 		t.Errorf("got %d, %v; want some of %d bytes", n, err, info.Size())
+	}
+}
+
+func TestModifiedSince(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	for name, modified := range map[string]time.Time{"old": now.Add(-time.Hour), "new": now.Add(time.Hour)} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, modified, modified); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(dir, now.Add(-time.Hour), now.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := modifiedSince(dir, now); err != nil || n != 1 {
+		t.Errorf("got %d, %v; want 1", n, err)
+	}
+}
+
+func TestZotConfig(t *testing.T) {
+	raw, err := zotConfig("127.0.0.1:8000", "/data", "http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		HTTP       struct{ Address, Port string }
+		Extensions struct {
+			Sync struct {
+				Registries []struct {
+					URLs     []string
+					OnDemand bool
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.HTTP.Port != "8000" || len(c.Extensions.Sync.Registries) != 1 || !c.Extensions.Sync.Registries[0].OnDemand {
+		t.Errorf("got %s", raw)
+	}
+}
+
+// TestWatcher has an admin address with metrics and without a dashboard.
+func TestWatcher(t *testing.T) {
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/metrics" {
+			http.NotFound(w, r)
+		}
+	}))
+	defer admin.Close()
+	w := &watcher{}
+	ctx, cancel := context.WithCancel(t.Context())
+	scraped := make(chan error)
+	go func() { scraped <- w.scrape(ctx, admin.URL+"/metrics") }()
+	for w.scrapes.Load() == 0 {
+		runtime.Gosched()
+	}
+	cancel()
+	if err := <-scraped; err != nil {
+		t.Errorf("reading metrics: %v", err)
+	}
+	err := w.look(t.Context(), admin.URL+"/events")
+	if err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("the error is %v, want one that says that there is no dashboard", err)
 	}
 }

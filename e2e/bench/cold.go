@@ -17,19 +17,19 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 	const clients = 50
 	layer := pick[int64](b, 25*mib, 6*mib)
 	b.describe("herd: %d clients pull a cold image of 4 layers of %d MiB at once, upstream at 100 MB/s; direct is one client alone.", clients, layer/mib)
-	seconds := report.Row{Metric: "wall time, s"}
+	seconds := report.Row{Metric: "wall time, s", Better: report.Lower}
 	amplification := report.Row{
-		Metric: "upstream bytes / unique bytes", Worst: true,
+		Metric: "upstream bytes / unique bytes", Worst: true, Better: report.Lower,
 		Bar: &report.Bar{Server: module, Limit: 1},
 	}
 	// A config is too small to show in the ratio.
-	repeated := report.Row{Metric: "blob bytes downloaded again", Worst: true, Bar: &report.Bar{Server: module, Limit: 0}}
-	requests := report.Row{Metric: "upstream requests"}
-	cost := report.Row{Metric: "server's CPU, s"}
-	failures := report.Row{Metric: "clients that failed", Worst: true, Bar: &report.Bar{Server: module, Limit: 0}}
-	peak := report.Row{Metric: "peak RSS, MiB", Bar: &report.Bar{Server: module, Limit: 64}}
+	repeated := report.Row{Metric: "blob bytes downloaded again", Worst: true, Better: report.Lower, Bar: &report.Bar{Server: module, Limit: 0}}
+	requests := report.Row{Metric: "upstream requests", Better: report.Lower}
+	cost := report.Row{Metric: "server's CPU, s", Better: report.Lower}
+	failures := report.Row{Metric: "clients that failed", Worst: true, Better: report.Lower, Bar: &report.Bar{Server: module, Limit: 0}}
+	peak := report.Row{Metric: "peak RSS, MiB", Better: report.Lower, Bar: &report.Bar{Server: module, Limit: 64}}
 
-	servers := b.launch(ctx, direct, module, stock, nginx)
+	servers := b.launch(ctx, direct, module, stock, zot, nginxCached)
 	defer func() { err = joinStop(err, servers) }()
 	if err := b.upstream.SetShape(ctx, synth.Shape{BytesPerSecond: wan}); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 			switch {
 			case s.name == direct:
 				n = 1
-			case s.name == stock && i > 0:
+			case (s.name == stock || s.name == zot) && i > 0:
 				continue // it takes a minute, and is not close to anything
 			}
 			result, counters, cpu, err := b.pull(ctx, s, load.Pull{Repo: img.Repo, Tag: img.Tag, Clients: n, Verify: 1})
@@ -74,18 +74,24 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 				i, s.name, result.Seconds, failed, cpu.Seconds(), result.CPUSeconds, counters.Counts)
 		}
 	}
-	for _, s := range servers {
-		if s.proc != nil {
-			u, err := s.usage()
-			if err != nil {
-				b.fail(fmt.Errorf("herd: %s: %w", s.name, err))
-				continue
-			}
-			peak.Add(s.name, float64(u.PeakRSS)/mib)
-		}
-	}
+	b.peaks(servers, &peak)
 	ratio := seconds.Ratio("wall time / direct", direct, &report.Bar{Server: module, Limit: 2})
 	return []report.Row{seconds, ratio, amplification, repeated, requests, failures, cost, peak}, nil
+}
+
+// peaks adds the most memory that each of the servers has had.
+func (b *bench) peaks(servers fleet, peak *report.Row) {
+	for _, s := range servers {
+		if s.proc == nil {
+			continue
+		}
+		u, err := s.usage()
+		if err != nil {
+			b.fail(fmt.Errorf("%s: %s: %w", b.scenario, s.name, err))
+			continue
+		}
+		peak.Add(s.name, float64(u.PeakRSS)/mib)
+	}
 }
 
 // cold: one client pulls a cold image of four layers, from an upstream of
@@ -93,11 +99,15 @@ func (b *bench) herd(ctx context.Context) (rows []report.Row, err error) {
 func (b *bench) cold(ctx context.Context) (rows []report.Row, err error) {
 	layer := pick[int64](b, 50*mib, 25*mib)
 	b.describe("cold: one client pulls a cold image of 4 layers of %d MiB, upstream at 100 MB/s and 20 ms to answer.", layer/mib)
-	seconds := report.Row{Metric: "pull, s"}
-	firstByte := report.Row{Metric: "first byte of a layer, ms"}
-	cost := report.Row{Metric: "server's CPU, s/GB"}
+	seconds := report.Row{Metric: "pull, s", Better: report.Lower}
+	firstByte := report.Row{Metric: "first byte of a layer, ms", Better: report.Lower}
+	cost := report.Row{Metric: "server's CPU, s/GB", Better: report.Lower}
+	written := report.Row{
+		Metric: "bytes written to the disk / bytes of the image", Better: report.Lower,
+		Bar: &report.Bar{Server: module, Limit: 1.05},
+	}
 
-	servers := b.launch(ctx, direct, module, stock, nginx)
+	servers := b.launch(ctx, direct, module, stock, zot, nginxCached)
 	defer func() { err = joinStop(err, servers) }()
 	if err := b.upstream.SetShape(ctx, synth.Shape{BytesPerSecond: wan, Latency: latency}); err != nil {
 		return nil, err
@@ -108,8 +118,11 @@ func (b *bench) cold(ctx context.Context) (rows []report.Row, err error) {
 			return nil, err
 		}
 		for _, s := range servers.turns(i) {
-			result, counters, cpu, err := b.pull(ctx, s, load.Pull{Repo: img.Repo, Tag: img.Tag, Clients: 1, Verify: 1})
-			if err := errors.Join(err, result.Err()); err != nil {
+			before, err1 := s.written()
+			result, counters, cpu, err2 := b.pull(ctx, s, load.Pull{Repo: img.Repo, Tag: img.Tag, Clients: 1, Verify: 1})
+			settle() // who stores after it has served does so now
+			after, err3 := s.written()
+			if err := errors.Join(err1, err2, result.Err(), err3); err != nil {
 				b.fail(fmt.Errorf("cold: %s: %w", s.name, err))
 				continue
 			}
@@ -118,6 +131,7 @@ func (b *bench) cold(ctx context.Context) (rows []report.Row, err error) {
 			firstByte.Add(s.name, ttfb)
 			if s.proc != nil {
 				cost.Add(s.name, cpu.Seconds()/(float64(result.Clients[0].Bytes)/1e9))
+				written.Add(s.name, float64(after-before)/float64(result.Clients[0].Bytes))
 			}
 			b.logf("cold %d: %s: %.3f s, first byte after %.1f ms, server's CPU %.2f s, upstream: %s", i, s.name, result.Seconds, ttfb, cpu.Seconds(), counters.Counts)
 		}
@@ -127,7 +141,7 @@ func (b *bench) cold(ctx context.Context) (rows []report.Row, err error) {
 		seconds.Ratio("pull / direct", direct, &report.Bar{Server: module, Limit: 1.05}),
 		firstByte,
 		firstByte.Difference("first byte less direct's, ms", direct, &report.Bar{Server: module, Limit: 20}),
-		cost,
+		cost, written,
 	}, nil
 }
 
@@ -139,9 +153,9 @@ func (b *bench) slowFirst(ctx context.Context) (rows []report.Row, err error) {
 	b.describe("slow-first: the first client of a cold layer of %d MiB reads at 1 MB/s, nine others come 200 ms later, "+
 		"upstream at 100 MB/s; alone is one client with another such layer.", layer/mib)
 	alone := report.Row{Metric: "alone, s"}
-	others := report.Row{Metric: "last of the nine, s"}
+	others := report.Row{Metric: "last of the nine, s", Better: report.Lower}
 
-	servers := b.launch(ctx, direct, module, stock, nginx)
+	servers := b.launch(ctx, direct, module, stock, zot, nginxCached)
 	defer func() { err = joinStop(err, servers) }()
 	if err := b.upstream.SetShape(ctx, synth.Shape{BytesPerSecond: wan}); err != nil {
 		return nil, err

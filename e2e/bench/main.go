@@ -68,6 +68,7 @@ func run(ctx context.Context, args []string) error {
 	only := flags.String("run", "", "run only the scenarios whose name matches this `regexp`: "+strings.Join(names, ", "))
 	quick := flags.Bool("quick", false, "smaller images and fewer repetitions: a smoke test, not a measurement")
 	blobs := flags.Int("blobs", 50_000, "how many blobs the volume of many-blobs has: 1000000 take minutes and 20 GB of disk")
+	profile := flags.String("profile", "", "write CPU profiles of the module to this `directory`, for go tool pprof: the figures are a little worse meanwhile")
 	out := flags.String("json", "", "write all samples to this `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -80,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("-run: %w", err)
 	}
 
-	b, err := newBench(ctx, *quick, *blobs, os.Stderr)
+	b, err := newBench(ctx, options{quick: *quick, blobs: *blobs, profile: *profile}, os.Stderr)
 	if err != nil {
 		return err
 	}

@@ -7,9 +7,9 @@ import (
 	"registry-module/e2e/lab"
 )
 
-// nginxCache is the best that nginx does as a pull-through cache: one request
+// nginxProxy is the best that nginx does as a pull-through cache: one request
 // at a time fills an entry, and the others wait for it.
-func nginxCache(upstream string) lab.NginxServer {
+func nginxProxy(upstream string) lab.NginxServer {
 	return lab.NginxServer(`
 		location / {
 			proxy_pass http://upstream;

@@ -17,6 +17,10 @@ type server struct {
 	url  string
 	proc *lab.Process // nil: it is not ours to measure
 	dir  string
+	// admin is the URL of the module's admin address; the others have none.
+	admin string
+	// ended is called before it is stopped, unless it is nil.
+	ended func()
 }
 
 // fleet is the servers of one scenario.
@@ -49,7 +53,7 @@ func (b *bench) start(ctx context.Context, name string, settings ...lab.Env) (*s
 	if name == direct {
 		return &server{name: name, url: b.upstream.Registry}, nil
 	}
-	dir, err := os.MkdirTemp(b.dir, name+"-")
+	dir, err := os.MkdirTemp(b.dir, "server-")
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -57,6 +61,9 @@ func (b *bench) start(ctx context.Context, name string, settings ...lab.Env) (*s
 		"REGISTRY_PROXY_REMOTEURL":        b.upstream.Registry,
 		"REGISTRY_LOG_LEVEL":              "warn",
 		"REGISTRY_LOG_ACCESSLOG_DISABLED": "true", // as nginx has it
+	}
+	if b.profile != "" {
+		env["REGISTRY_ADMIN_PPROF"] = "true" // those that do not know it take no notice
 	}
 	for _, more := range settings {
 		maps.Copy(env, more)
@@ -68,7 +75,8 @@ func (b *bench) start(ctx context.Context, name string, settings ...lab.Env) (*s
 		if err != nil {
 			return nil, err
 		}
-		s.proc, s.url = r.Process, r.URL()
+		s.proc, s.url, s.admin = r.Process, r.URL(), "http://"+r.Admin
+		s.ended = b.profiler(ctx, s.admin)
 	case stock:
 		env["REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR"] = "inmemory" // as in its image
 		r, err := lab.StartStock(ctx, b.binaries[stock], dir, env)
@@ -76,8 +84,13 @@ func (b *bench) start(ctx context.Context, name string, settings ...lab.Env) (*s
 			return nil, err
 		}
 		s.proc, s.url = r.Process, r.URL()
-	case nginx:
-		s.proc, s.url, err = lab.StartNginx(ctx, dir, nginxCache(b.upstream.Registry))
+	case zot:
+		s.proc, s.url, err = startZot(ctx, b.binaries[zot], dir, b.upstream.Registry)
+		if err != nil {
+			return nil, err
+		}
+	case nginxCached:
+		s.proc, s.url, err = lab.StartNginx(ctx, dir, nginxProxy(b.upstream.Registry))
 		if err != nil {
 			return nil, err
 		}
@@ -100,6 +113,9 @@ func (f fleet) stop() error {
 func joinStop(err error, f fleet) error { return errors.Join(err, f.stop()) }
 
 func (s *server) stop() error {
+	if s.ended != nil {
+		s.ended()
+	}
 	if s.proc == nil {
 		return nil
 	}

@@ -8,6 +8,16 @@ import (
 	"time"
 )
 
+func TestWriteBytes(t *testing.T) {
+	const text = "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 4096\ncancelled_write_bytes: 7\n"
+	if n, err := writeBytes(text); err != nil || n != 4096 {
+		t.Errorf("got %d, %v; want 4096", n, err)
+	}
+	if n, err := writeBytes("rchar: 1\n"); err == nil {
+		t.Errorf("got %d without write_bytes, want an error", n)
+	}
+}
+
 // TestChildUsage compares what /proc tells with what the kernel tells the
 // process itself.
 func TestChildUsage(t *testing.T) {

@@ -28,11 +28,11 @@ func (b *bench) warmBlob(ctx context.Context) (rows []report.Row, err error) {
 
 	layer := img.Layers[0]
 	b.describe("warm-blob: clients download a cached blob of %d MiB again and again, each over one connection; nginx sends it from a file.", size/mib)
-	for _, clients := range []int{1, 8} {
+	for _, clients := range []int{1, 8, 32} {
 		throughput := report.Row{
-			Metric: fmt.Sprintf("%d client(s): throughput, GB/s", clients),
+			Metric: fmt.Sprintf("%d client(s): throughput, GB/s", clients), Better: report.Higher,
 		}
-		cost := report.Row{Metric: fmt.Sprintf("%d client(s): server's CPU, s/GB", clients)}
+		cost := report.Row{Metric: fmt.Sprintf("%d client(s): server's CPU, s/GB", clients), Better: report.Lower}
 		clientCost := report.Row{Metric: fmt.Sprintf("%d client(s): clients' CPU, s/GB", clients)}
 		for i := range pick(b, 5, 1) {
 			for _, s := range servers.turns(i) {
@@ -90,21 +90,22 @@ func (b *bench) warmManifest(ctx context.Context) (rows []report.Row, err error)
 
 	b.describe("warm-manifest: 16 connections ask for a cached manifest as fast as they can, upstream at 20 ms to answer; nginx sends it from a file.")
 	for _, by := range []struct{ name, ref string }{{"tag", img.Tag}, {"digest", img.Manifest.String()}} {
-		rate := report.Row{Metric: "by " + by.name + ": requests/s"}
+		rate := report.Row{Metric: "by " + by.name + ": requests/s", Better: report.Higher}
+		cost := report.Row{Metric: "by " + by.name + ": server's CPU, µs/request", Better: report.Lower}
 		asked := report.Row{
-			Metric: "by " + by.name + ": upstream requests", Worst: true,
+			Metric: "by " + by.name + ": upstream requests", Worst: true, Better: report.Lower,
 			Bar: &report.Bar{Server: module, Limit: 0},
 		}
 		failures := report.Row{
-			Metric: "by " + by.name + ": failures", Worst: true,
+			Metric: "by " + by.name + ": failures", Worst: true, Better: report.Lower,
 			Bar: &report.Bar{Server: module, Limit: 0},
 		}
-		for i := range pick(b, 3, 1) {
+		for i := range pick(b, 5, 1) {
 			for _, s := range servers.turns(i) {
 				if err := b.resetCounters(ctx); err != nil {
 					return nil, err
 				}
-				result, err := b.wrk(ctx, s.url+"/v2/"+img.Repo+"/manifests/"+by.ref, img.MediaType, pick(b, 2*time.Second, time.Second))
+				result, cpu, err := b.wrk(ctx, s, "/v2/"+img.Repo+"/manifests/"+by.ref, img.MediaType, pick(b, 2*time.Second, time.Second))
 				if err != nil {
 					b.fail(fmt.Errorf("warm-manifest: by %s: %s: %w", by.name, s.name, err))
 					continue
@@ -114,11 +115,12 @@ func (b *bench) warmManifest(ctx context.Context) (rows []report.Row, err error)
 					return nil, err
 				}
 				rate.Add(s.name, result.Rate)
+				cost.Add(s.name, 1e6*cpu.Seconds()/float64(result.Requests))
 				failures.Add(s.name, float64(result.Failures))
 				if s.name != nginx { // it has no upstream here
 					asked.Add(s.name, float64(counters.Requests))
 				}
-				b.logf("warm-manifest %d: by %s: %s: %.0f/s, %d failures, upstream: %s", i, by.name, s.name, result.Rate, result.Failures, counters.Counts)
+				b.logf("warm-manifest %d: by %s: %s: %.0f/s, %.1f µs each, %d failures, upstream: %s", i, by.name, s.name, result.Rate, 1e6*cpu.Seconds()/float64(result.Requests), result.Failures, counters.Counts)
 			}
 		}
 		var overStock *report.Bar
@@ -128,7 +130,7 @@ func (b *bench) warmManifest(ctx context.Context) (rows []report.Row, err error)
 		rows = append(rows, rate,
 			rate.Ratio("by "+by.name+": requests/s / stock", stock, overStock),
 			rate.Ratio("by "+by.name+": requests/s / nginx", nginx, &report.Bar{Server: module, AtLeast: true, Limit: 0.33}),
-			asked, failures)
+			cost, asked, failures)
 	}
 	return rows, nil
 }
@@ -144,7 +146,7 @@ func (b *bench) warm(ctx context.Context, layers ...int64) (synth.Image, fleet, 
 		return synth.Image{}, nil, err
 	}
 	var servers fleet
-	for _, s := range b.launch(ctx, module, stock) {
+	for _, s := range b.launch(ctx, module, stock, zot, nginxCached) {
 		result, _, _, err := b.pull(ctx, s, load.Pull{Repo: img.Repo, Tag: img.Tag, Clients: 1, Verify: 1})
 		if err := errors.Join(err, result.Err()); err != nil {
 			b.fail(fmt.Errorf("warming the cache of %s: %w", s.name, errors.Join(err, s.stop())))
@@ -163,7 +165,7 @@ func (b *bench) warm(ctx context.Context, layers ...int64) (synth.Image, fleet, 
 // serveFiles starts an nginx that serves the manifest and the layers of img
 // from files, under the paths that a registry has them.
 func (b *bench) serveFiles(ctx context.Context, img synth.Image) (_ *server, err error) {
-	dir, err := os.MkdirTemp(b.dir, nginx+"-")
+	dir, err := os.MkdirTemp(b.dir, "server-")
 	if err != nil {
 		return nil, fmt.Errorf("starting nginx: %w", err)
 	}

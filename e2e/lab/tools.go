@@ -41,6 +41,17 @@ func StockRegistry2(ctx context.Context) (path string, err error) {
 	return build(ctx, root, filepath.Join(root, "e2e/stock2"), "registry2", []string{"CGO_ENABLED=0"}, "-trimpath", "-buildvcs=false", ".")
 }
 
+// Zot builds zot as a pull-through cache, in the version that can be had from the module
+// proxy, and returns the path of the binary: see the module in e2e/zot.
+func Zot(ctx context.Context) (path string, err error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	return build(ctx, root, filepath.Join(root, "e2e/zot"), "zot", []string{"CGO_ENABLED=0"},
+		"-trimpath", "-buildvcs=false", "-tags=sync,containers_image_openpgp", ".")
+}
+
 // Crane is the command of go-containerregistry.
 func Crane() Tool {
 	return Tool{"crane", "github.com/google/go-containerregistry/cmd/crane", "v0.22.1"}
