@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +178,7 @@ func (b *bench) runAll(ctx context.Context, pattern *regexp.Regexp) error {
 			b.fail(fmt.Errorf("%s: %w", s.name, err))
 		}
 		for i := range rows {
-			rows[i].Scenario = s.name
+			rows[i].Scenario = cmp.Or(rows[i].Scenario, s.name)
 		}
 		b.table.Add(rows...)
 		b.logf("%s: took %.0f s", s.name, time.Since(begin).Seconds())
@@ -224,13 +225,8 @@ func (b *bench) notes(w io.Writer) error {
 }
 
 // samples is the run for other programs to read.
-func (b *bench) samples() any {
-	return struct {
-		Quick bool     `json:"quick"`
-		CPUs  int      `json:"cpus"`
-		About []string `json:"about"`
-		report.Table
-	}{b.quick, runtime.NumCPU(), b.about, b.table}
+func (b *bench) samples() saved {
+	return saved{b.quick, runtime.NumCPU(), b.about, b.table}
 }
 
 func (b *bench) logf(format string, args ...any) {

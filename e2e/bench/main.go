@@ -1,8 +1,9 @@
 // Command bench prints what registry-module costs and gains, side by side with
-// the stock registry in proxy mode, with nginx, and with no proxy at all. It is
+// the stock registry in proxy mode, with zot, with nginx, and with no proxy at all. It is
 // the program behind `make bench`.
 //
 //	go run ./e2e/bench [-run regexp] [-quick] [-blobs n] [-json file]
+//		[-markdown docs/performance.md [-date when] [-with earlier.json]] [-profile dir]
 //
 // The registry that all pull from is a synthetic one behind a shaped link
 // (package synth), the clients are as cheap as they can be (package load);
@@ -13,7 +14,8 @@
 //
 // It trusts package lab with building and running programs, and needs nginx
 // and wrk from the system's packages. All traffic stays on loopback. It sees
-// registry-module only from outside, as a user does.
+// registry-module only from outside, as a user does: with -profile it asks for profiles
+// at its admin address.
 package main
 
 import (
@@ -69,6 +71,13 @@ func run(ctx context.Context, args []string) error {
 	quick := flags.Bool("quick", false, "smaller images and fewer repetitions: a smoke test, not a measurement")
 	blobs := flags.Int("blobs", 50_000, "how many blobs the volume of many-blobs has: 1000000 take minutes and 20 GB of disk")
 	profile := flags.String("profile", "", "write CPU profiles of the module to this `directory`, for go tool pprof: the figures are a little worse meanwhile")
+	document := flags.String("markdown", "", "write the document to this `file`; what is written by hand in it stays")
+	date := flags.String("date", "", "what the document says of `when` it was; empty is nothing")
+	var earlier []string
+	flags.Func("with", "take the rows of an earlier run into the table, from a `file` that -json has written; may be repeated", func(path string) error {
+		earlier = append(earlier, path)
+		return nil
+	})
 	out := flags.String("json", "", "write all samples to this `file`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -86,8 +95,18 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	measured := b.runAll(ctx, pattern)
+	for _, path := range earlier {
+		if err := b.takeUp(path); err != nil {
+			return errors.Join(err, b.close())
+		}
+	}
 	if err := errors.Join(b.table.Markdown(os.Stdout), b.notes(os.Stdout), b.close()); err != nil {
 		return err
+	}
+	if *document != "" {
+		if err := b.writePaper(*document, *date); err != nil {
+			return err
+		}
 	}
 	if *out != "" {
 		raw, err := json.MarshalIndent(b.samples(), "", "  ")

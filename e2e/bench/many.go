@@ -66,6 +66,9 @@ func (b *bench) manyBlobs(ctx context.Context) (rows []report.Row, err error) {
 			break
 		}
 	}
+	for i := range rows {
+		rows[i].Scenario = fmt.Sprintf("many-blobs, %d", count)
+	}
 	return rows, nil
 }
 

@@ -44,9 +44,9 @@ func (r Repeat) Run(ctx context.Context) RepeatResult {
 	if err := r.verify(ctx); err != nil {
 		return RepeatResult{Error: err.Error()}
 	}
+	cpu, begin := cpuTime(), time.Now() // before the deadline is set, which is counted from then
 	ctx, cancel := context.WithTimeout(ctx, r.For)
 	defer cancel()
-	cpu, begin := cpuTime(), time.Now()
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex // guards what follows
