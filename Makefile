@@ -117,8 +117,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
 	done
 
 .PHONY: bench
-bench: install-deps ## Measure it beside the stock registry and nginx (BENCHFLAGS are passed on)
+bench: install-deps ## Measure it beside the stock registry, zot and nginx, in 25 minutes (BENCHFLAGS are passed on)
 	go run ./e2e/bench $(BENCHFLAGS)
+
+.PHONY: performance
+performance: install-deps ## The same, and write docs/performance.md
+	go run ./e2e/bench -markdown docs/performance.md $(BENCHFLAGS)
 
 .PHONY: million
 million: install-deps ## Measure it with a million blobs: takes some minutes and 20 GB of disk

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"registry-module/e2e/bench/internal/load"
@@ -49,6 +50,8 @@ type bench struct {
 	images   int      // how many were made so far
 	scenario string   // that runs
 	modules  int      // how many were started so far
+	// noProfile tells that the module gives none, which is said once.
+	noProfile atomic.Bool
 }
 
 // options are what the command line says.

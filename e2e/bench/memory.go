@@ -14,7 +14,7 @@ import (
 // memory: many clients pull a cold image of one large layer at once.
 func (b *bench) memory(ctx context.Context) (rows []report.Row, err error) {
 	// patience is how long each server gets. By then it has what it needs.
-	const patience = 60 * time.Second
+	const patience = 40 * time.Second
 	clients := pick(b, 100, 20)
 	layer := pick[int64](b, 1e9, 50e6)
 	b.describe("memory: %d clients pull a cold image of one layer of %d MB at once, upstream as fast as it can. "+

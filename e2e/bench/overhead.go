@@ -68,7 +68,7 @@ func (b *bench) overhead(ctx context.Context) (rows []report.Row, err error) {
 				return nil, joinStop(err, fleet{plain})
 			}
 			w := watch(ctx, s)
-			for range pick(b, 4, 1) {
+			for range pick(b, 3, 1) {
 				before, err1 := b.cost(ctx, plain, img)
 				with, err2 := b.cost(ctx, s, img)
 				after, err3 := b.cost(ctx, plain, img)

@@ -17,7 +17,7 @@ const profileSeconds = 2
 // writes them as files that `go tool pprof` takes all at once. Call the function that it
 // returns before the module ends; nil is that there is nothing to call.
 func (b *bench) profiler(ctx context.Context, admin string) (stop func()) {
-	if b.profile == "" {
+	if b.profile == "" || b.noProfile.Load() {
 		return nil
 	}
 	b.modules++
@@ -29,7 +29,7 @@ func (b *bench) profiler(ctx context.Context, admin string) (stop func()) {
 		for n := 1; ctx.Err() == nil; n++ {
 			path := filepath.Join(b.profile, fmt.Sprintf("%s-%03d.pb.gz", name, n))
 			if err := profileOnce(ctx, admin, path); err != nil {
-				if ctx.Err() == nil { // the rest of the run goes on without
+				if ctx.Err() == nil && !b.noProfile.Swap(true) { // the rest of the run goes on without
 					b.logf("%s: no profile: %v (the module gives one at its admin address with REGISTRY_ADMIN_PPROF=true)", b.scenario, err)
 				}
 				return
