@@ -97,7 +97,7 @@ func (d *download) confirm(ctx context.Context, size int64) error {
 	f := d.f
 	f.size = size
 	if !d.known.vouchedFor(f.by.remote.Host, f.by.key) {
-		if _, err := f.by.remote.Upstream.StatBlob(ctx, f.by.name, f.dgst); err != nil {
+		if _, err := f.by.remote.current().StatBlob(ctx, f.by.name, f.dgst); err != nil {
 			return err
 		}
 	}
@@ -108,7 +108,7 @@ func (d *download) confirm(ctx context.Context, size int64) error {
 // ask asks the remote for the first span, and accepts its answer.
 func (d *download) ask(ctx context.Context, span extents.Span) (*BlobStream, error) {
 	stream, err := atOnce(ctx, func() (*BlobStream, error) {
-		return d.by.remote.Upstream.Blob(ctx, d.by.name, d.f.dgst, d.part(span))
+		return d.by.remote.current().Blob(ctx, d.by.name, d.f.dgst, d.part(span))
 	})
 	if err != nil {
 		return nil, err

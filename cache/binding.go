@@ -33,8 +33,8 @@ type boundRecord struct {
 
 // expired tells whether it has to be found out anew. One from the future has not
 // expired: the clock was wrong, then or now, and that is no reason to doubt a name.
-func (b boundRecord) expired(o Options) bool {
-	return o.BindingTTL >= 0 && o.Now().Sub(time.Unix(0, b.Since)) >= o.BindingTTL
+func (b boundRecord) expired(now time.Time, ttl time.Duration) bool {
+	return ttl >= 0 && now.Sub(time.Unix(0, b.Since)) >= ttl
 }
 
 // binding returns what is recorded for a name. The error of one that is not bound
@@ -81,7 +81,7 @@ func (c *Cache) Unbind(ctx context.Context, name string) (bool, error) {
 	return c.bindings().Unbind(ctx, name)
 }
 
-func (c *Cache) bindings() Bindings { return Bindings{c.opts.Index, c.opts.BindingTTL} }
+func (c *Cache) bindings() Bindings { return Bindings{c.opts.Index, c.settings.Load().bindingTTL} }
 
 // Bindings are those in an index of which no [Cache] makes use.
 type Bindings struct {

@@ -151,7 +151,7 @@ func (r *Repository) vouchInTurn(ctx context.Context, dgst digest.Digest) error 
 		_, err := r.vouch(ctx, dgst)
 		return err
 	}
-	_, _, err = fly(ctx, r.c, r.step(fetchSpan, kindNamed, dgst.String()), flightKey(ctx, kindNamed, r.key, dgst.String()), func(ctx context.Context) (int64, error) {
+	_, _, err = fly(ctx, r.c, r.step(fetchSpan, kindNamed, dgst.String()), flightKey(ctx, kindNamed, r.key, r.remote.epoch, dgst.String()), func(ctx context.Context) (int64, error) {
 		for _, s := range []*slots.Slots{r.remote.fillSlots, r.remote.streamSlots} {
 			release, err := s.Acquire(ctx, slots.First)
 			if err != nil {
@@ -256,12 +256,11 @@ func (f *fill) failedForOthers(ctx context.Context, r *Repository, err error) bo
 		return false
 	case errors.Is(err, ErrLoop) && !slices.Equal(via.From(f.ctx), via.From(ctx)):
 		return true // that was about the way of another request
-	case f.by.key == r.key:
-		return false
-	}
-	if f.by.remote != r.remote {
+	case f.by.remote.epoch != r.remote.epoch:
 		_, answered := errors.AsType[*UpstreamError](err)
 		return answered
+	case f.by.key == r.key:
+		return false
 	}
 	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied)
 }
@@ -351,7 +350,12 @@ func (r *Repository) namedSize(ctx context.Context, dgst digest.Digest) int64 {
 // that the index can say so.
 func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) error {
 	defer r.c.contents.lock(dgst.String())() // so that it is not removed meanwhile
-	r.c.pulls.linked(idOf(dgst.String()))    // by a name that who removes it does not know
+	release, err := r.writing()
+	if err != nil {
+		return err
+	}
+	defer release()
+	r.c.pulls.linked(idOf(dgst.String())) // by a name that who removes it does not know
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
 	if err != nil {
 		return err

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,10 +15,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 )
 
 // Options are what [New] needs. Blobs, Partials, Refs and Index are required; the
-// zero value of the others is good.
+// zero value of the others is good. Some can be changed later, see [Cache.Reconfigure].
 type Options struct {
 	Blobs    Blobs
 	Partials Partials
@@ -90,14 +89,20 @@ type Options struct {
 
 // Cache answers for the content of remote registries. Create it with [New].
 type Cache struct {
-	opts    Options
+	opts    fixed
 	owing   *owingIndex // opts.Index
 	log     logrus.FieldLogger
 	space   *space
 	links   *countedRefs // opts.Refs; nil where links take nothing
 	remotes atomic.Pointer[[]served]
-	// adding keeps those apart who add remotes.
-	adding sync.Mutex
+	// settings are those of the options that can change.
+	settings atomic.Pointer[settings]
+	// configuring keeps those apart who change remotes or settings, and guards configured.
+	configuring sync.Mutex
+	configured  configured
+	// naming is held for reading by who writes under the name of a repository, from when it
+	// has looked whose that is. It is taken between contents and all other locks.
+	naming sync.RWMutex
 
 	// manifests are the small manifests that were used last, by repository
 	// and digest.
@@ -123,8 +128,8 @@ type Cache struct {
 	lists sync.RWMutex
 	// buffers are of streamBuffer bytes, for streams that come and go.
 	buffers sync.Pool
-	// prefetch fetch what somebody may ask for later.
-	prefetch []*prefetcher
+	// scrubLimit is how fast the scrub reads.
+	scrubLimit *rate.Limiter
 
 	// binds keeps those apart who find out what a name means.
 	binds sync.Mutex
@@ -143,7 +148,7 @@ type Cache struct {
 
 	// contents keep who removes content from who links it, and repos who tidies the
 	// entries of a repository up from who adds some. Of several of these locks, contents
-	// is taken first, then holds, tags, repos, lists, accounts.
+	// is taken first, then naming, holds, tags, repos, lists, accounts.
 	contents, repos stripes
 	warned          seldom
 	pulls           pulls
@@ -181,11 +186,12 @@ const (
 // New returns a cache over what opts.Blobs, opts.Refs and opts.Index hold,
 // rebuilding the index where it is empty. It does not contact the remote. The
 // caller closes it before its stores.
-func New(ctx context.Context, opts Options) (*Cache, error) {
-	if opts.Blobs == nil || opts.Partials == nil || opts.Refs == nil || opts.Index == nil {
+func New(ctx context.Context, options Options) (*Cache, error) {
+	if options.Blobs == nil || options.Partials == nil || options.Refs == nil || options.Index == nil {
 		return nil, errors.New("cache: Blobs, Partials, Refs and Index are required")
 	}
-	opts = opts.withDefaults()
+	options = options.withDefaults()
+	opts := options.fixed()
 	owing := &owingIndex{Index: opts.Index}
 	opts.Index = owing
 	manifests, err := lru.New[manifestKey, Manifest](memManifests)
@@ -232,72 +238,46 @@ func New(ctx context.Context, opts Options) (*Cache, error) {
 		warned:    warned,
 		room:      room{tell: opts.Observer.RoomChanged},
 		indexed:   make(chan struct{}),
+
+		scrubLimit: limiter(options.ScrubRate),
 	}
 	c.counters.pinned.Store(-1)
-	var remotes []served
-	for _, r := range opts.Remotes {
-		if slices.ContainsFunc(remotes, func(s served) bool { return s.Host == r.Host }) {
-			return nil, fmt.Errorf("cache: there are two remotes %s", r.Host)
-		}
-		remotes = append(remotes, served{newRemote(r), r.Naming})
-	}
-	c.remotes.Store(&remotes)
 	c.buffers.New = func() any {
 		buf := make([]byte, streamBuffer)
 		return &buf
 	}
 	c.space = &space{
-		blobs: opts.Blobs, usage: opts.Usage, max: opts.MaxSize, minFree: opts.MinFree, now: opts.Now,
+		blobs: opts.Blobs, usage: opts.Usage, now: opts.Now,
 		tight: func() { poke(c.collector.kick) }, known: make(chan struct{}),
 	}
 	if opts.Usage != nil {
 		c.links = &countedRefs{Refs: opts.Refs, space: c.space}
 		c.opts.Refs = c.links
 	}
-	if c.pins, err = loadPins(ctx, opts.Pinned, opts.Pins); err != nil {
+	next, err := c.plannedFor(options)
+	if err != nil {
+		return nil, err
+	}
+	if c.pins, err = loadPins(ctx, options.Pinned, options.Pins); err != nil {
 		return nil, err
 	}
 	if c.pins.broken != nil {
 		c.log.Error(c.pins.broken)
 	}
-	if err := c.findLeft(ctx); err != nil {
-		return nil, err
-	}
+	c.space.setLimits(options.MaxSize, options.MinFree)
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	c.show(next)
+	if err := c.findLeft(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	if err := c.openIndex(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	c.wg.Go(c.watchLeft)
 	c.wg.Go(c.keepRoom)
-	if opts.ScrubInterval > 0 {
-		c.wg.Go(c.scrub)
-	}
-	for _, r := range remotes {
-		if opts.Resume && r.Upstream != nil {
-			c.wg.Go(func() { c.resumeLeft(r.remote) })
-		}
-	}
-	if opts.Prefetch {
-		err = c.fetchAhead(0, fetchParts)
-	}
-	if opts.Attached && err == nil {
-		err = c.fetchAhead(attachedFor, fetchAttached)
-	}
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
+	c.wg.Go(c.scrub)
+	c.work(next)
 	return c, nil
-}
-
-// fetchAhead adds a prefetcher.
-func (c *Cache) fetchAhead(lasts time.Duration, work func(context.Context, *prefetcher, prefetch) bool) error {
-	p, err := newPrefetcher(c, lasts, work)
-	if err != nil {
-		return err
-	}
-	c.prefetch = append(c.prefetch, p)
-	p.run()
-	return nil
 }
 
 func (o Options) withDefaults() Options {

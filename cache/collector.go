@@ -36,6 +36,11 @@ type collector struct {
 	// kick wakes the background, uses tells it that there are some to be written, and
 	// write that there are many.
 	kick, uses, write chan struct{}
+	// changed wakes it since the limits, or what may go, are others than before.
+	changed chan struct{}
+	// pins is how often something more was pinned when the plan was made by which content
+	// is being removed. It is of who has the turn.
+	pins uint64
 	// short is how many bytes are missing that the storage has promised.
 	short atomic.Int64
 	// wanted is how many bytes those need who wait for room.
@@ -45,7 +50,7 @@ type collector struct {
 func newCollector() *collector {
 	return &collector{
 		turn: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		uses: make(chan struct{}, 1), write: make(chan struct{}, 1),
+		uses: make(chan struct{}, 1), write: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 }
 
@@ -96,6 +101,11 @@ func (c *Cache) keepRoom() {
 		case <-indexed: // the limits may be others than before
 			indexed = nil
 			relieve()
+		case <-c.collector.changed:
+			again = nil // what was in vain need not be any more
+			if indexed == nil {
+				relieve()
+			}
 		case <-c.collector.kick:
 			relieve()
 		case <-look.C:
@@ -252,6 +262,7 @@ func (c *Cache) collect(ctx context.Context, o collectOptions) (got collected, e
 	}
 	c.pulls.collecting(true)
 	defer c.pulls.collecting(false)
+	c.collector.pins = c.pins.more.Load()
 	got.plan, err = c.plan(ctx, o, atLeast, most)
 	if err != nil {
 		return got, err
@@ -365,6 +376,10 @@ func (c *Cache) evict(ctx context.Context, o collectOptions, got *collected) err
 			return ctx.Err()
 		}
 		victims = victims[n:]
+		if c.pins.more.Load() != c.collector.pins {
+			poke(c.collector.kick) // for another plan
+			break
+		}
 	}
 	if r := got.removed; r.Bytes > 0 {
 		c.lookForRoom(ctx)

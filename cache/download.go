@@ -38,9 +38,9 @@ const (
 type download struct {
 	f *fill
 	// by is whose name the next stream asks for: f.by, or for once that of another
-	// remote. Tried are those that were asked so.
+	// remote. Tried are the hosts of those that were asked so.
 	by    *Repository
-	tried map[*remote]bool
+	tried map[string]bool
 	named int64 // the blob's size by a manifest of f.by; 0 where none tells
 	res   *reservation
 	// partial is f.draft where that can be kept, nil where it is too small to
@@ -450,16 +450,16 @@ func (d *download) turn() {
 	d.f.span.Event("turned to another remote", tracing.String(remoteAttr, next.remote.Host))
 	d.by = next
 	if d.tried == nil {
-		d.tried = make(map[*remote]bool)
+		d.tried = make(map[string]bool)
 	}
-	d.tried[next.remote] = true
+	d.tried[next.remote.Host] = true
 }
 
 // putAside ends a download that has failed: what is right of it is kept for the
 // next one. It returns how many bytes that are.
 func (d *download) putAside(cause error) (kept int64) {
 	f := d.f
-	if d.partial == nil || f.c.opts.PartialTTL < 0 || !d.worthKeeping(cause) {
+	if d.partial == nil || f.c.settings.Load().partialTTL < 0 || !d.worthKeeping(cause) {
 		d.discard()
 		return 0
 	}

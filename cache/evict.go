@@ -149,7 +149,7 @@ func (c *Cache) evictContent(ctx context.Context, p *place, sum *Removed) (remov
 	ctx = context.WithoutCancel(ctx) // so that nothing is half removed
 	defer c.contents.lock(p.dgst.String())()
 	defer c.holds.removing()()
-	if c.running(p.dgst) != nil || c.pulls.spares(p.dgst) || c.holds.has(p.dgst) {
+	if c.running(p.dgst) != nil || c.pins.more.Load() != c.collector.pins || c.pulls.spares(p.dgst) || c.holds.has(p.dgst) {
 		return false, nil
 	}
 	if err := c.takeOut(ctx, p, sum); err != nil {

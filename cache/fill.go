@@ -314,7 +314,8 @@ func (c *Cache) commit(ctx context.Context, d Draft, res *reservation, dgst dige
 func (f *fill) serves(r *Repository) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.vouched[r.key] != nil
+	by := f.vouched[r.key]
+	return by != nil && by.remote.Host == r.remote.Host
 }
 
 // vouch notes that the remote serves the blob in r as well. It returns false
@@ -331,11 +332,11 @@ func (f *fill) vouch(r *Repository) bool {
 
 // elsewhere returns a repository of another remote that serves the blob as well, nil
 // where there is none, or none but tried.
-func (f *fill) elsewhere(tried map[*remote]bool) *Repository {
+func (f *fill) elsewhere(tried map[string]bool) *Repository {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, other := range f.vouched {
-		if other.remote != f.by.remote && !tried[other.remote] {
+		if other.remote.Host != f.by.remote.Host && !tried[other.remote.Host] {
 			return other
 		}
 	}

@@ -86,13 +86,14 @@ func later[T any](ctx context.Context, r *Repository, kind, name string, ask fun
 }
 
 // flightKey is the key of what those share who want the same of r. Who wants to know what
-// the remote says now does not share the request of who has not asked for that.
+// the remote says now does not share the request of who has not asked for that, and no
+// two share one who ask somebody else.
 func (r *Repository) flightKey(ctx context.Context, kind, name string, more ...string) string {
 	fresh := ""
 	if r.force {
 		fresh = "fresh"
 	}
-	return flightKey(ctx, kind, append([]string{r.key, name, fresh}, more...)...)
+	return flightKey(ctx, kind, append([]string{r.key, r.remote.epoch, name, fresh}, more...)...)
 }
 
 // flightKey is the key of what those share whose requests have passed as many

@@ -122,6 +122,12 @@ func (h *holds) removing() (end func()) {
 	return h.mu.RUnlock
 }
 
+// adding makes those wait who want to remove something until the end is called.
+func (h *holds) adding() (end func()) {
+	h.mu.Lock()
+	return h.mu.Unlock
+}
+
 // has tells whether content is held. The caller has called removing.
 func (h *holds) has(dgst digest.Digest) bool { return h.count[idOf(dgst.String())] > 0 }
 

@@ -57,10 +57,10 @@ func (c *Cache) findLeft(ctx context.Context) error {
 // expireLeft drops the unfinished downloads that nobody has gone on with for
 // long.
 func (c *Cache) expireLeft(ctx context.Context) {
-	now := c.opts.Now()
+	now, ttl := c.opts.Now(), c.settings.Load().partialTTL
 	c.dropLeft(ctx, func(l *leftover) bool {
 		// From the future: the clock was wrong, then or now.
-		return c.opts.PartialTTL < 0 || now.Sub(l.used) > c.opts.PartialTTL
+		return ttl < 0 || now.Sub(l.used) > ttl
 	})
 }
 
@@ -115,15 +115,18 @@ const expireEvery = time.Hour
 
 // watchLeft expires unfinished downloads until the cache is closed.
 func (c *Cache) watchLeft() {
-	ticker := time.NewTicker(min(expireEvery, max(c.opts.PartialTTL, time.Second)))
-	defer ticker.Stop()
 	for {
+		now := c.settings.Load()
+		timer := time.NewTimer(min(expireEvery, max(now.partialTTL, time.Second)))
 		select {
-		case <-ticker.C:
-			c.expireLeft(c.ctx)
+		case <-timer.C:
+		case <-now.replaced:
+			timer.Stop()
 		case <-c.ctx.Done():
+			timer.Stop()
 			return
 		}
+		c.expireLeft(c.ctx)
 	}
 }
 
@@ -199,7 +202,7 @@ func (d *download) note() []byte {
 	}
 	d.f.mu.Lock()
 	for key, r := range d.f.vouched {
-		if r.remote == d.f.by.remote {
+		if r.remote.Host == n.Remote {
 			n.Repositories = append(n.Repositories, key)
 		}
 	}
@@ -232,12 +235,13 @@ func (n partialNote) vouchedFor(remote, key string) bool {
 const resumeWait = 5 * time.Minute
 
 // resumeLeft goes on with the unfinished downloads from one remote of earlier
-// processes, one after the other, and waits for the remote where it is away.
-func (c *Cache) resumeLeft(from *remote) {
+// processes, one after the other, and waits for the remote where it is away. The end of
+// ctx ends none of them.
+func (c *Cache) resumeLeft(ctx context.Context, host string) {
 	var todo []digest.Digest
 	c.mu.Lock()
 	for dgst, l := range c.left {
-		if l.note.Remote == from.Host {
+		if l.note.Remote == host {
 			todo = append(todo, dgst)
 		}
 	}
@@ -249,23 +253,23 @@ func (c *Cache) resumeLeft(from *remote) {
 			if away != nil {
 				return false // it has to come back first
 			}
-			err := c.resume(dgst)
+			err := c.resume(ctx, dgst)
 			if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrRateLimited) {
 				away = err
 			}
 			return away == nil
 		})
-		if len(todo) == 0 || c.ctx.Err() != nil {
+		if len(todo) == 0 || ctx.Err() != nil {
 			return
 		}
-		if sleep(c.ctx, max(waits.NextBackOff(), retryAfter(away))) != nil {
+		if sleep(ctx, max(waits.NextBackOff(), retryAfter(away))) != nil {
 			return
 		}
 	}
 }
 
 // resume goes on with one unfinished download, if its remote can be asked.
-func (c *Cache) resume(dgst digest.Digest) error {
+func (c *Cache) resume(ctx context.Context, dgst digest.Digest) error {
 	c.mu.Lock()
 	l := c.left[dgst]
 	c.mu.Unlock()
@@ -281,10 +285,10 @@ func (c *Cache) resume(dgst digest.Digest) error {
 	if r == nil {
 		return nil
 	}
-	f, _, err := c.fill(c.ctx, r, dgst)
+	f, _, err := c.fill(ctx, r, dgst)
 	if err != nil {
 		return err
 	}
-	_, err = f.whole(c.ctx)
+	_, err = f.whole(ctx)
 	return err
 }

@@ -254,6 +254,11 @@ func (r *Repository) storeManifest(ctx context.Context, m Manifest, doc *manifes
 // linkManifest makes m, whose bytes are stored, part of the repository.
 func (r *Repository) linkManifest(ctx context.Context, m Manifest, doc *manifestDoc) error {
 	defer r.c.contents.lock(m.Digest.String())() // so that it is not removed meanwhile
+	release, err := r.writing()
+	if err != nil {
+		return err
+	}
+	defer release()
 	b, err := r.c.opts.Blobs.Open(ctx, m.Digest)
 	if err != nil {
 		return err

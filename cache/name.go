@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -25,14 +26,17 @@ type Name struct {
 	c     *Cache
 	name  string
 	among []*Repository
+	// ttl is [Options].BindingTTL.
+	ttl time.Duration
 }
 
 // Name returns what clients call name, which is one of places, the first of them
 // that has it. Places of remotes that are none of the cache's are left out.
 func (c *Cache) Name(name string, places ...Place) *Name {
-	n := &Name{c: c, name: name, among: make([]*Repository, 0, len(places))}
+	n := &Name{c: c, name: name, among: make([]*Repository, 0, len(places)), ttl: c.settings.Load().bindingTTL}
+	remotes := *c.remotes.Load() // at one time
 	for _, p := range places {
-		if r, ok := c.Repository(p); ok {
+		if r, ok := c.repository(remotes, p); ok {
 			n.among = append(n.among, r)
 		}
 	}
@@ -183,7 +187,7 @@ func (n *Name) meant(ctx context.Context) (r *Repository, settled bool, err erro
 	if i < 0 {
 		return nil, false, nil // it is not configured any more, or not for this name
 	}
-	return n.among[i], !b.expired(n.c.opts), nil
+	return n.among[i], !b.expired(n.c.opts.Now(), n.ttl), nil
 }
 
 // What an operation asks for, whose "not found" is about that.

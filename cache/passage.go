@@ -171,7 +171,7 @@ func (p *passage) wait(err error) error {
 
 // reopen asks for the rest of the blob.
 func (p *passage) reopen() error {
-	s, err := p.r.remote.Upstream.Blob(p.ctx, p.r.name, p.dgst, BlobPart{Offset: p.pos, Validator: p.validator})
+	s, err := p.r.remote.current().Blob(p.ctx, p.r.name, p.dgst, BlobPart{Offset: p.pos, Validator: p.validator})
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (r *Repository) peekTag(ctx context.Context, tag string) (Tagged, error) {
 	}
 	now := r.c.opts.Now()
 	t, rec := r.answered(m, said, now)
-	r.c.peeked.Add(r.memoryKey(kindTag, tag), peeked{rec, now, began})
+	r.c.peeked.Add(r.tagKey(tag), peeked{rec, now, began})
 	return t, nil
 }
 
@@ -112,7 +112,7 @@ func (r *Repository) PointTag(ctx context.Context, tag string, dgst digest.Diges
 		return fmt.Errorf("tag %s of %s cannot stand for %s: %w", tag, r.key, dgst, err)
 	}
 	now := r.c.opts.Now()
-	p, ok := r.c.peeked.Get(r.memoryKey(kindTag, tag))
+	p, ok := r.c.peeked.Get(r.tagKey(tag))
 	if !ok || p.rec.Digest != dgst || !within(p.at, now, peekedFor) {
 		p = peeked{tagRecord{Digest: dgst, Validated: now.UnixNano()}, now, r.c.now()}
 	}

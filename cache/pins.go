@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/opencontainers/go-digest"
@@ -17,11 +18,14 @@ import (
 // pins are which images are kept. What the operator has decided is in a document of its
 // own, and not in the index, which may be lost.
 type pins struct {
-	doc    Document
-	policy []Pin
+	doc Document
+	// more counts how often something was pinned. It grows only while nobody removes
+	// content, see [holds], so that who removes some knows whether it was asked about.
+	more atomic.Uint64
 
-	mu    sync.Mutex
-	state pinState
+	mu     sync.Mutex
+	policy []Pin
+	state  pinState
 	// broken is why the document cannot be read. Nothing is evicted then: it would tell
 	// what must not be.
 	broken error
@@ -40,14 +44,11 @@ const pinsVersion = 1
 
 // loadPins reads which images are kept. Policy are patterns of the configuration.
 func loadPins(ctx context.Context, doc Document, policy []string) (*pins, error) {
-	p := &pins{doc: doc, state: pinState{Version: pinsVersion}}
-	for _, pattern := range policy {
-		pin := Pin{Pattern: pattern, Reason: PinnedByPolicy}
-		if err := pin.Validate(); err != nil {
-			return nil, err
-		}
-		p.policy = append(p.policy, pin)
+	patterns, err := policyOf(policy)
+	if err != nil {
+		return nil, err
 	}
+	p := &pins{doc: doc, policy: patterns, state: pinState{Version: pinsVersion}}
 	if doc == nil {
 		return p, nil
 	}
@@ -74,6 +75,36 @@ func loadPins(ctx context.Context, doc Document, policy []string) (*pins, error)
 	}
 	p.state = state
 	return p, nil
+}
+
+// policyOf returns the pins for patterns of the configuration.
+func policyOf(patterns []string) (policy []Pin, err error) {
+	for _, pattern := range patterns {
+		pin := Pin{Pattern: pattern, Reason: PinnedByPolicy}
+		if err := pin.Validate(); err != nil {
+			return nil, err
+		}
+		policy = append(policy, pin)
+	}
+	return policy, nil
+}
+
+// setPolicy replaces the pins of the configuration.
+func (p *pins) setPolicy(policy []Pin) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.policy = policy
+}
+
+// pinning does what pins something. What is being removed meanwhile is gone before, and
+// nothing that is pinned by it goes afterwards.
+func (c *Cache) pinning(pin func() error) error {
+	defer c.holds.adding()()
+	if err := pin(); err != nil {
+		return err
+	}
+	c.pins.more.Add(1)
+	return nil
 }
 
 // Validate returns what is wrong with the pattern, nil if nothing is.
@@ -233,12 +264,14 @@ func (c *Cache) PinImages(ctx context.Context, p Pin) (matches int, err error) {
 		return 0, errors.New("pins of the configuration are set there")
 	}
 	p.Since = c.opts.Now().UTC().Truncate(1e9)
-	err = c.pins.change(ctx, func(s *pinState) bool {
-		if slices.ContainsFunc(s.Pins, p.same) {
-			return false
-		}
-		s.Pins = append(s.Pins, p)
-		return true
+	err = c.pinning(func() error {
+		return c.pins.change(ctx, func(s *pinState) bool {
+			if slices.ContainsFunc(s.Pins, p.same) {
+				return false
+			}
+			s.Pins = append(s.Pins, p)
+			return true
+		})
 	})
 	if err != nil {
 		return 0, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -39,36 +40,60 @@ type prefetcher struct {
 	// work does it for an image, and returns whether there is nothing left to do.
 	work func(ctx context.Context, p *prefetcher, job prefetch) bool
 	// lasts is for how long there is nothing left to do; 0 is for ever.
-	lasts  time.Duration
-	queues map[*remote]chan prefetch
-	done   *lru.Cache[manifestKey, time.Time]
-	// running bounds the blobs of a remote that are fetched at the same time.
-	running map[*remote]chan struct{}
+	lasts time.Duration
+	done  *lru.Cache[manifestKey, time.Time]
+
+	mu    sync.Mutex
+	lanes map[string]*prefetchLane // by host
+}
+
+// prefetchLane is the work for one remote.
+type prefetchLane struct {
+	queue chan prefetch
+	// running bounds the blobs that are fetched at the same time.
+	running chan struct{}
+	stop    context.CancelFunc
 }
 
 // prefetch is an image of which something is to be fetched.
 type prefetch struct {
-	r *Repository
-	m Manifest
+	r    *Repository
+	m    Manifest
+	lane *prefetchLane
 }
 
-// newPrefetcher returns a prefetcher for remotes that can be asked.
+// newPrefetcher returns a prefetcher for no remotes.
 func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *prefetcher, prefetch) bool) (*prefetcher, error) {
 	done, err := lru.New[manifestKey, time.Time](prefetchMemory)
 	if err != nil {
 		return nil, err
 	}
-	p := &prefetcher{
-		c: c, work: work, lasts: lasts, done: done,
-		queues: make(map[*remote]chan prefetch), running: make(map[*remote]chan struct{}),
-	}
-	for _, r := range *c.remotes.Load() {
-		if r.Upstream != nil {
-			p.queues[r.remote] = make(chan prefetch, prefetchQueue)
-			p.running[r.remote] = make(chan struct{}, prefetchFills)
+	return &prefetcher{c: c, work: work, lasts: lasts, done: done, lanes: make(map[string]*prefetchLane)}, nil
+}
+
+// serve makes it work for those of remotes that can be asked, and for no others. What is
+// being fetched for those comes all the same.
+func (p *prefetcher) serve(remotes []served) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for host, lane := range p.lanes {
+		if r := hosted(remotes, host); r == nil || r.Upstream == nil {
+			lane.stop()
+			delete(p.lanes, host)
 		}
 	}
-	return p, nil
+	for _, r := range remotes {
+		if r.Upstream == nil || p.lanes[r.Host] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(p.c.ctx)
+		lane := &prefetchLane{make(chan prefetch, prefetchQueue), make(chan struct{}, prefetchFills), stop}
+		p.lanes[r.Host] = lane
+		p.c.wg.Go(func() {
+			defer stop()
+			p.run(ctx, lane)
+		})
+	}
 }
 
 // Prefetch tells that a client pulls m: where [Options].Prefetch is set, its
@@ -79,14 +104,16 @@ func newPrefetcher(c *Cache, lasts time.Duration, work func(context.Context, *pr
 func (r *Repository) Prefetch(m Manifest) {
 	calm := *r
 	calm.force = false // that was for the client's own request
-	for _, p := range r.c.prefetch {
-		p.add(prefetch{&calm, m})
+	for _, p := range r.c.settings.Load().prefetch {
+		p.add(prefetch{r: &calm, m: m})
 	}
 }
 
 func (p *prefetcher) add(job prefetch) {
-	queue := p.queues[job.r.remote]
-	if queue == nil {
+	p.mu.Lock()
+	job.lane = p.lanes[job.r.remote.Host]
+	p.mu.Unlock()
+	if job.lane == nil {
 		return
 	}
 	k, now := manifestKey{job.r.key, job.m.Digest}, p.c.opts.Now()
@@ -95,27 +122,23 @@ func (p *prefetcher) add(job prefetch) {
 	}
 	p.done.Add(k, now)
 	select {
-	case queue <- job:
+	case job.lane.queue <- job:
 	default:
 		p.again(job)
 	}
 }
 
-// run works until the cache is closed, on each remote's images one after the other.
-func (p *prefetcher) run() {
-	for _, queue := range p.queues {
-		p.c.wg.Go(func() {
-			for {
-				select {
-				case job := <-queue:
-					if !p.work(p.c.ctx, p, job) {
-						p.again(job)
-					}
-				case <-p.c.ctx.Done():
-					return
-				}
+// run works until ctx ends, on the remote's images one after the other.
+func (p *prefetcher) run(ctx context.Context, lane *prefetchLane) {
+	for {
+		select {
+		case job := <-lane.queue:
+			if !p.work(ctx, p, job) {
+				p.again(job)
 			}
-		})
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -134,7 +157,7 @@ func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, fetch 
 	if err != nil { // it was parsed before
 		return
 	}
-	running := p.running[job.r.remote]
+	running := job.lane.running
 	for blob := range doc.blobs() {
 		select {
 		case running <- struct{}{}:

@@ -232,7 +232,10 @@ func (c *Cache) rebuildIndex(ctx context.Context) error {
 // indexRef makes the entries of one reference that are missing. Others may be about to
 // make them, too.
 func (c *Cache) indexRef(ctx context.Context, ref RefEntry) error {
-	r := &Repository{c: c, key: ref.Repo}
+	r := c.owner(ref.Repo)
+	if r == nil {
+		r = &Repository{c: c, remote: new(remote), key: ref.Repo} // of a remote that is not configured
+	}
 	switch ref.Kind {
 	case RefTag:
 		return r.indexTag(ctx, ref.Name)
@@ -245,7 +248,7 @@ func (c *Cache) indexRef(ctx context.Context, ref RefEntry) error {
 }
 
 func (r *Repository) indexTag(ctx context.Context, tag string) error {
-	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
+	defer r.c.tags.lock(r.tagKey(tag))()
 	dgst, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefTag, tag})
 	if err != nil {
 		return err

@@ -151,6 +151,11 @@ func (r *Repository) fetchReferrers(ctx context.Context, dgst digest.Digest) (Re
 func (r *Repository) keepReferrers(ctx context.Context, dgst digest.Digest, rec referrersRecord) error {
 	// Before the lock, since that may index a manifest, which looks at lists.
 	unknown := len(rec.Manifests) == 0 && !r.isKnown(ctx, dgst)
+	release, err := r.writing()
+	if err != nil {
+		return err
+	}
+	defer release()
 	r.c.lists.Lock()
 	defer r.c.lists.Unlock()
 	memory := r.memoryKey(kindReferrers, dgst.String())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"registry-module/cache/tagpolicy"
@@ -100,11 +101,21 @@ func (n Naming) isOthers(name string) bool {
 	return slices.ContainsFunc(n.Others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// remote is a Remote with what goes on there. Remotes do not wait for each other.
+// remote is a Remote as it was configured at one time, with what goes on there. It does
+// not change: what has begun with it goes on with it, see [Cache.Reconfigure].
 type remote struct {
 	Remote
 	// availability is Upstream's, nil where it does not tell.
 	availability Availability
+	// epoch is another one for each host, and for each Upstream that the host has had: what
+	// one of them has said, or is being asked, is nothing that another one has.
+	epoch string
+	*lane
+}
+
+// lane is what all have in common that a remote is and was. Remotes do not wait for each
+// other.
+type lane struct {
 	// asking bounds the requests that run, listing the lists among them that clients
 	// wait for, fillSlots the fills that have begun, and
 	// streamSlots the streams of blobs.
@@ -112,20 +123,46 @@ type remote struct {
 	listing     chan struct{}
 	fillSlots   *slots.Slots
 	streamSlots *slots.Slots
+	// newest is what can be asked of the remote now; nil where it never could be.
+	newest atomic.Pointer[remote]
 }
 
-func newRemote(r Remote) *remote {
+func newLane() *lane {
+	return &lane{
+		asking:      make(chan struct{}, maxAsking),
+		listing:     make(chan struct{}, maxListing),
+		fillSlots:   slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
+		streamSlots: slots.New(slots.Limits{}),
+	}
+}
+
+// idle tells whether nothing goes on there.
+func (l *lane) idle() bool {
+	return len(l.asking)+len(l.listing)+l.fillSlots.InUse()+l.fillSlots.Waiting()+l.streamSlots.InUse()+l.streamSlots.Waiting() == 0
+}
+
+func newRemote(r Remote, l *lane, epoch string) *remote {
 	r.Connections = cmp.Or(max(r.Connections, 0), 4)
 	r.RetryFor = cmp.Or(r.RetryFor, 5*time.Minute)
 	availability, _ := r.Upstream.(Availability)
-	return &remote{
-		Remote:       r,
-		availability: availability,
-		asking:       make(chan struct{}, maxAsking),
-		listing:      make(chan struct{}, maxListing),
-		fillSlots:    slots.New(slots.Limits{Max: maxFilling, Reserve: maxFilling / 4}),
-		streamSlots:  slots.New(slots.Limits{Max: r.MaxConnections}),
+	return &remote{Remote: r, availability: availability, epoch: epoch, lane: l}
+}
+
+// serve makes r what its host is from now on.
+func (r *remote) serve() {
+	r.streamSlots.SetMax(r.MaxConnections)
+	if r.Upstream != nil {
+		r.newest.Store(r)
 	}
+}
+
+// current is who to ask for the rest of what has begun to come: the host's Upstream of now,
+// since that of then may have lost its right to ask, or r's own.
+func (r *remote) current() Upstream {
+	if newest := r.newest.Load(); newest != nil {
+		return newest.Upstream
+	}
+	return r.Upstream
 }
 
 // served is a remote of the cache, with how its repositories are named now, which can
@@ -133,11 +170,15 @@ func newRemote(r Remote) *remote {
 type served struct {
 	*remote
 	naming Naming
+	// added tells that it is one of [Cache.AddRemote].
+	added bool
 }
 
 // serves returns the remote with that host, nil where there is none.
-func (c *Cache) serves(host string) *served {
-	remotes := *c.remotes.Load()
+func (c *Cache) serves(host string) *served { return hosted(*c.remotes.Load(), host) }
+
+// hosted returns the one of remotes with that host, nil where there is none.
+func hosted(remotes []served, host string) *served {
 	i := slices.IndexFunc(remotes, func(r served) bool { return r.Host == host })
 	if i < 0 {
 		return nil
@@ -153,25 +194,38 @@ func (c *Cache) AddRemote(r Remote) error {
 	if r.Upstream != nil {
 		return fmt.Errorf("cache: the remote %s can be asked, and so has to be there from the start", r.Host)
 	}
-	c.adding.Lock()
-	defer c.adding.Unlock()
+	c.configuring.Lock()
+	defer c.configuring.Unlock()
 	if c.serves(r.Host) != nil {
 		return nil
 	}
-	remotes := slices.Clone(*c.remotes.Load())
+	remotes, err := withAdded(*c.remotes.Load(), served{newRemote(r, c.laneOf(r.Host), c.newEpoch()), r.Naming, true})
+	if err != nil {
+		return err
+	}
+	c.serveRemotes(remotes)
+	return nil
+}
+
+// withAdded returns remotes with one more that nobody can be asked for, and each of them
+// named beside the others.
+func withAdded(remotes []served, r served) ([]served, error) {
+	remotes = slices.Clone(remotes)
 	for i, other := range remotes {
 		switch {
-		case other.naming.Prefix == r.Naming.Prefix:
-			return fmt.Errorf("cache: the remotes %s and %s would be stored under the same names", other.Host, r.Host)
+		case other.naming.Prefix == r.naming.Prefix:
+			return nil, sameNames(other.Host, r.Host)
 		case other.naming.Prefix == "":
-			remotes[i].naming = other.naming.beside(other.Host, r.Naming.Prefix)
-		case r.Naming.Prefix == "":
-			r.Naming = r.Naming.beside(r.Host, other.naming.Prefix)
+			remotes[i].naming = other.naming.beside(other.Host, r.naming.Prefix)
+		case r.naming.Prefix == "":
+			r.naming = r.naming.beside(r.Host, other.naming.Prefix)
 		}
 	}
-	remotes = append(remotes, served{newRemote(r), r.Naming})
-	c.remotes.Store(&remotes)
-	return nil
+	return append(remotes, r), nil
+}
+
+func sameNames(host, other string) error {
+	return fmt.Errorf("cache: the remotes %s and %s would be stored under the same names", host, other)
 }
 
 // beside returns n, of the remote host that the bare names belong to, when prefix is that
@@ -196,7 +250,12 @@ type Place struct {
 // Repository returns the repository at p, which need not exist. It returns false
 // where p's remote is none of the cache's.
 func (c *Cache) Repository(p Place) (*Repository, bool) {
-	r := c.serves(p.Host)
+	return c.repository(*c.remotes.Load(), p)
+}
+
+// repository is Repository among some remotes.
+func (c *Cache) repository(remotes []served, p Place) (*Repository, bool) {
+	r := hosted(remotes, p.Host)
 	if r == nil {
 		return nil, false
 	}

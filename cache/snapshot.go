@@ -20,7 +20,7 @@ func (c *Cache) Stats(ctx context.Context) (Stats, error) {
 	}
 	s := Stats{Evictions: make(map[EvictionCause]Count), Space: live.space, Kept: live.kept, Health: c.Health(), Blobs: -1}
 	s.Fills = slices.Clone(live.fills) // others may have asked, too
-	s.Space.Limit = c.opts.MaxSize
+	s.Space.Limit = c.settings.Load().maxSize
 	s.Space.Room = c.room.get()
 	s.Space.Pinned = c.pinned()
 	select {

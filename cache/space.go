@@ -11,17 +11,17 @@ import (
 // first of them is written, so that fills which run at the same time cannot
 // together exceed what one of them has seen free.
 type space struct {
-	blobs   Blobs
-	usage   Usage // nil: content takes its size, and nothing is beside it
-	max     int64
-	minFree func(total int64) int64
-	now     func() time.Time
+	blobs Blobs
+	usage Usage // nil: content takes its size, and nothing is beside it
+	now   func() time.Time
 	// tight is called when there is not much room left.
 	tight func()
 	// known is closed when it is known how much is stored.
 	known chan struct{}
 
 	mu       sync.Mutex
+	max      int64
+	minFree  func(total int64) int64
 	used     int64 // taken by what is committed
 	reserved int64 // reserved and not committed
 	written  int64 // of the reserved ones, those that are already on disk
@@ -76,6 +76,20 @@ type account struct {
 	free                  int64 // of the storage beside the reserve and what is reserved
 	leftOfMax             int64 // of the limit, where there is one
 	byMax                 bool  // left is of that
+}
+
+// limits returns the limits of now.
+func (s *space) limits() (limit int64, minFree func(total int64) int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.max, s.minFree
+}
+
+// setLimits changes them. What is reserved stays so.
+func (s *space) setLimits(limit int64, minFree func(total int64) int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.max, s.minFree = limit, minFree
 }
 
 // look returns the account. The caller holds s.mu.
@@ -134,11 +148,12 @@ func (s *space) left(ctx context.Context) int64 {
 
 // holds tells whether n bytes have room where there is nothing else.
 func (s *space) holds(ctx context.Context, n int64) bool {
-	if s.max > 0 && n > s.max {
+	limit, minFree := s.limits()
+	if limit > 0 && n > limit {
 		return false
 	}
 	_, total, err := s.blobs.Free(ctx)
-	return err != nil || n <= total-s.minFree(total)
+	return err != nil || n <= total-minFree(total)
 }
 
 // over returns how many bytes are to be freed so that there is room ahead of need, 0 where
@@ -162,14 +177,15 @@ func (s *space) overBy(a account) int64 {
 
 // state returns how much is taken, and of how much; 0 where there is no limit.
 func (s *space) state(ctx context.Context) (taken, limit int64, err error) {
+	limit, _ = s.limits()
 	a, err := s.account(ctx)
-	return a.taken, s.max, err
+	return a.taken, limit, err
 }
 
 // capacity is how much content there can be in all, at least 1.
 func (s *space) capacity(ctx context.Context) int64 {
-	if s.max > 0 {
-		return s.max
+	if limit, _ := s.limits(); limit > 0 {
+		return limit
 	}
 	_, total, err := s.blobs.Free(ctx)
 	if err != nil {

@@ -35,7 +35,7 @@ func (s *stream) run(ctx context.Context, o opened) (began bool, got int64, err 
 	}
 	defer o.release()
 	if o.stream == nil {
-		if o.stream, err = s.by.remote.Upstream.Blob(ctx, s.by.name, f.dgst, s.part); err != nil {
+		if o.stream, err = s.by.remote.current().Blob(ctx, s.by.name, f.dgst, s.part); err != nil {
 			return false, 0, err
 		}
 	}

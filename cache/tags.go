@@ -67,8 +67,11 @@ func (r *Repository) asStored(tag string, rec tagRecord) stored {
 
 // memoryKey is under which is remembered what the remote says about something.
 func (r *Repository) memoryKey(kind, name string) string {
-	return string(key(kind, r.key, name))
+	return string(key(kind, r.key, name, r.remote.epoch))
 }
+
+// tagKey is under which is remembered what was recorded of a tag, and its lock.
+func (r *Repository) tagKey(tag string) string { return string(key(kindTag, r.key, tag)) }
 
 // Tag returns the manifest that tag points to. A tag whose lifetime is over is
 // confirmed by the remote first, or answered as it is where the remote does not
@@ -217,6 +220,11 @@ var errNotLinked = fmt.Errorf("it is not stored: %w", ErrNotFound)
 func (r *Repository) point(ctx context.Context, tag string, rec tagRecord, began uint64) error {
 	// So that it is not removed meanwhile, by who does not know the tag.
 	defer r.c.contents.lock(rec.Digest.String())()
+	release, err := r.writing()
+	if err != nil {
+		return err
+	}
+	defer release()
 	r.c.pulls.linked(idOf(rec.Digest.String()))
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, rec.Digest.String()}); err != nil {
 		if absent(err) {
@@ -224,7 +232,7 @@ func (r *Repository) point(ctx context.Context, tag string, rec tagRecord, began
 		}
 		return err
 	}
-	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
+	defer r.c.tags.lock(r.tagKey(tag))()
 	if !r.record(tag, began) {
 		return nil
 	}
@@ -251,7 +259,7 @@ func (c *Cache) now() uint64 { return c.order.Add(1) }
 // not in order, and what was asked for first must not replace what was asked for last.
 // The caller holds the tag's lock.
 func (r *Repository) record(tag string, began uint64) bool {
-	c, k := r.c, r.memoryKey(kindTag, tag)
+	c, k := r.c, r.tagKey(tag)
 	if at, known := c.recorded.Get(k); known && at > began {
 		return false
 	}
@@ -263,7 +271,12 @@ func (r *Repository) record(tag string, began uint64) bool {
 // stays: it can still be asked for by digest. It returns false where a later request has
 // heard something else.
 func (r *Repository) forget(ctx context.Context, tag string, began uint64) (bool, error) {
-	defer r.c.tags.lock(r.memoryKey(kindTag, tag))()
+	release, err := r.writing()
+	if err != nil {
+		return true, nil // the tag of that name is not the remote's
+	}
+	defer release()
+	defer r.c.tags.lock(r.tagKey(tag))()
 	if !r.record(tag, began) {
 		return false, nil
 	}

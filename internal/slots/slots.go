@@ -53,9 +53,10 @@ type Limits struct {
 
 // Slots is a number of slots. It is safe for use by several goroutines.
 type Slots struct {
-	max, reserve int
+	reserve int
 
 	mu    sync.Mutex
+	max   int
 	inUse int
 	ahead int // of inUse
 	// waiters has a list of *waiter for each class, the longest waiting first.
@@ -72,15 +73,29 @@ type waiter struct {
 
 // New returns slots that are all free.
 func New(limits Limits) *Slots {
-	s := &Slots{max: limits.Max, reserve: limits.Reserve}
-	if s.max <= 0 {
-		s.max = DefaultMax
-	}
+	s := &Slots{max: maxOf(limits.Max), reserve: limits.Reserve}
 	if s.reserve == 0 {
 		s.reserve = DefaultReserve
 	}
 	s.reserve = max(s.reserve, 0)
 	return s
+}
+
+// maxOf is limit, or the default where there is none.
+func maxOf(limit int) int {
+	if limit <= 0 {
+		return DefaultMax
+	}
+	return limit
+}
+
+// SetMax changes [Limits].Max. Slots that are out stay out: where there are more than
+// that, nobody gets one until enough were given back.
+func (s *Slots) SetMax(limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.max = maxOf(limit)
+	s.serve()
 }
 
 // Acquire waits for a slot. Whoever gets one calls release when done with it;
