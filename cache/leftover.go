@@ -117,6 +117,7 @@ const expireEvery = time.Hour
 func (c *Cache) watchLeft() {
 	for {
 		now := c.settings.Load()
+		c.expireLeft(c.ctx)
 		timer := time.NewTimer(min(expireEvery, max(now.partialTTL, time.Second)))
 		select {
 		case <-timer.C:
@@ -126,7 +127,6 @@ func (c *Cache) watchLeft() {
 			timer.Stop()
 			return
 		}
-		c.expireLeft(c.ctx)
 	}
 }
 
