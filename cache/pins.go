@@ -90,10 +90,19 @@ func policyOf(patterns []string) (policy []Pin, err error) {
 }
 
 // setPolicy replaces the pins of the configuration.
-func (p *pins) setPolicy(policy []Pin) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.policy = policy
+func (c *Cache) setPolicy(policy []Pin) {
+	set := func() error {
+		c.pins.mu.Lock()
+		defer c.pins.mu.Unlock()
+		c.pins.policy = policy
+		return nil
+	}
+	before := c.pins.all()
+	if slices.ContainsFunc(policy, func(p Pin) bool { return !slices.ContainsFunc(before, p.same) }) {
+		_ = c.pinning(set) // never fails
+		return
+	}
+	_ = set() // the same
 }
 
 // pinning does what pins something. What is being removed meanwhile is gone before, and

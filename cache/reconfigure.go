@@ -97,7 +97,7 @@ func (c *Cache) Reconfigure(opts Options) error {
 		return fmt.Errorf("cache: %w", err)
 	}
 	// From here on nothing fails.
-	_ = c.pinning(func() error { c.pins.setPolicy(policy); return nil })
+	c.setPolicy(policy)
 	c.space.setLimits(opts.MaxSize, opts.MinFree)
 	c.scrubLimit.SetLimit(limitOf(opts.ScrubRate))
 	before := c.settings.Load()

@@ -441,3 +441,40 @@ func TestMany(t *testing.T) {
 		t.Error("nobody was served")
 	}
 }
+
+// More slots are given to who waits, fewer take none away.
+func TestSetMax(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Limits{Max: 2, Reserve: -1})
+		release := take(t, s, First, 2)
+		got := make(chan func(), 3)
+		for range 3 {
+			go func() {
+				r, err := s.Acquire(context.Background(), First)
+				if err != nil {
+					t.Error(err)
+				}
+				got <- r
+			}()
+		}
+		synctest.Wait()
+		expect(t, s, 2, 3)
+		s.SetMax(4)
+		synctest.Wait()
+		expect(t, s, 4, 1)
+		s.SetMax(1)
+		release[0]()
+		release[1]()
+		(<-got)()
+		synctest.Wait()
+		expect(t, s, 1, 1)
+		(<-got)()
+		synctest.Wait()
+		expect(t, s, 1, 0)
+		full(t, s, First, Extra)
+		(<-got)()
+		s.SetMax(0)
+		take(t, s, First, DefaultMax)
+		full(t, s, First)
+	})
+}
