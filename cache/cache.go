@@ -273,7 +273,7 @@ func New(ctx context.Context, options Options) (*Cache, error) {
 	if err := c.openIndex(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	c.wg.Go(c.watchLeft)
+	c.wg.Go(func() { c.watchLeft(&next.settings) })
 	c.wg.Go(c.keepRoom)
 	c.wg.Go(c.scrub)
 	c.work(next)

@@ -113,11 +113,10 @@ func (c *Cache) dropLeft(ctx context.Context, match func(*leftover) bool) (dropp
 // expireEvery is how often is looked for what has expired.
 const expireEvery = time.Hour
 
-// watchLeft expires unfinished downloads until the cache is closed.
-func (c *Cache) watchLeft() {
+// watchLeft expires unfinished downloads until the cache is closed. It is told by which
+// settings that was done last.
+func (c *Cache) watchLeft(now *settings) {
 	for {
-		now := c.settings.Load()
-		c.expireLeft(c.ctx)
 		timer := time.NewTimer(min(expireEvery, max(now.partialTTL, time.Second)))
 		select {
 		case <-timer.C:
@@ -127,6 +126,8 @@ func (c *Cache) watchLeft() {
 			timer.Stop()
 			return
 		}
+		now = c.settings.Load()
+		c.expireLeft(c.ctx)
 	}
 }
 
