@@ -7,7 +7,8 @@ import (
 )
 
 // State is what a module does, at one moment. Its JSON is what GET /state and the events of
-// the dashboard have.
+// the dashboard have. In an event, history is missing where only its last sample has
+// changed since the one before for the same viewer: it is the largest part.
 type State struct {
 	Version string    `json:"version"`
 	Host    string    `json:"host"` // of this machine
@@ -17,6 +18,9 @@ type State struct {
 	// Ready tells whether it can be sent requests, and NotReady why not.
 	Ready    bool     `json:"ready"`
 	NotReady []string `json:"notReady,omitempty"`
+	// Warnings are what else is to be known, and no reason not to send requests: storage
+	// that nothing can be written to, for example.
+	Warnings []string `json:"warnings,omitempty"`
 
 	// Offline is whether remotes are left alone, and why.
 	Offline Offline `json:"offline"`
@@ -27,17 +31,20 @@ type State struct {
 	Downloads    []Download `json:"downloads"`
 	AllDownloads int        `json:"allDownloads"`
 	Disk         Disk       `json:"disk"`
-	// Traffic is since the start, and History what it was over time, the oldest first.
+	// Traffic is since the start, and History what it was over time, the oldest first: of
+	// two days, in quarters of an hour, the last two hours of them in minutes.
 	Traffic Traffic  `json:"traffic"`
-	History []Sample `json:"history"`
+	History []Sample `json:"history,omitzero"`
 	// Problems are the last ones, the newest first, in words for people.
 	Problems []Problem `json:"problems"`
 	// Config is what has become of the last change of the configuration.
 	Config Config `json:"config"`
 	// Seed is how the schedule stands, nil for none.
 	Seed *Seed `json:"seed,omitempty"`
-	// Images is how many are stored, -1 while that is not known; Generation is another one
-	// when the list of them has changed, so that who shows it gets it anew.
+	// Images is how many are stored, -1 while that is not known: it is for as long as
+	// somebody looks at the list of them. Generation is another one than that of an
+	// [ImagePage] when the list has changed, so that who shows it gets it anew. It fits into
+	// 53 bits, as numbers of JavaScript do.
 	Images     int    `json:"images"`
 	Generation uint64 `json:"generation"`
 	// Actions tells whether there is a token by which things can be changed.
@@ -117,9 +124,11 @@ type Traffic struct {
 	Fetched int64 `json:"fetched"` // bytes that came from remotes
 }
 
-// Sample is the traffic in the time before At, since the sample before.
+// Sample is the traffic in the time before At, which is so many Seconds long. There is none
+// where there was no traffic. At of the last one can be up to that long in the future.
 type Sample struct {
-	At time.Time `json:"at"`
+	At      time.Time `json:"at"`
+	Seconds int       `json:"seconds"`
 	Traffic
 }
 
@@ -159,6 +168,21 @@ type Image struct {
 	cache.Image
 	// Pinned tells that something keeps it.
 	Pinned bool `json:"pinned"`
-	// Asked is the name by which clients pull it, and commands and actions take it.
+	// Asked is the name by which clients pull it, and commands and actions take it, with
+	// tag or digest.
 	Asked string `json:"name"`
+}
+
+// ImagePage is a part of the list of images.
+type ImagePage struct {
+	// Generation is that of the list, see [State].
+	Generation uint64 `json:"generation"`
+	// All is how many images are stored, and Total how many of them are asked for.
+	All   int `json:"all"`
+	Total int `json:"total"`
+	// Truncated tells that there are more than are listed here: MaxImages.
+	Truncated bool `json:"truncated,omitempty"`
+	// Offset is where in them Images begins.
+	Offset int     `json:"offset"`
+	Images []Image `json:"images"`
 }
