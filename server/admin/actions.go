@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"net/http"
 )
 
 // Kinds of errors of [Actions], beside those of cache.
@@ -59,13 +58,3 @@ type Said struct {
 	OK   bool
 	Text string
 }
-
-type saidTexts struct{}
-
-// Said returns what became of the action whose number the address of the page has in its
-// parameter said. It is false where that is not known any more.
-func (s *Server) Said(id string) (Said, bool) { return Said{}, false }
-
-func (s *Server) serveAction(w http.ResponseWriter, r *http.Request) {}
-
-func writeError(w http.ResponseWriter, err error) {}

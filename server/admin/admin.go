@@ -85,6 +85,7 @@ type Server struct {
 	hub    hub
 	said   saidTexts
 	gate   *Gate
+	csrf   http.CrossOriginProtection
 
 	stopping atomic.Bool
 }

@@ -5,7 +5,8 @@ import "time"
 const (
 	minute      = int64(time.Minute / time.Second)
 	perQuarter  = 15 // minutes
-	minutesKept = 120 + perQuarter
+	minutesKept = spreadOver + perQuarter
+	spreadOver  = 120 // minutes
 	quartersMax = 48 * 4
 )
 
@@ -43,7 +44,7 @@ func at(ring []bucket, number int64) *Traffic {
 
 // add counts n, spread evenly over the time from from to to, or what of it is not long ago.
 func (h *history) add(from, to time.Time, n int64, counter func(*Traffic) *int64) {
-	if earliest := to.Add(-minutesKept * time.Minute / 2); from.Before(earliest) {
+	if earliest := to.Add(-spreadOver * time.Minute); from.Before(earliest) {
 		from = earliest
 	}
 	last := minuteOf(to)

@@ -220,7 +220,7 @@ func (r rates) heed(fills []cache.FillStats, now time.Time) {
 		next := rate{at: now, fetched: f.Fetched}
 		if took > 0 {
 			next.now = int64(float64(max(f.Fetched-before.fetched, 0)) / took.Seconds())
-			if ok && took < 5*lookEvery {
+			if before.now > 0 && took < 5*lookEvery { // bursts are evened out
 				next.now = (next.now + before.now) / 2
 			}
 		}

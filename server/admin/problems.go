@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"regexp"
 	"slices"
@@ -24,6 +25,9 @@ type problems struct {
 // fail keeps an error. What fails for the same reason again is the same problem, with the
 // text of the last time.
 func (p *problems) fail(err error) {
+	if errors.Is(err, cache.ErrClosed) || errors.Is(err, context.Canceled) {
+		return // the module stops, or nobody wants it any more
+	}
 	text, key := err.Error(), ""
 	if u, ok := errors.AsType[*cache.UpstreamError](err); ok {
 		text = u.Error() // what is around it names one request of many

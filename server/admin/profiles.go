@@ -5,6 +5,7 @@ import (
 	"net/http/pprof"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxProfile is how many seconds a profile is made of at most.
@@ -33,7 +34,7 @@ func newProfiles() http.Handler {
 			http.Error(w, "another profile is being made: try again when it is done", http.StatusServiceUnavailable)
 			return
 		}
-		hurry(w, answerTimeout+MaxProfile*answerTimeout/60)
+		hurry(w, answerTimeout+MaxProfile*time.Second)
 		switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
 		case "cmdline":
 			http.NotFound(w, r) // of no use, and what it has is others' business

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -117,7 +116,7 @@ func (r *Recorder) FillEnded(f cache.FillEnd) {
 		r.ImagesChanged()
 	}
 	for _, err := range []error{f.Err, f.Unstored} {
-		if err != nil && !errors.Is(err, cache.ErrClosed) && !errors.Is(err, context.Canceled) {
+		if err != nil {
 			r.problems.fail(err)
 		}
 	}

@@ -21,10 +21,12 @@ var (
 // cleanText makes a text fit to be shown that may come from a remote, or from a client: it
 // is short, on one line, without control characters and those that turn the direction of
 // writing, and URLs are without what may be a secret: user, query and fragment.
-func cleanText(text string) string {
-	const enough = 16 * maxText // more cannot be left of it
-	if len(text) > enough {
-		text = text[:enough]
+func cleanText(text string) string { return cleanTo(maxText, text) }
+
+// cleanTo is cleanText for a text of so many bytes at most, and three dots.
+func cleanTo(most int, text string) string {
+	if len(text) > 16*most {
+		text = text[:16*most] // more cannot be left of it
 	}
 	text = strings.Map(func(c rune) rune {
 		if c == utf8.RuneError || !unicode.IsPrint(c) {
@@ -36,10 +38,10 @@ func cleanText(text string) string {
 	text = aQuery.ReplaceAllString(text, "")
 	text = aCredential.ReplaceAllString(text, "$1 REDACTED")
 	text = strings.Join(strings.Fields(text), " ")
-	if len(text) <= maxText {
+	if len(text) <= most {
 		return text
 	}
-	end := maxText
+	end := most
 	for !utf8.RuneStart(text[end]) {
 		end--
 	}
