@@ -135,6 +135,7 @@ func TestStuckViewer(t *testing.T) {
 		synctest.Wait()
 		stuck.stuck.Store(true)
 		begun := time.Now()
+		time.Sleep(lookEvery / 2) // not when it is looked
 		for range 8 {
 			rec.Answered(server.Answer{Kind: "blob", Result: server.Hit})
 			time.Sleep(time.Second)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net/http"
 	"net/http/httptest"
@@ -185,13 +184,4 @@ func watch(t *testing.T, s *Server, to *stream) (leave func(), done chan struct{
 		s.ServeHTTP(to, r)
 	}()
 	return cancel, done
-}
-
-func readAll(t *testing.T, r io.ReadCloser) string {
-	t.Helper()
-	text, err := io.ReadAll(r)
-	if err := errors.Join(err, r.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

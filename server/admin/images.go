@@ -37,6 +37,7 @@ const (
 // lister keeps the list of images for as long as somebody looks at it.
 type lister struct {
 	opts Options
+	most int    // images
 	base uint64 // of generations, so that those of the process before were others
 
 	turn chan struct{} // holds an element while the list is being read
@@ -47,7 +48,7 @@ type lister struct {
 }
 
 func (l *lister) init(opts Options) {
-	l.opts, l.turn = opts, make(chan struct{}, 1)
+	l.opts, l.most, l.turn = opts, MaxImages, make(chan struct{}, 1)
 	l.base = uint64(max(opts.Started.Unix(), 0)) << 20 // 2^51 in this century
 }
 
@@ -106,7 +107,7 @@ func (l *lister) get(ctx context.Context) (*imageList, error) {
 		l.keep()
 		return list, nil
 	}
-	list, err := readImages(ctx, l.opts)
+	list, err := readImages(ctx, l.opts, l.most)
 	if err != nil {
 		return nil, fmt.Errorf("listing what is stored: %w", err)
 	}
@@ -173,8 +174,8 @@ func (s *Server) serveImages(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(append(body, '\n')))
 }
 
-// readImages reads the list.
-func readImages(ctx context.Context, opts Options) (*imageList, error) {
+// readImages reads the list, of so many images at most.
+func readImages(ctx context.Context, opts Options, most int) (*imageList, error) {
 	list := &imageList{read: time.Now()}
 	if opts.Images == nil {
 		return list, nil
@@ -187,7 +188,7 @@ func readImages(ctx context.Context, opts Options) (*imageList, error) {
 		case err != nil:
 			return nil, err
 		}
-		if len(list.entries) == MaxImages {
+		if len(list.entries) == most {
 			list.truncated = true
 			break
 		}
