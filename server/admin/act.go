@@ -27,9 +27,11 @@ const (
 )
 
 const (
-	// maxAction bounds, in bytes, what is asked for at once, maxNames how many images that
-	// are, and maxName how long the name of one is.
+	// maxAction bounds, in bytes, what is asked for at once, and maxForm what is read where
+	// the token is in it, so that anybody can have it read. maxNames is how many images can
+	// be named, and maxName how long the name of one is.
 	maxAction = 1 << 20
+	maxForm   = 64 << 10
 	maxNames  = 10_000
 	maxName   = 1 << 10
 	// bodyTimeout is how long it may take to send that.
@@ -100,23 +102,30 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request, do action) (said st
 		return "", err
 	}
 	token, given := Bearer(r.Header)
-	var body []byte
-	if form || given { // who has no token has nothing else looked at
-		if body, err = readBody(w, r); err != nil {
-			return "", err
+	if given || !form { // who does not have it has nothing read
+		if no := s.gate.Admit(r.Context(), token, given, r.RemoteAddr); no != nil {
+			return "", no
 		}
+	}
+	most := int64(maxAction)
+	if !given {
+		most = maxForm
+	}
+	body, err := readBody(w, r, most)
+	if err != nil {
+		return "", err
 	}
 	var fields url.Values
 	if form {
 		if fields, err = url.ParseQuery(string(body)); err != nil {
 			return "", fmt.Errorf("%w: the form cannot be read: %w", ErrInvalid, err)
 		}
-		if field := fields.Get(TokenField); !given && field != "" {
-			token, given = strings.TrimSpace(field), true
-		}
 	}
-	if no := s.gate.Admit(r.Context(), token, given, r.RemoteAddr); no != nil {
-		return "", no
+	if form && !given {
+		token = strings.TrimSpace(fields.Get(TokenField))
+		if no := s.gate.Admit(r.Context(), token, token != "", r.RemoteAddr); no != nil {
+			return "", no
+		}
 	}
 	var asked request
 	if form {
@@ -227,13 +236,13 @@ func isForm(header http.Header) (bool, error) {
 // acceptsHTML tells whether it is a browser that shows the answer as a page.
 func acceptsHTML(header http.Header) bool { return strings.Contains(header.Get("Accept"), "text/html") }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer has one
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAction))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	_ = rc.SetReadDeadline(time.Time{}) // that the client leaves is seen by reading on
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, &Refusal{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("this is larger than %d bytes: ask for less at once", maxAction)}
+		return nil, &Refusal{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("this is larger than %d bytes: ask for less at once", most)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading what is asked for: %w", ErrInvalid, err)

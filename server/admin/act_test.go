@@ -91,6 +91,7 @@ func TestBadActions(t *testing.T) {
 		{"spaces", "remove", `{"image":"a b"}`, isJSON, 400, "without spaces"},
 		{"long", "remove", `{"image":"` + strings.Repeat("a", 2000) + `"}`, isJSON, 400, "1024 bytes"},
 		{"large", "seed", `{"images":["` + strings.Repeat("a", 1<<20) + `"]}`, isJSON, 413, "larger"},
+		{"large form", "seed", "images=" + strings.Repeat("a", 1<<20), isFormType, 413, "larger"},
 		{"no images", "seed", `{"images":[]}`, isJSON, 400, "1 to 10000"},
 		{"many images", "seed", `{"images":["a"` + strings.Repeat(`,"a"`, maxNames) + `]}`, isJSON, 400, "1 to 10000"},
 		{"bad image", "seed", `{"images":["a",""]}`, isJSON, 400, "write the name"},
@@ -307,4 +308,49 @@ func TestManyAttempts(t *testing.T) {
 			t.Errorf("%d attempts are left", n)
 		}
 	})
+}
+
+// Nothing is read of who has a wrong token, and little of who sends one in a form.
+func TestLittleIsReadWithoutToken(t *testing.T) {
+	tests := []struct {
+		name   string
+		header []string
+		status int
+		most   int64
+	}{
+		{"JSON", nil, 401, 0},
+		{"JSON with a wrong token", []string{"Authorization", "Bearer x"}, 401, 0},
+		{"form", []string{"Content-Type", isFormType}, 413, maxForm + 1},
+		{"form with a wrong token in the header", []string{"Content-Type", isFormType, "Authorization", "Bearer x"}, 401, 0},
+		{"another page", []string{"Content-Type", isFormType, "Sec-Fetch-Site", "cross-site"}, 403, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := New(Options{Actions: &fakeActions{}, Token: token})
+				defer s.Close()
+				body := &countingReader{r: strings.NewReader(strings.Repeat("a", 1<<20))}
+				r := httptest.NewRequestWithContext(t.Context(), "POST", "/actions/reload", body)
+				for i := 0; i < len(tt.header); i += 2 {
+					r.Header.Set(tt.header[i], tt.header[i+1])
+				}
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, r)
+				if w.Code != tt.status || body.n > tt.most {
+					t.Errorf("status %d, %d bytes read", w.Code, body.n)
+				}
+			})
+		})
+	}
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }

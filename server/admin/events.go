@@ -87,6 +87,10 @@ func (h *hub) run(ctx context.Context) {
 		}
 		last = now
 		h.mu.Lock()
+		if ctx.Err() != nil { // another one runs, and may have looked later
+			h.mu.Unlock()
+			return
+		}
 		for news := range h.viewers {
 			select {
 			case <-news: // not taken yet, and old

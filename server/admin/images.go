@@ -160,18 +160,18 @@ func (s *Server) serveImages(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	body, err := json.Marshal(page)
-	if err != nil {
+	body := new(bytes.Buffer)
+	if err := json.NewEncoder(body).Encode(page); err != nil {
 		writeError(w, err)
 		return
 	}
-	sum := sha256.Sum256(body)
+	sum := sha256.Sum256(body.Bytes())
 	// It may be kept, but has to be asked about each time.
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	hurry(w, answerTimeout) // from now: reading the list may have taken long
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(append(body, '\n')))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.Bytes()))
 }
 
 // readImages reads the list, of so many images at most.

@@ -32,7 +32,9 @@ func (p *problems) fail(err error) {
 	if u, ok := errors.AsType[*cache.UpstreamError](err); ok {
 		text = u.Error() // what is around it names one request of many
 		key = u.Remote + "|" + u.Kind.Error() + "|" + strconv.Itoa(u.Status)
-		if u.Err != nil {
+		// What a registry says of what it does not give repeats its name, and anybody can ask
+		// for many.
+		if u.Err != nil && !errors.Is(u.Kind, cache.ErrNotFound) && !errors.Is(u.Kind, cache.ErrDenied) {
 			key += "|" + varying.ReplaceAllString(cleanText(u.Err.Error()), "#")
 		}
 	}

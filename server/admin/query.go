@@ -12,7 +12,7 @@ import (
 // Bounds of an [ImageQuery].
 const (
 	DefaultLimit = 50
-	MaxLimit     = 1000
+	MaxLimit     = 500
 	maxSearch    = 256 // bytes; longer than any name that one would type
 )
 

@@ -220,6 +220,19 @@ func TestProblemsAreCounted(t *testing.T) {
 	})
 }
 
+// Who asks for many images that do not exist makes one problem.
+func TestManyAbsentImages(t *testing.T) {
+	r := NewRecorder(RecorderOptions{})
+	for i := range 200 {
+		name := strings.Repeat("x", i+1)
+		r.Answered(server.Answer{Kind: "manifest", Result: server.Absent, Reference: "1", Err: upstreamError(cache.ErrNotFound, 404, errors.New("no "+name))})
+		r.Answered(server.Answer{Kind: "manifest", Result: server.Failed, Reference: "1", Err: upstreamError(cache.ErrDenied, 401, errors.New("no "+name))})
+	}
+	if _, _, all := r.snapshot(time.Now()); len(all) != 2 {
+		t.Errorf("%+v", all)
+	}
+}
+
 // The last ones are remembered, and no more than that.
 func TestProblemsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
