@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,96 +13,19 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"registry-module/config"
+	"registry-module/server/admin"
 )
 
-// seedGate lets those seed by the admin address who have the token.
-type seedGate struct {
-	tokenFile string
-	seed      http.Handler
-	log       logrus.FieldLogger
-	// pause is how long an attempt without the token takes, one after the other, and
-	// attempts holds an element for each that waits.
-	pause    time.Duration
-	attempts chan struct{}
-	turn     chan struct{}
-}
-
-const (
-	// failurePause makes guessing slow, and keeps it from filling the log.
-	failurePause = time.Second
-	// maxFailures bounds how many wait for that: arbitrary, far more than have mistaken
-	// themselves.
-	maxFailures = 16
-)
-
-func newSeedGate(tokenFile string, seed http.Handler, log logrus.FieldLogger) *seedGate {
-	return &seedGate{
-		tokenFile: tokenFile, seed: seed, log: log, pause: failurePause,
-		attempts: make(chan struct{}, maxFailures), turn: make(chan struct{}, 1),
-	}
-}
-
-// ServeHTTP implements http.Handler.
-func (g *seedGate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// It is read each time: who changes the token wants the old one not to be good any more.
-	token, err := config.ReadToken(g.tokenFile)
-	if err != nil {
-		g.log.WithError(err).Error("nobody can seed by the admin address: mend the file of REGISTRY_SEED_TOKENFILE")
-		http.Error(w, "the server has no token that it could compare with: see its log", http.StatusServiceUnavailable)
-		return
-	}
-	given, ok := bearer(r.Header)
-	if ok && sameSecret(given, token) {
-		g.seed.ServeHTTP(w, r)
-		return
-	}
-	if !g.slow(r.Context()) {
-		http.Error(w, "too many attempts without the right token", http.StatusTooManyRequests)
-		return
-	}
-	g.log.WithField("client", r.RemoteAddr).Warn("somebody without the right token wanted to seed by the admin address")
-	// RFC 6750, section 3: without a token there is no error to name.
-	challenge := `Bearer realm="registry-module seed"`
-	if ok {
-		challenge += `, error="invalid_token"`
-	}
-	w.Header().Set("WWW-Authenticate", challenge)
-	http.Error(w, "the token is missing or wrong: send that of REGISTRY_SEED_TOKENFILE (registry-module seed --token-file)", http.StatusUnauthorized)
-}
-
-// slow waits until another attempt may fail. It returns false where too many do.
-func (g *seedGate) slow(ctx context.Context) bool {
-	select {
-	case g.attempts <- struct{}{}:
-		defer func() { <-g.attempts }()
-	default:
-		return false
-	}
-	select {
-	case g.turn <- struct{}{}:
-		defer func() { <-g.turn }()
-	case <-ctx.Done():
-		return true
-	}
-	timer := time.NewTimer(g.pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return true
-}
-
-// bearer is the token of a request (RFC 6750, section 2.1).
-func bearer(header http.Header) (token string, ok bool) {
-	scheme, token, ok := strings.Cut(header.Get("Authorization"), " ")
-	return strings.TrimSpace(token), ok && strings.EqualFold(scheme, "Bearer")
-}
-
-// sameSecret compares two secrets in a time that says nothing of them.
-func sameSecret(a, b string) bool {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+// newSeedGate lets those seed by the admin address who have the token.
+func newSeedGate(tokenFile string, seed http.Handler, log logrus.FieldLogger) http.Handler {
+	return admin.NewGate(admin.GateOptions{
+		Token:   func(context.Context) (string, error) { return config.ReadToken(tokenFile) },
+		Realm:   "registry-module seed",
+		Setting: "REGISTRY_SEED_TOKENFILE",
+		Purpose: "seed by the admin address",
+		How:     "registry-module seed --token-file",
+		Log:     log,
+	}).Handler(seed)
 }
 
 // besides answers POST /seed by seed, where it is not nil, and everything else by others.

@@ -19,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"registry-module/seed"
+	"registry-module/server/admin"
 )
 
 // fakeSeeding does what a test tells it to.
@@ -182,7 +183,7 @@ func TestSeedGate(t *testing.T) {
 			if w.Code != status || w.Header().Get("WWW-Authenticate") != challenge {
 				t.Errorf("%q: status %d, %q", header, w.Code, w.Header())
 			}
-			if took := time.Since(before); (took >= failurePause) != (status == http.StatusUnauthorized) {
+			if took := time.Since(before); (took >= admin.FailurePause) != (status == http.StatusUnauthorized) {
 				t.Errorf("%q took %v", header, took)
 			}
 			if text := w.Body.String(); strings.Contains(text, good) || strings.Contains(text, bad) {
@@ -205,7 +206,7 @@ func TestSeedGate(t *testing.T) {
 		try("Bearer ", http.StatusServiceUnavailable, "")
 		write(good)
 		// Many at a time do not hold up who has it.
-		for range maxFailures {
+		for range admin.MaxAttempts {
 			go gate.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/seed", nil))
 		}
 		synctest.Wait()
