@@ -108,6 +108,15 @@ func (s *Server) state(ctx context.Context, speed rates) State {
 		Actions: s.acts(),
 	}
 	state.Images, state.Generation = s.lister.state()
+	if o.Stats != nil {
+		stats, err := o.Stats(ctx)
+		if err != nil {
+			state.Warnings = append(state.Warnings, "what the cache does is not known: "+cleanText(err.Error()))
+		} else {
+			rec.health(stats.Health)
+			s.show(&state, stats, speed)
+		}
+	}
 	state.Traffic, state.History, state.Problems = rec.snapshot(now)
 	if o.Offline != nil {
 		state.Offline = o.Offline()
@@ -133,22 +142,19 @@ func (s *Server) state(ctx context.Context, speed rates) State {
 			state.Seed = &its
 		}
 	}
-	if o.Stats != nil {
-		stats, err := o.Stats(ctx)
-		if err != nil {
-			state.Warnings = append(state.Warnings, "what the cache does is not known: "+cleanText(err.Error()))
-			return state
-		}
-		state.Disk = diskOf(stats)
-		state.AllDownloads = len(stats.Fills)
-		speed.heed(stats.Fills, now)
-		for _, f := range stats.Fills[:min(len(stats.Fills), MaxDownloads)] {
-			d := s.download(f)
-			d.Rate = speed.of(f, now)
-			state.Downloads = append(state.Downloads, d)
-		}
-	}
 	return state
+}
+
+// show puts into state what the cache does.
+func (s *Server) show(state *State, stats cache.Stats, speed rates) {
+	state.Disk = diskOf(stats)
+	state.AllDownloads = len(stats.Fills)
+	speed.heed(stats.Fills, state.Now)
+	for _, f := range stats.Fills[:min(len(stats.Fills), MaxDownloads)] {
+		d := s.download(f)
+		d.Rate = speed.of(f)
+		state.Downloads = append(state.Downloads, d)
+	}
 }
 
 func (s *Server) download(f cache.FillStats) Download {
@@ -235,4 +241,4 @@ func (r rates) heed(fills []cache.FillStats, now time.Time) {
 	}
 }
 
-func (r rates) of(f cache.FillStats, _ time.Time) int64 { return r[keyOf(f)].now }
+func (r rates) of(f cache.FillStats) int64 { return r[keyOf(f)].now }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type Recorder struct {
 	history history
 	served  map[string]int64 // bytes, by remote
 	fetched time.Time        // when Fetched was last called
+	damaged int64            // how many blobs were
 }
 
 // maxServed bounds how many remotes are told apart: those of the configuration are fewer.
@@ -141,6 +143,18 @@ func (r *Recorder) RemoteChanged(now Remote) {
 		return
 	}
 	r.problems.add(time.Now(), now.Host+"|"+now.State, now.Host+" is "+now.State+": "+now.Reason, hintOfText(now.Reason))
+}
+
+// health keeps that more of what is stored was found damaged than was known.
+func (r *Recorder) health(h cache.Health) {
+	r.mu.Lock()
+	more := h.Damaged > r.damaged
+	r.damaged = max(r.damaged, h.Damaged)
+	r.mu.Unlock()
+	if more {
+		r.problems.add(time.Now(), "damaged", fmt.Sprintf("stored content was found damaged, and is not served: %d blobs since the start, of which %d are right again", h.Damaged, h.Healed+h.Repaired),
+			"what can be fetched again is; if it goes on, the medium or the memory of this device is failing: look at the kernel's log (registry-module verify --repair)")
+	}
 }
 
 // Problem keeps what went wrong, in words for people, and what can be done about it; an empty

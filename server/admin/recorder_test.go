@@ -314,6 +314,18 @@ func TestOtherProblems(t *testing.T) {
 	}
 }
 
+// What was found damaged is a problem, once for each time that there is more of it.
+func TestDamageIsAProblem(t *testing.T) {
+	r := NewRecorder(RecorderOptions{})
+	for _, damaged := range []int64{0, 1, 1, 1, 3, 3} {
+		r.health(cache.Health{Damaged: damaged, Healed: 1})
+	}
+	_, _, all := r.snapshot(time.Now())
+	if len(all) != 1 || all[0].Times != 2 || !strings.Contains(all[0].Text, "3 blobs") || all[0].Hint == "" {
+		t.Errorf("%+v", all)
+	}
+}
+
 // All of it can be used at the same time; the race detector looks.
 func TestRecorderConcurrently(t *testing.T) {
 	r := NewRecorder(RecorderOptions{Fetched: func() int64 { return 1 }})
