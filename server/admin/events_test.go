@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,7 +79,6 @@ func TestViewersAreBounded(t *testing.T) {
 		var looks atomic.Int64
 		s := New(Options{Remotes: func() []Remote { looks.Add(1); return nil }})
 		defer s.Close()
-		idle := runtime.NumGoroutine()
 		var leave []func()
 		var done []chan struct{}
 		for range MaxViewers {
@@ -117,9 +115,7 @@ func TestViewersAreBounded(t *testing.T) {
 		if looks.Load() != before {
 			t.Error("it looks while nobody does")
 		}
-		if n := runtime.NumGoroutine(); n > idle {
-			t.Errorf("%d goroutines, before %d", n, idle)
-		}
+		// That no goroutine is left is what the end of the bubble waits for.
 	})
 }
 
