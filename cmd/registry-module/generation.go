@@ -32,7 +32,7 @@ type generation struct {
 	schedule  *runner
 	runners   []*runner
 	access    *accessControl // nil lets everybody pull
-	seedGate  *seedGate
+	seedGate  http.Handler   // nil where nobody may
 	server    *server.Server
 	// tls is how the API port speaks TLS, nil for not at all.
 	tls            *tls.Config
