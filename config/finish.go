@@ -35,6 +35,7 @@ func (l *loader) finish(doc *document) (*Config, error) {
 	l.finishAdmin(doc, c)
 	l.rejectUnsupported(doc)
 	if err := l.failed(); err != nil {
+		err.DataDir = c.DataDir
 		return nil, err
 	}
 	c.Stock = &configuration.Configuration{

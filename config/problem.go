@@ -63,6 +63,8 @@ type Errors struct {
 	// Files are the paths of files that were looked at: with another content of one of
 	// them, the configuration may be a good one.
 	Files []string
+	// DataDir is Config.DataDir, where it could be read.
+	DataDir string
 }
 
 // Error implements error: a heading, and one line for each problem.
@@ -146,7 +148,7 @@ func (l *loader) warn(format string, args ...any) {
 }
 
 // failed returns what was collected as an error, or nil where there is nothing.
-func (l *loader) failed() error {
+func (l *loader) failed() *Errors {
 	if len(l.problems) == 0 {
 		return nil
 	}

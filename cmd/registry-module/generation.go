@@ -191,11 +191,11 @@ func (p *program) enter() *generation {
 // leave ends a request of g.
 func (p *program) leave(g *generation) {
 	if g.users.Add(-1) == 0 {
-		p.ending.Go(func() {
+		go func() { // changing may be held
 			p.changing.Lock()
 			defer p.changing.Unlock()
 			p.letGo(g)
-		})
+		}()
 	}
 }
 
@@ -210,9 +210,22 @@ func (p *program) letGo(g *generation) {
 			p.log.WithError(err).Warn("ending what was made of an earlier configuration")
 		}
 	}
-	if err := p.reconfigureCache(p.current.Load()); err != nil {
+	current := p.current.Load()
+	if !p.hasOthers(g, current) {
+		return
+	}
+	if err := p.reconfigureCache(current); err != nil {
 		p.log.WithError(err).Warn("remotes that are not configured any more stay known to the cache")
 	}
+}
+
+// hasOthers tells whether g has remotes that current has not.
+func (*program) hasOthers(g, current *generation) bool {
+	remotes, _ := g.served.now()
+	now, _ := current.served.now()
+	return slices.ContainsFunc(remotes, func(r cache.Remote) bool {
+		return !slices.ContainsFunc(now, func(other cache.Remote) bool { return other.Host == r.Host })
+	})
 }
 
 // reconfigureCache has the cache serve g, and what other generations still have requests

@@ -77,7 +77,7 @@ remote registry what it does not have yet: each byte once.`,
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
 	})
 	root.AddCommand(serveCommand(), bindingsCommand(), bundleCommand(), demoCommand(), deployCommand(), doctorCommand(), explainCommand(), gcCommand(), inspectCommand(),
-		lsCommand(), offlineCommand(), pinCommand(), rmCommand(), seedCommand(), unpinCommand(), verifyCommand(), versionCommand())
+		lsCommand(), offlineCommand(), pinCommand(), reloadCommand(), rmCommand(), seedCommand(), unpinCommand(), verifyCommand(), versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, cmd := range commands(root) {
 		if check := cmd.Args; check != nil {

@@ -64,7 +64,6 @@ type program struct {
 	takenOver []func(*generation)
 	// started tells that what goes on in the background was started.
 	started, closed bool
-	ending          sync.WaitGroup // of generations
 
 	// closers are closed in reverse order.
 	closers []io.Closer
@@ -307,7 +306,6 @@ func (p *program) Close() error {
 	p.changing.Lock()
 	p.closed = true
 	p.changing.Unlock()
-	p.ending.Wait()
 	errs := []error{p.stop()}
 	for _, c := range slices.Backward(p.closers) {
 		errs = append(errs, c.Close())
