@@ -22,8 +22,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 UNIT = $(shell go list ./... | grep -v '/e2e\(/\|$$\)')
 
 # Debian's packages that tests use, beside make, git and Go.
-PACKAGES := ca-certificates conmon containerd crun docker-compose docker.io gcc iproute2 iptables libc6-dev netavark \
-	nginx-light openssl podman prometheus runc skopeo strace systemd wrk
+PACKAGES := ca-certificates chromium conmon containerd crun docker-compose docker.io fonts-dejavu-core gcc iproute2 \
+	iptables libc6-dev netavark nginx-light openssl podman prometheus runc skopeo strace systemd wrk
 
 ##@ Use
 

@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "auth/access", "auth/policy", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/deployment", "iotedge/workload", "metrics", "seed", "seed/bundle", "seed/source", "server", "server/accept", "server/admin", "server/pulls", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "auth/access", "auth/policy", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/deployment", "iotedge/workload", "metrics", "seed", "seed/bundle", "seed/source", "server", "server/accept", "server/admin", "server/admin/dashboard", "server/pulls", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -24,6 +24,10 @@ var architecture = Rules{
 		"server/admin": {
 			[]string{"cache", "server", "internal/..."},
 			"admin shows and changes what it is given through its own interfaces, in terms of cache; who implements them is for main to choose",
+		},
+		"server/admin/dashboard": {
+			[]string{"cache", "server/admin"},
+			"the dashboard shows the state that admin tells of, and changes nothing itself",
 		},
 		"server/pulls": {
 			[]string{"cache", "server", "internal/..."},
@@ -180,7 +184,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "iotedge/workload", "iotedge/workload/workloadtest", "server", "server/accept", "server/admin", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "iotedge/workload", "iotedge/workload/workloadtest", "server", "server/accept", "server/admin", "server/admin/dashboard", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {
