@@ -129,6 +129,7 @@ func newView(words vocabulary, s admin.State) *view {
 	v.Started, v.Time = v.at(s.Started), v.at(s.Now)
 	v.Actions, v.Blank.Image.Actions = s.Actions, s.Actions
 	v.Blank.Download.Bar = bar{-1, 1}
+	v.Blank.Bin = bin{X: "0", Width: "0", FetchedY: "0", FetchedHeight: "0", SavedY: "0", SavedHeight: "0"}
 	v.offline(s.Offline)
 	for _, r := range s.Remotes {
 		v.Remotes = append(v.Remotes, v.remote(r))

@@ -54,7 +54,7 @@ func words() vocabulary {
 
 		"offline.on":   "Offline mode: on",
 		"offline.off":  "Offline mode: off",
-		"offline.auto": "Offline mode: by itself",
+		"offline.auto": "Offline mode: as configured",
 
 		"download.waiting": "Waits for its turn",
 		"download.failure": "Trouble: {}",

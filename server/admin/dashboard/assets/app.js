@@ -501,6 +501,7 @@ async function load() {
       return load();
     }
     generation = page.generation;
+    attribute(list, 'data-generation', generation);
     showImages(page);
   } catch (err) {
     if (err.name === 'AbortError') return;
