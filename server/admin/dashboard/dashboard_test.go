@@ -270,3 +270,17 @@ func TestRemoveIsConfirmed(t *testing.T) {
 		t.Error("there is a form though nothing can be changed")
 	}
 }
+
+// TestEnterPressesNothing looks at the button that Enter in the field for the token presses
+// (HTML Living Standard, section 4.10.21.2): the first one of the form, wherever it is.
+func TestEnterPressesNothing(t *testing.T) {
+	for n := range page(t, full(""), "/").Descendants() {
+		if form, _ := attr(n, "form"); n.DataAtom == atom.Button && form == "act" {
+			if _, disabled := attr(n, "disabled"); !disabled {
+				t.Error("Enter presses a button that does something")
+			}
+			return
+		}
+	}
+	t.Error("there is no button")
+}

@@ -26,14 +26,14 @@ type column struct {
 }
 
 type imageView struct {
-	Key, Name, Asked, Digest, Remote      string
-	Platforms, Incomplete                 string
-	Size, Own                             string
-	Used                                  moment
-	Pinned, Pins                          string
-	PinAction, PinText, PinLabel          string
-	RefreshLabel, RemoveLabel, RemoveHref string
-	Tagged, Actions                       bool
+	Key, Name, Asked, Digest, Remote string
+	Platforms, Incomplete            string
+	Size, Own                        string
+	Used                             moment
+	Pinned, Pins                     string
+	PinAction, PinText, PinLabel     string
+	RefreshLabel, RemoveLabel        string
+	Tagged, Actions                  bool
 }
 
 // images adds a page of the list to what is shown; err is why it could not be had.
@@ -84,7 +84,7 @@ func (v *view) image(i admin.Image) imageView {
 		Remote: clean(i.Remote, maxText), Size: size(i.Size), Own: v.word("image.own", size(i.Unique)),
 		Used: v.atOr(i.Used, "unknown"), Tagged: i.Tag != "", Actions: v.Actions,
 		PinAction: "actions/pin", PinText: v.word("pin"), PinLabel: v.word("image.pin", name),
-		RefreshLabel: v.word("image.refresh", name), RemoveLabel: v.word("image.remove", name), RemoveHref: removeHref(i.Asked),
+		RefreshLabel: v.word("image.refresh", name), RemoveLabel: v.word("image.remove", name),
 	}
 	platforms := i.Platforms
 	if len(platforms) > maxPlatforms {

@@ -46,11 +46,6 @@ func href(q admin.ImageQuery) string {
 	return "./?" + v.Encode() + "#images"
 }
 
-// removeHref is the address of the page that asks whether the image is to be removed.
-func removeHref(image string) string {
-	return "./?" + url.Values{"remove": {image}}.Encode() + "#remove"
-}
-
 func order(q admin.ImageQuery) string {
 	if q.Descending {
 		return "desc"

@@ -315,7 +315,7 @@ function image(i, now) {
     used: known(i.used) ? moment(seconds(i.used), now) : { iso: '', abs: '', rel: word('unknown') }, tagged: Boolean(i.tag),
     pinAction: 'actions/' + pin, pinText: word(pin), pinLabel: word('image.' + pin, name),
     refreshLabel: word('image.refresh', name), removeLabel: word('image.remove', name),
-    removeHref: './?' + new URLSearchParams({ remove: i.name }) + '#remove', platforms: clean(platforms.join(', ')),
+    platforms: clean(platforms.join(', ')),
     incomplete: i.missing > 0 ? word('image.missing', number(i.missing, 'parts')) : i.complete ? '' : word('image.part'),
     pinned: i.pinned ? word('pinned') : '', pins: i.pinned ? pins.join(', ') : '',
   };
@@ -664,11 +664,9 @@ if ($('act')) {
     send('actions/seed', { images: $('seed-image').value, platforms: $('seed-platforms').value });
   });
   let condemned;
-  list.tBodies[0].addEventListener('click', event => {
-    const a = event.target.closest('[data-remove]');
-    if (!a) return;
+  $('ask').addEventListener('submit', event => {
     event.preventDefault();
-    condemned = new URL(a.href).searchParams.get('remove');
+    condemned = event.submitter.value;
     setText($('confirm-name'), clean(condemned));
     $('confirm-force').checked = false;
     $('confirm').returnValue = 'no';
