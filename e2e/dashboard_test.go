@@ -15,6 +15,9 @@ import (
 	"registry-module/server/admin"
 )
 
+// dashboardIsWired tells that the binary has the dashboard.
+const dashboardIsWired = false
+
 // TestDashboard looks at the dashboard with a real browser, one for all of it.
 func TestDashboard(t *testing.T) {
 	path := must(lab.System("chromium", "chromium"))(t)
@@ -23,7 +26,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	for name, test := range map[string]func(*testing.T, *browser.Browser){
+	tests := map[string]func(*testing.T, *browser.Browser){
 		"live":            dashboardIsLive,
 		"keyboard":        dashboardByKeyboard,
 		"actions":         dashboardActs,
@@ -33,7 +36,11 @@ func TestDashboard(t *testing.T) {
 		"same as without": dashboardIsTheSame,
 		"hostile":         dashboardOfHostileNames,
 		"screenshots":     dashboardScreenshots,
-	} {
+	}
+	if dashboardIsWired {
+		tests["of the module"] = dashboardOfTheModule
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, b) })
 	}
 }

@@ -81,11 +81,11 @@ func TestFull(t *testing.T) {
 		"Not ready: storage is not writable Clients and load balancers are told to wait.",
 		"There is no room for new images: limit", "The last change of the configuration is not in force: line 3",
 		"ghcr.io: no such host", "quay.io: 429", "1 download in trouble", "Seeding has failed: no space",
-		"These settings wait for a restart: http.addr", "Offline mode is on: a schedule", "Changes by itself in 1 h .",
+		"These settings wait for a restart: http.addr", "Offline mode is on: a schedule", "Changes by itself in 1 h",
 		"From the cache 96.8 % of 9,320 requests since the start", "Saved on the link 89 GiB 95 GiB served, 6.0 GiB fetched",
 		"Remotes 2 of 5 as they should be", "Downloads 120 5.0 MiB/s at the moment", "Disk used 12 GiB of 20 GiB allowed", "Images 10,000 stored",
 		"registry-1.docker.io Online Everything that is asked for is answered. 1 h ago 5.0 GiB 90 GiB 12,345",
-		"ghcr.io Cannot be reached no such host Next try in 20 s . 1 min ago",
+		"ghcr.io Cannot be reached no such host Next try in 20 s 1 min ago",
 		"new.example.com Not asked yet Nothing has been asked of it since the start.",
 		"library/alpine", "45.0 % 45 MiB of 100 MiB 5.0 MiB/s about 12 s left 3 clients", "Under way",
 		"1000 B so far", "ahead of demand", "No data for 40 s", "Trouble: connection reset", "Waits for its turn", "and 116 downloads more",
@@ -283,4 +283,15 @@ func TestEnterPressesNothing(t *testing.T) {
 		}
 	}
 	t.Error("there is no button")
+}
+
+// BenchmarkPage makes pages of a module that is busy.
+func BenchmarkPage(b *testing.B) {
+	h := New(Options{Source: full("")})
+	b.ReportAllocs()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		b.SetBytes(int64(w.Body.Len()))
+	}
 }
