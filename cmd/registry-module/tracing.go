@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -38,6 +39,11 @@ func setupTracing(ctx context.Context, getenv func(string) string, log logrus.Fi
 	s, err := readTracing(getenv)
 	if err != nil || s.endpoint == nil {
 		return nil, off, err
+	}
+	if log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		log = discard
 	}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: s.tls,
@@ -80,7 +86,7 @@ func setupTracing(ctx context.Context, getenv func(string) string, log logrus.Fi
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
 		if err := provider.Shutdown(limit); err != nil {
-			quiet.tell(err, 0)
+			quiet.tell(fmt.Errorf("at the end of the program, within %v: %w", flushTimeout, err), 0)
 		}
 		_ = exporter.Shutdown(limit) // ends what is under way, if that was not enough
 		transport.CloseIdleConnections()
@@ -126,6 +132,10 @@ func (q *quietExporter) tell(err error, lost int) {
 			text = strings.ReplaceAll(text, secret, "REDACTED")
 		}
 	}
-	q.log.Warnf("traces cannot be sent: %d spans are lost, pulls are not affected: %.300s", q.lost, strings.ToValidUTF8(text, "\ufffd"))
+	lostText := ""
+	if q.lost > 0 {
+		lostText = fmt.Sprintf("%d spans are lost, ", q.lost)
+	}
+	q.log.Warnf("traces cannot be sent: %spulls are not affected: %.300s", lostText, strings.ToValidUTF8(text, "\ufffd"))
 	q.told, q.lost = now, 0
 }
