@@ -163,7 +163,7 @@ func TestTracingInVain(t *testing.T) {
 func TestTracingSettings(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), bin.module, "serve")
-	cmd.Env = []string{"OTEL_TRACES_SAMPLER=sometimes", "OTEL_EXPORTER_OTLP_HEADERS=key s3cret", "REGISTRY_PROXY_TAGTTL=often"}
+	cmd.Env = []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_TRACES_SAMPLER=sometimes", "OTEL_EXPORTER_OTLP_HEADERS=key s3cret", "REGISTRY_PROXY_TAGTTL=often"}
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "3 errors") || strings.Contains(string(out), "s3cret") {
 		t.Errorf("got %v\n%s", err, out)

@@ -33,15 +33,17 @@ func TestReadTracing(t *testing.T) {
 		env  env
 		want string // the endpoint
 	}{
-		"nothing":                {nil, ""},
-		"exporter":               {env{"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"},
-		"exporter none":          {env{"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, ""},
-		"disabled":               {env{"OTEL_SDK_DISABLED": "TRUE", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, ""},
-		"endpoint":               {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces"},
-		"endpoint with path":     {env{"OTEL_EXPORTER_OTLP_ENDPOINT": " https://c/otlp/ "}, "https://c/otlp/v1/traces"},
-		"endpoint of traces":     {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://t/in"}, "https://t/in"},
-		"set, but empty":         {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_TRACES_SAMPLER": ""}, ""},
-		"sampler without effect": {env{"OTEL_TRACES_SAMPLER": "always_off", "OTEL_TRACES_SAMPLER_ARG": "x"}, ""},
+		"nothing":               {nil, ""},
+		"exporter":              {env{"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"},
+		"exporter none":         {env{"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, ""},
+		"disabled":              {env{"OTEL_SDK_DISABLED": "TRUE", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, ""},
+		"endpoint":              {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/traces"},
+		"endpoint with path":    {env{"OTEL_EXPORTER_OTLP_ENDPOINT": " https://c/otlp/ "}, "https://c/otlp/v1/traces"},
+		"endpoint of traces":    {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://t/in"}, "https://t/in"},
+		"set, but empty":        {env{"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_TRACES_SAMPLER": ""}, ""},
+		"of no effect, off":     {env{"OTEL_TRACES_SAMPLER": "sometimes", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ""},
+		"of no effect, none":    {env{"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, ""},
+		"sampler without share": {env{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "always_off", "OTEL_TRACES_SAMPLER_ARG": "x"}, "http://localhost:4318/v1/traces"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := readTracing(tt.env.get)
@@ -58,6 +60,7 @@ func TestReadTracing(t *testing.T) {
 		})
 	}
 	s, err := readTracing(env{
+		"OTEL_TRACES_EXPORTER":       "otlp",
 		"OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b, x=y,", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "250", "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
 		"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25",
 		"OTEL_SERVICE_NAME": "ship", "OTEL_RESOURCE_ATTRIBUTES": "service.name=other,site=7",
@@ -99,7 +102,9 @@ func TestReadTracingErrors(t *testing.T) {
 		"OTEL_SDK_DISABLED":                            {"maybe", "true or false"},
 		"OTEL_RESOURCE_ATTRIBUTES":                     {"site", "element 1"},
 	} {
-		_, err := readTracing(env{variable: tt.value}.get)
+		e := env{"OTEL_TRACES_EXPORTER": "otlp"}
+		e[variable] = tt.value
+		_, err := readTracing(e.get)
 		if err == nil || !strings.Contains(err.Error(), variable+": ") || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s=%s: %v", variable, tt.value, err)
 		}
@@ -126,7 +131,7 @@ func FuzzReadTracing(f *testing.F) {
 			"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_HEADERS": headers,
 			"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": arg, "OTEL_RESOURCE_ATTRIBUTES": attributes,
 		}.get)
-		if (err == nil) != (s.sampler != nil) {
+		if err == nil && strings.TrimSpace(endpoint) != "" && (s.sampler == nil || s.endpoint == nil) {
 			t.Errorf("%v, %v", s, err)
 		}
 	})

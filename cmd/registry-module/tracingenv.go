@@ -43,9 +43,16 @@ type otelEnv struct {
 }
 
 // readTracing reads the variables. All that is wrong with them is told at once, as
-// [config.Errors], whether or not they are of use.
+// [config.Errors]. Where they switch tracing off, or do not switch it on, the others are not
+// looked at: some platforms give them to all programs.
 func readTracing(getenv func(string) string) (tracingSettings, error) {
 	e := &otelEnv{getenv: getenv}
+	exporter := e.oneOf("OTEL_TRACES_EXPORTER", "", "otlp", "none")
+	disabled := e.oneOf("OTEL_SDK_DISABLED", "false", "true", "false") == "true"
+	_, endpoint := e.ofTraces("ENDPOINT")
+	if on := endpoint != "" || exporter == "otlp"; len(e.problems) == 0 && (disabled || exporter == "none" || !on) {
+		return tracingSettings{}, nil
+	}
 	s := tracingSettings{
 		headers:  e.headers(),
 		timeout:  e.timeout(),
@@ -56,15 +63,10 @@ func readTracing(getenv func(string) string) (tracingSettings, error) {
 	s.gzip = e.exporter("COMPRESSION", "none", "gzip", "none") == "gzip"
 	e.exporter("PROTOCOL", "http/protobuf", "http/protobuf")
 	s.tls = e.tls()
-	exporter := e.oneOf("OTEL_TRACES_EXPORTER", "", "otlp", "none")
-	disabled := e.oneOf("OTEL_SDK_DISABLED", "false", "true", "false") == "true"
 	if len(e.problems) > 0 {
 		return tracingSettings{}, &config.Errors{Problems: e.problems}
 	}
-	switch {
-	case disabled, exporter == "none":
-		s.endpoint = nil
-	case s.endpoint == nil && exporter == "otlp":
+	if s.endpoint == nil {
 		s.endpoint, _ = url.Parse(defaultCollector + "/v1/traces") // it is one
 	}
 	return s, nil
