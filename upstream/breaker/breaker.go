@@ -97,6 +97,11 @@ type Options struct {
 	Offline func() error
 	// Counts are counted on. Default: they begin at 0.
 	Counts *Counts
+
+	// Changed is called with each change of state, in order and one at a time, by who has
+	// noticed it, and holds that one up. From is what was told as to before. Default:
+	// nobody is told.
+	Changed func(from, to Status)
 }
 
 // Breaker is a remote registry that is asked only where that leads to something. It
@@ -142,6 +147,13 @@ type Breaker struct {
 	next *outcome
 
 	counts *Counts
+
+	// changed is told of changes: told is the last one, changes are those that it was not
+	// told of yet, and telling that somebody tells them.
+	changed func(from, to Status)
+	told    Status
+	changes []Status
+	telling bool
 }
 
 // Counts are how often what has happened to a remote, for its metrics. The zero value is
@@ -175,6 +187,7 @@ func New(up cache.Upstream, opts Options) *Breaker {
 		b.offline = func() error { return nil }
 	}
 	b.since = b.now()
+	b.changed, b.told = opts.Changed, Status{Remote: b.host, State: b.state, Since: wall(b.since, b.since)}
 	return b
 }
 
@@ -182,7 +195,7 @@ func New(up cache.Upstream, opts Options) *Breaker {
 func (b *Breaker) end(r *request, err error) {
 	verdict, cause := b.judge(err)
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	now := b.now()
 	b.silent = slices.DeleteFunc(b.silent, func(other *request) bool { return other == r })
 	switch verdict {

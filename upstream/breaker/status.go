@@ -31,7 +31,7 @@ type Status struct {
 // Away implements [cache.Availability].
 func (b *Breaker) Away() (why error, due bool) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	now := b.now()
 	why, known := b.why(now)
 	due = known && b.until.Sub(now) <= 0 && len(b.probes) < b.places()
@@ -44,7 +44,7 @@ func (b *Breaker) Away() (why error, due bool) {
 // Why implements [cache.Availability].
 func (b *Breaker) Why() error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	why, _ := b.why(b.now())
 	return why
 }
@@ -82,9 +82,14 @@ func (b *Breaker) quiet(now time.Time) time.Duration {
 // Status returns what is known of the remote. It takes no time.
 func (b *Breaker) Status() Status {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	ruledOut, now := b.offline(), b.now()
 	b.heed(ruledOut, now)
+	return b.status(ruledOut, now)
+}
+
+// status is Status for who holds b.mu.
+func (b *Breaker) status(ruledOut error, now time.Time) Status {
 	s := Status{Remote: b.host, State: b.state, Since: wall(b.since, now), Failures: b.failures}
 	switch b.state {
 	case Held:
@@ -93,6 +98,37 @@ func (b *Breaker) Status() Status {
 		s.Reason, s.NextTry = reason(b.cause), wall(b.until, now)
 	}
 	return s
+}
+
+// unlock lets go of b.mu, and tells who wants to know how the state has changed
+// meanwhile. Only one tells at a time, without b.mu; others leave to that one what they
+// have noticed, so that it is told in order.
+func (b *Breaker) unlock() {
+	last := b.told
+	if n := len(b.changes); n > 0 {
+		last = b.changes[n-1]
+	}
+	if b.changed != nil && b.state != last.State {
+		var ruledOut error
+		if b.state == Held {
+			if ruledOut = b.offline(); ruledOut == nil {
+				ruledOut = cache.ErrOffline // it was allowed again just now
+			}
+		}
+		b.changes = append(b.changes, b.status(ruledOut, b.now()))
+	}
+	if !b.telling {
+		b.telling = true
+		for len(b.changes) > 0 {
+			from, to := b.told, b.changes[0]
+			b.told, b.changes = to, b.changes[1:]
+			b.mu.Unlock()
+			b.changed(from, to)
+			b.mu.Lock()
+		}
+		b.telling = false
+	}
+	b.mu.Unlock()
 }
 
 // collector is the metrics of remotes.

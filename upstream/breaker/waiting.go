@@ -76,7 +76,7 @@ func (b *Breaker) begin(ctx context.Context, q question) (*request, error) {
 // r has not waited for long.
 func (b *Breaker) admit(r *request, patient bool) (*outcome, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	ruledOut, now := b.offline(), b.now()
 	b.heed(ruledOut, now)
 	switch {
