@@ -14,7 +14,7 @@ var architecture = Rules{
 	Module: "registry-module",
 	Local: map[string]Rule{
 		"cmd/registry-module": {
-			[]string{"auth", "auth/access", "auth/policy", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/deployment", "iotedge/workload", "metrics", "seed", "seed/bundle", "seed/source", "server", "server/accept", "server/admin", "server/admin/dashboard", "server/pulls", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
+			[]string{"auth", "auth/access", "auth/policy", "cache", "cache/disk", "cache/index", "config", "doctor", "doctor/images", "doctor/machine", "doctor/report", "iotedge/deployment", "iotedge/workload", "metrics", "seed", "seed/bundle", "seed/source", "server", "server/accept", "server/admin", "server/admin/dashboard", "server/notify", "server/pulls", "upstream", "upstream/breaker", "upstream/metered", "upstream/router", "upstream/throttled", "internal/..."},
 			"main is where all parts are put together; what only tests need is not for a binary that is shipped",
 		},
 		"server": {
@@ -28,6 +28,10 @@ var architecture = Rules{
 		"server/admin/dashboard": {
 			[]string{"cache", "server/admin"},
 			"the dashboard shows the state that admin tells of, and changes nothing itself",
+		},
+		"server/notify": {
+			[]string{"cache", "internal/..."},
+			"notify tells webhooks what it is told, in terms of cache; who tells it is for main to choose",
 		},
 		"server/pulls": {
 			[]string{"cache", "server", "internal/..."},
@@ -184,7 +188,7 @@ var architecture = Rules{
 			"it is for tests only",
 		},
 		"net/http": {
-			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "iotedge/workload", "iotedge/workload/workloadtest", "server", "server/accept", "server/admin", "server/admin/dashboard", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "doctor", "doctor/machine", "iotedge/workload", "iotedge/workload/workloadtest", "server", "server/accept", "server/admin", "server/admin/dashboard", "server/notify", "upstream", "upstream/upstreamtest", "internal/...", "e2e/..."},
 			"the cache knows nothing of HTTP: package server has the table from errors to statuses",
 		},
 		"testing": {
@@ -196,7 +200,7 @@ var architecture = Rules{
 			"the index can be replaced only while one package knows what it is made of",
 		},
 		"github.com/distribution/distribution": {
-			[]string{"auth", "auth/access", "cmd/registry-module", "config", "server", "e2e/..."},
+			[]string{"auth", "auth/access", "cmd/registry-module", "config", "server", "server/notify", "e2e/..."},
 			"the stock registry is how we speak to clients and are configured, not how we keep content",
 		},
 		"github.com/google/go-containerregistry": {
