@@ -64,7 +64,7 @@ func (s spans) wait(t *testing.T, name string) sdktrace.ReadOnlySpan {
 func attr(s sdktrace.ReadOnlySpan, key string) string {
 	for _, a := range s.Attributes() {
 		if string(a.Key) == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
@@ -122,8 +122,8 @@ func TestTracedRequests(t *testing.T) {
 		}
 		for _, span := range rec.Ended() {
 			for _, a := range span.Attributes() {
-				if strings.Contains(a.Value.Emit(), "canary") {
-					t.Errorf("%s %s: %s tells a secret: %s", tt.method, tt.path, a.Key, a.Value.Emit())
+				if strings.Contains(a.Value.String(), "canary") {
+					t.Errorf("%s %s: %s tells a secret: %s", tt.method, tt.path, a.Key, a.Value.String())
 				}
 			}
 		}

@@ -32,7 +32,7 @@ func told(rec *tracetest.SpanRecorder) string {
 	for _, s := range rec.Ended() {
 		fmt.Fprintf(&b, "span %q", s.Name())
 		for _, a := range s.Attributes() {
-			fmt.Fprintf(&b, " %s=%s", a.Key, a.Value.Emit())
+			fmt.Fprintf(&b, " %s=%s", a.Key, a.Value.String())
 		}
 		fmt.Fprintf(&b, " %s", s.Status().Description)
 		for _, e := range s.Events() {
