@@ -70,7 +70,7 @@ func (x *exchange) tellSource(m *member, now time.Time) {
 	}
 	if until := x.freshness.Until; !until.IsZero() {
 		// One that another cache could not have confirmed is stale before its time.
-		if ttl := until.Sub(now); stale == nil || ttl < 0 {
+		if ttl := until.Sub(now); stale == nil || ttl <= 0 {
 			m.integer("ttl", int64(math.Floor(ttl.Seconds())))
 		}
 	}

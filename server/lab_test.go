@@ -43,6 +43,8 @@ type lab struct {
 	instead http.HandlerFunc
 	handler http.Handler
 	breaker *breaker.Breaker
+	// told is the handler's observer.
+	told *told
 
 	mu                     sync.Mutex
 	dials, dialing, atOnce int
@@ -62,7 +64,7 @@ func inLab(t *testing.T, test func(*lab)) {
 	}()
 	defer close(outside)
 	synctest.Test(t, func(t *testing.T) {
-		l := &lab{T: t, Registry: upstreamtest.NewHandler(), network: newPipes(), ca: upstreamtest.NewCA(t)}
+		l := &lab{T: t, Registry: upstreamtest.NewHandler(), network: newPipes(), ca: upstreamtest.NewCA(t), told: newTold()}
 		l.certificate = l.ca.ServerConfig(nil).Certificates[0]
 		registry := &http.Server{Handler: http.HandlerFunc(l.answer), ErrorLog: log.New(io.Discard, "", 0)}
 		served := make(chan error)
@@ -84,7 +86,7 @@ func inLab(t *testing.T, test func(*lab)) {
 		quiet.SetOutput(io.Discard)
 		var h *server.Server
 		outside <- func() {
-			h, err = server.New(context.Background(), server.Options{Cache: c, Router: routing, Log: quiet})
+			h, err = server.New(context.Background(), server.Options{Cache: c, Router: routing, Log: quiet, Observer: l.told})
 		}
 		<-done
 		must(t, err)

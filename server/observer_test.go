@@ -40,7 +40,10 @@ func (t *told) Answered(a server.Answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.answered = append(t.answered, a)
-	t.news <- struct{}{}
+	select {
+	case t.news <- struct{}{}:
+	default: // nobody waits
+	}
 }
 
 // last waits for an answer, and returns the last one.
