@@ -345,7 +345,7 @@ func TestHostileText(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
-	if got := out.String(); strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\r\x1b\x00\xff\u202e") || len(got) > 3000 {
+	if got := out.String(); strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\r\x1b\x00\u202e") || strings.Contains(got, "\xff") || len(got) > 3000 {
 		t.Errorf("%d bytes: %.500q", len(got), got)
 	}
 }
