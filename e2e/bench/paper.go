@@ -139,7 +139,8 @@ func machine(date string) (facts []fact) {
 	for _, program := range []struct{ name, flag string }{{"nginx", "-v"}, {"wrk", "-v"}} {
 		out, _ := exec.Command(program.name, program.flag).CombinedOutput() // wrk -v ends with an error
 		first, _, _ := strings.Cut(string(out), "\n")
-		add(program.name, strings.TrimPrefix(first, "nginx version: "))
+		first, _, _ = strings.Cut(first, " [")
+		add(program.name, strings.TrimPrefix(strings.TrimPrefix(first, "nginx version: "), "wrk "))
 	}
 	add("date", date)
 	return facts
@@ -181,6 +182,7 @@ func (b *bench) takeUp(path string) error {
 	if len(earlier.Rows) == 0 {
 		return fmt.Errorf("-with: %s has no rows", path)
 	}
+	b.quick = b.quick || earlier.Quick
 	b.table.Add(earlier.Rows...)
 	b.about = append(b.about, earlier.About...)
 	return nil
