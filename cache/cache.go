@@ -107,6 +107,8 @@ type Cache struct {
 	// manifests are the small manifests that were used last, by repository
 	// and digest.
 	manifests *lru.Cache[manifestKey, Manifest]
+	// decoded are the entries of tags that were used last, by their text.
+	decoded *lru.Cache[string, tagRecord]
 	// memory is what remotes have said that they are not asked about again for a
 	// while.
 	memory *lru.Cache[string, remembered]
@@ -198,6 +200,10 @@ func New(ctx context.Context, options Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	decoded, err := lru.New[string, tagRecord](memManifests)
+	if err != nil {
+		return nil, err
+	}
 	warned, err := newSeldom()
 	if err != nil {
 		return nil, err
@@ -231,6 +237,7 @@ func New(ctx context.Context, options Options) (*Cache, error) {
 		bare:      bare,
 		log:       opts.Log,
 		manifests: manifests,
+		decoded:   decoded,
 		memory:    memory,
 		fills:     make(map[digest.Digest]*fill),
 		left:      make(map[digest.Digest]*leftover),

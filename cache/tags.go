@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -31,8 +32,8 @@ func (r *Repository) CachedTag(ctx context.Context, tag string) (Tagged, error) 
 }
 
 func (r *Repository) cachedTag(ctx context.Context, tag string) (Tagged, error) {
-	var rec tagRecord
-	if err := r.c.record(ctx, key(kindTag, r.key, tag), &rec); err != nil {
+	rec, err := r.indexedTag(ctx, tag)
+	if err != nil {
 		return Tagged{}, err
 	}
 	t, next, err := r.judgeTag(ctx, tag, rec)
@@ -46,6 +47,25 @@ func (r *Repository) cachedTag(ctx context.Context, tag string) (Tagged, error) 
 		later(ctx, r, kindTag, tag, func(ctx context.Context) (Tagged, error) { return r.fetchTag(ctx, tag) })
 	}
 	return t, nil
+}
+
+// indexedTag reads the entry of a tag. What entries mean is remembered: that they are read
+// is most of what a manifest by tag costs us, and to take the JSON apart half of that.
+func (r *Repository) indexedTag(ctx context.Context, tag string) (rec tagRecord, err error) {
+	k := key(kindTag, r.key, tag)
+	value, err := r.c.opts.Index.Get(ctx, k)
+	if err != nil {
+		return rec, err
+	}
+	text := string(value)
+	if rec, known := r.c.decoded.Get(text); known {
+		return rec, nil
+	}
+	if err := json.Unmarshal(value, &rec); err != nil {
+		return rec, fmt.Errorf("entry %q of the index: %w", k, err)
+	}
+	r.c.decoded.Add(text, rec)
+	return rec, nil
 }
 
 // errStale is the answer for a tag that must be confirmed. It counts as absent.
