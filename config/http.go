@@ -40,12 +40,26 @@ func (l *loader) finishHTTP(doc *document, c *Config) {
 		l.bad("http.prefix", h.Prefix, "is not a path: begin it with a slash")
 	}
 	// A pattern of http.ServeMux, where braces mean something.
-	if p := h.Debug.Prometheus.Path; p != "" && (!strings.HasPrefix(p, "/") || strings.ContainsAny(p, "{} ") || p == "/healthz") {
+	if p := h.Debug.Prometheus.Path; p != "" && (!strings.HasPrefix(p, "/") || strings.ContainsAny(p, "{} ") || isAdminPath(p)) {
 		l.bad("http.debug.prometheus.path", p, "is not a path for metrics: write for example /metrics")
 	}
 	l.notNegative("http.draintimeout", h.DrainTimeout)
 	l.finishTLS(doc)
 	c.Net, c.Addr, c.AdminAddr = h.Net, h.Addr, h.Debug.Addr
+}
+
+// isAdminPath tells whether something else answers at a path of the admin address.
+func isAdminPath(path string) bool {
+	switch path {
+	case "/", "/healthz", "/readyz", "/state", "/images", "/events", "/seed":
+		return true
+	}
+	for _, below := range []string{"/actions/", "/assets/", "/debug/"} {
+		if strings.HasPrefix(path, below) {
+			return true
+		}
+	}
+	return false
 }
 
 // address checks that a TCP address can be listened on.

@@ -16,7 +16,7 @@ import (
 )
 
 // dashboardIsWired tells that the binary has the dashboard.
-const dashboardIsWired = false
+const dashboardIsWired = true
 
 // TestDashboard looks at the dashboard with a real browser, one for all of it.
 func TestDashboard(t *testing.T) {

@@ -33,10 +33,11 @@ type generation struct {
 	runners   []*runner
 	access    *accessControl // nil lets everybody pull
 	seedGate  http.Handler   // nil where nobody may
+	webhooks  *notifications // nil for none
 	server    *server.Server
 	// tls is how the API port speaks TLS, nil for not at all.
-	tls            *tls.Config
-	admin, control http.Handler
+	tls     *tls.Config
+	control http.Handler
 
 	// users are the requests that it has, and one more for being the current one.
 	users atomic.Int64
@@ -77,6 +78,9 @@ func (g *generation) shares() (all []*shared) {
 	if g.access != nil {
 		all = append(all, &g.access.shared)
 	}
+	if g.webhooks != nil {
+		all = append(all, &g.webhooks.shared)
+	}
 	return all
 }
 
@@ -102,6 +106,7 @@ func (p *program) newGeneration(cfg *config.Config, before *generation) (g *gene
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	g.webhooks = p.wireNotifications(cfg, before)
 	// Only now, since it is remembered for ever which remotes there are.
 	if before != nil && before.served.mirror && len(cfg.Remotes) == 0 {
 		g.served = before.served // to which some may be added at any time
@@ -137,16 +142,21 @@ func (p *program) complete(g, before *generation) (err error) {
 		Config:  g.cfg.Stock,
 		Apps:    &p.apps,
 		Metrics: p.metrics,
+		Tracing: p.traces,
 		Log:     p.log,
 	}
+	if serve.Sample, err = server.SampleOf(g.cfg.SampleRequests); err != nil {
+		return err
+	}
+	serve.Observer = p.ofRequests()
 	if g.access != nil {
 		serve.Access = &gate{g.access.Gate, &g.served.routing}
 	}
 	if g.server, err = server.New(p.ctx, serve); err != nil {
 		return err
 	}
-	g.admin = besides(adminHandler(p.metrics, p.statuses, g.cfg.Stock.HTTP.Debug.Prometheus), p.byAdmin(g, before))
-	g.control = p.byCommand(g, controlHandler(p.cache, g.images, p.offline, p.statuses))
+	g.seedGate = p.byAdmin(g, before)
+	g.control = p.noticing(p.byCommand(g, controlHandler(p.cache, g.images, p.offline, p.statuses)))
 	return nil
 }
 
@@ -249,6 +259,7 @@ func (p *program) cacheOptions(g *generation) (cache.Options, error) {
 	if err != nil {
 		return opts, err
 	}
+	opts.Observer = p.ofCache()
 	var hosts []string
 	for _, r := range remotes {
 		hosts = append(hosts, r.Host)
@@ -291,6 +302,19 @@ func (p *program) closeAccess() error {
 		if g.access != nil && !slices.Contains(done, g.access) {
 			done = append(done, g.access)
 			errs = append(errs, g.access.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// closeWebhooks tells those of all generations what they were not told yet.
+func (p *program) closeWebhooks() error {
+	var errs []error
+	var done []*notifications
+	for g := range p.live {
+		if g.webhooks != nil && !slices.Contains(done, g.webhooks) {
+			done = append(done, g.webhooks)
+			errs = append(errs, g.webhooks.close())
 		}
 	}
 	return errors.Join(errs...)

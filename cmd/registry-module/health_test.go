@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/distribution/distribution/v3/configuration"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"registry-module/upstream/breaker"
@@ -56,7 +54,7 @@ func TestHealth(t *testing.T) {
 			req := httptest.NewRequest(http.MethodGet, "/healthz", nil)
 			req.Header.Set("Accept", tt.accept)
 			w := httptest.NewRecorder()
-			adminHandler(prometheus.NewRegistry(), tt.statuses, configuration.Prometheus{}).ServeHTTP(w, req)
+			healthHandler(tt.statuses).ServeHTTP(w, req)
 			wantType := "text/plain; charset=utf-8"
 			if strings.HasPrefix(tt.want, "{") {
 				wantType = "application/json"

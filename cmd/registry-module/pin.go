@@ -80,16 +80,21 @@ func pinAll(cmd *cobra.Command, i imageControl, patterns []string, asJSON bool) 
 		}
 	} else {
 		for _, p := range all {
-			matches := "which is " + quantity(p.Matches, "stored image", "stored images")
-			if p.Matches == 0 {
-				matches = "which nothing stored matches yet"
-			}
-			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "pinned %s, %s\n", printable(p.Pattern), matches); err != nil {
+			if _, err := io.WriteString(cmd.OutOrStdout(), pinnedText(p)); err != nil {
 				return err
 			}
 		}
 	}
 	return partly(errs, len(all))
+}
+
+// pinnedText says what was pinned, on a line.
+func pinnedText(p pinned) string {
+	matches := "which is " + quantity(p.Matches, "stored image", "stored images")
+	if p.Matches == 0 {
+		matches = "which nothing stored matches yet"
+	}
+	return fmt.Sprintf("pinned %s, %s\n", printable(p.Pattern), matches)
 }
 
 // partly is the error of a command that has done some of what it was to do.

@@ -94,6 +94,7 @@ func (p *program) reloadBy(how reloading) (*reloader, error) {
 	if err := p.metrics.Register(reloadMetrics{r}); err != nil {
 		return nil, err
 	}
+	p.reloader = r
 	return r, nil
 }
 
@@ -168,6 +169,7 @@ func (r *reloader) reload() reloadReport {
 		state.Failures++
 		state.Error = err.Error()
 		r.state.Store(&state)
+		r.program.recorder.Problem("The configuration stays as it is, since what was read is no good: "+joinLines(err.Error()), "")
 		r.program.log.Errorf("the configuration stays as it is, since what was read is no good: %s", joinLines(err.Error()))
 		return reloadReport{Source: state.Source, Changed: []string{}, Restart: state.Restart, Errors: linesOf(err)}
 	}
@@ -228,7 +230,15 @@ func keepFixed(cfg, before *config.Config) (waits []string) {
 	keep("http.net", &cfg.Net, before.Net)
 	keep("http.debug.addr", &cfg.AdminAddr, before.AdminAddr)
 	keep("storage.filesystem.rootdirectory", &cfg.DataDir, before.DataDir)
+	if cfg.PProf != before.PProf {
+		cfg.PProf = before.PProf
+		waits = append(waits, "admin.pprof")
+	}
 	stock := *cfg.Stock
+	if stock.HTTP.Debug.Prometheus != before.Stock.HTTP.Debug.Prometheus {
+		stock.HTTP.Debug.Prometheus = before.Stock.HTTP.Debug.Prometheus
+		waits = append(waits, "http.debug.prometheus")
+	}
 	stock.HTTP.Addr, stock.HTTP.Net, stock.HTTP.Debug.Addr = before.Stock.HTTP.Addr, before.Stock.HTTP.Net, before.Stock.HTTP.Debug.Addr
 	cfg.Stock = &stock
 	return waits

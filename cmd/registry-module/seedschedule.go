@@ -342,11 +342,9 @@ func (p *program) byAdmin(g, before *generation) http.Handler {
 	case g.cfg.SeedTokenFile == "":
 		return nil
 	case before != nil && before.seedGate != nil && before.cfg.SeedTokenFile == g.cfg.SeedTokenFile:
-		g.seedGate = before.seedGate
-	default:
-		g.seedGate = newSeedGate(g.cfg.SeedTokenFile, p.seeds.handler("by the admin address"), p.log)
+		return before.seedGate
 	}
-	return g.seedGate
+	return newSeedGate(g.cfg.SeedTokenFile, p.seeds.handler("by the admin address"), p.log)
 }
 
 // byCommand answers commands about seeding, and others by others.

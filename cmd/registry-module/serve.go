@@ -15,16 +15,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/distribution/distribution/v3/configuration"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"registry-module/config"
 	"registry-module/server/accept"
-	"registry-module/upstream/breaker"
+	"registry-module/server/admin"
 )
 
 // After SIGTERM, running requests have http.draintimeout to end, by default
@@ -52,8 +50,8 @@ Neither is needed: without a remote, the data directory is served as it is.`,
 				path = args[0]
 			}
 			cfg, err := config.Load(path)
-			if err != nil {
-				return inFormOf(nil, err)
+			if err = withTracing(err, os.Getenv); err != nil {
+				return inFormOf(cfg, err) // cfg is nil where it is what is wrong
 			}
 			hangups := make(chan os.Signal, 1)
 			signal.Notify(hangups, syscall.SIGHUP)
@@ -84,13 +82,13 @@ func serve(ctx context.Context, cfg *config.Config, again reloading) error {
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
-	admin, err := listenAdmin(cfg)
+	adminLn, err := listenAdmin(cfg, log)
 	if err != nil {
 		return errors.Join(err, ln.Close(), p.Close())
 	}
 	all := []served{
 		{newAPIServer(p.handler, ln, log), ln},
-		{newControlServer(ctx, p.admin, log), admin},
+		{newAdminServer(ctx, p.admin, adminLn, log), adminLn},
 	}
 	if control, err := listenControl(cfg.DataDir); err != nil {
 		log.WithError(err).Warn("commands cannot talk to this server; it works without")
@@ -104,6 +102,7 @@ func serve(ctx context.Context, cfg *config.Config, again reloading) error {
 	announce(log, cfg, p, ln.Addr())
 	p.start()
 	watching := start(ctx, reloader.watch)
+	context.AfterFunc(ctx, p.admin.Stop) // so that nobody is sent here any more
 	err = run(ctx, log, p.drain, all...)
 	return errors.Join(err, watching.Close(), p.Close())
 }
@@ -246,25 +245,20 @@ func listen(g *generation, log logrus.FieldLogger) (*accept.Listener, error) {
 	return accept.New(ln, accept.Options{TLS: g.tls, RequireTLS: demandsCertificates(g.cfg.Stock.HTTP.TLS), Log: log}), nil
 }
 
-func listenAdmin(cfg *config.Config) (net.Listener, error) {
+func listenAdmin(cfg *config.Config, log logrus.FieldLogger) (*accept.Listener, error) {
 	ln, err := net.Listen("tcp", cfg.AdminAddr)
 	if err != nil {
 		return nil, fmt.Errorf("listening for administration (REGISTRY_HTTP_DEBUG_ADDR): %w", err)
 	}
-	return ln, nil
+	return accept.New(ln, accept.Options{MaxConns: admin.MaxConns, Log: log}), nil
 }
 
-// adminHandler answers on the admin address, which lower layers cannot reach. Statuses
-// gives those of the remotes.
-func adminHandler(own prometheus.Gatherer, statuses func() []breaker.Status, stock configuration.Prometheus) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", healthHandler(statuses))
-	all := prometheus.Gatherers{own}
-	if stock.Enabled { // what the app counts, under the stock names
-		all = append(all, stockMetrics{})
-	}
-	mux.Handle("GET "+cmp.Or(stock.Path, "/metrics"), promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
-	return mux
+// newAdminServer is newControlServer for the admin address, which lower layers cannot reach.
+func newAdminServer(ctx context.Context, h *admin.Server, ln *accept.Listener, log logrus.FieldLogger) *http.Server {
+	srv := newControlServer(ctx, h, log)
+	srv.ConnState = ln.ConnState
+	srv.RegisterOnShutdown(h.Close)
+	return srv
 }
 
 // stockMetrics are the app's, which distribution registers with the global
@@ -275,6 +269,8 @@ type stockMetrics struct{}
 func (stockMetrics) Gather() ([]*dto.MetricFamily, error) {
 	families, err := prometheus.DefaultGatherer.Gather()
 	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool {
-		return !strings.HasPrefix(f.GetName(), "registry_")
+		name := f.GetName()
+		// What is counted of requests is ours, by the same names.
+		return !strings.HasPrefix(name, "registry_") || strings.HasPrefix(name, "registry_http_") || strings.HasPrefix(name, "registry_proxy_")
 	}), err
 }

@@ -61,6 +61,8 @@ type links struct {
 	// on where one is connected anew.
 	requests *metered.Counters
 	health   map[string]*breaker.Counts // by host
+	// changed is told of each change of a remote's state.
+	changed func(from, to breaker.Status)
 	// limit is that of all together.
 	limit *throttled.Limiter
 	// bundle has the authorities that the device trusts; nil where no remote has needed
@@ -138,7 +140,7 @@ func (l *links) newStack(r config.Remote) (*stack, error) {
 	s := &stack{settings: stackSettingsOf(r), remote: remote, limit: throttled.NewLimiter(r.Bandwidth)}
 	var up cache.Upstream = metered.New(remote, l.requests)
 	up = throttled.New(up, s.limit, l.limit)
-	s.breaker = breaker.New(up, breaker.Options{Log: l.log, Offline: l.contact.Offline, Counts: l.health[host]})
+	s.breaker = breaker.New(up, breaker.Options{Log: l.log, Offline: l.contact.Offline, Counts: l.health[host], Changed: l.changed})
 	// Downloads that are under way go on with it, for as long as they take: it is not
 	// closed before the program ends.
 	s.close = func() error { remote.CloseIdle(); return nil }

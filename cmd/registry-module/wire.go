@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,12 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/sirupsen/logrus"
+	"go.opentelemetry.io/otel/trace"
 
 	"registry-module/cache"
 	"registry-module/cache/disk"
 	"registry-module/cache/index"
 	"registry-module/config"
+	"registry-module/metrics"
 	"registry-module/server"
+	"registry-module/server/admin"
 	"registry-module/upstream/breaker"
 	"registry-module/upstream/router"
 )
@@ -31,10 +35,12 @@ import (
 // changes, is a [generation].
 type program struct {
 	// handler answers the clients. Admin and control answer those who administer.
-	handler, admin, control http.Handler
+	handler, control http.Handler
+	admin            *admin.Server
 
 	log     logrus.FieldLogger
 	ctx     context.Context // of what goes on in the background
+	cancel  context.CancelFunc
 	store   *disk.Store
 	index   *index.Index
 	cache   *cache.Cache
@@ -48,6 +54,13 @@ type program struct {
 	links *links
 	// metrics are those of this program; the embedded app has its own.
 	metrics *prometheus.Registry
+	observers
+	traces trace.TracerProvider // nil where nothing is traced
+	// reloader changes the configuration; nil where nobody can.
+	reloader *reloader
+	// jobs are what goes on in the background that nobody waits for but the end of the
+	// program.
+	jobs sync.WaitGroup
 	// apps are shared by the servers of generations.
 	apps server.Apps
 	// callers keeps whom remotes have let in.
@@ -82,8 +95,10 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		discard.SetOutput(io.Discard)
 		log = discard
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	p := &program{
-		log: log, ctx: ctx, metrics: prometheus.NewRegistry(), loading: newTurn(), live: make(map[*generation]struct{}),
+		cancel: cancel,
+		log:    log, ctx: ctx, metrics: prometheus.NewRegistry(), loading: newTurn(), live: make(map[*generation]struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -91,11 +106,19 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		}
 	}()
 
+	var flush func() error
+	if p.traces, flush, err = setupTracing(ctx, os.Getenv, log); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, closer(flush)) // when all else has ended
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.links, err = newLinks(p.metrics, log); err != nil {
 		return nil, err
 	}
 	if err := p.metrics.Register(breaker.NewCollector(p.breakers)); err != nil {
+		return nil, err
+	}
+	if err := p.observe(cfg); err != nil {
 		return nil, err
 	}
 	if p.store, err = disk.Open(cfg.DataDir, disk.Options{}); err != nil {
@@ -115,7 +138,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, closer(p.closeRemotes))
+	p.closers = append(p.closers, closer(p.closeWebhooks), closer(p.closeRemotes))
 	p.live[g] = struct{}{}
 	opts, err := p.cacheOptions(g)
 	if err != nil {
@@ -125,6 +148,9 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		return nil, err
 	}
 	p.closers = append(p.closers, p.cache, closer(p.closeAccess), &p.apps)
+	if err := p.metrics.Register(metrics.NewCache(p.cache)); err != nil {
+		return nil, err
+	}
 	if err := p.wireSeeding(); err != nil {
 		return nil, err
 	}
@@ -137,8 +163,8 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 		defer p.leave(g)
 		g.server.ServeHTTP(w, r)
 	})
+	p.admin = p.wireAdmin(cfg)
 	// These can go on for as long as somebody looks, and hold no generation up.
-	p.admin = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.current.Load().admin.ServeHTTP(w, r) })
 	p.control = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.current.Load().control.ServeHTTP(w, r) })
 	return p, nil
 }
@@ -306,7 +332,12 @@ func (p *program) Close() error {
 	p.changing.Lock()
 	p.closed = true
 	p.changing.Unlock()
+	if p.admin != nil {
+		p.admin.Close()
+	}
 	errs := []error{p.stop()}
+	p.cancel()
+	p.jobs.Wait()
 	for _, c := range slices.Backward(p.closers) {
 		errs = append(errs, c.Close())
 	}

@@ -94,7 +94,7 @@ func (s *Server) serveAction(w http.ResponseWriter, r *http.Request) {
 
 // act does what is asked for, if that may be.
 func (s *Server) act(w http.ResponseWriter, r *http.Request, do action) (said string, err error) {
-	if !s.acts() {
+	if !s.acts(r.Context()) {
 		return "", &Refusal{Status: http.StatusForbidden, Text: noToken}
 	}
 	form, err := isForm(r.Header)

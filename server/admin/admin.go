@@ -65,7 +65,8 @@ type Options struct {
 	Name func(cache.Place) string
 
 	// Actions change something, for who has the Token, which is read each time. The error of
-	// Token is logged, and must not have it. Nil Actions or Token: nothing can be changed.
+	// Token is logged, and must not have it. Nil Actions or Token, or an
+	// empty one: nothing can be changed.
 	Actions Actions
 	Token   func(context.Context) (string, error)
 	// SeedJobs answers POST /seed, and looks for a token itself; nil for nobody.
@@ -113,7 +114,7 @@ func New(opts Options) *Server {
 	s.lister.init(opts)
 	s.looker.init(s)
 	s.hub.init(s.looker.look)
-	if s.acts() {
+	if opts.Actions != nil && opts.Token != nil {
 		s.gate = NewGate(GateOptions{
 			Token: opts.Token, Realm: "registry-module admin", Setting: "REGISTRY_ADMIN_TOKENFILE",
 			Purpose: "change something by the admin address", Log: opts.Log,
@@ -123,8 +124,14 @@ func New(opts Options) *Server {
 	return s
 }
 
-// acts tells whether anything can be changed.
-func (s *Server) acts() bool { return s.opts.Actions != nil && s.opts.Token != nil }
+// acts tells whether anything can be changed, be it that the token cannot be read now.
+func (s *Server) acts(ctx context.Context) bool {
+	if s.gate == nil {
+		return false
+	}
+	token, err := s.opts.Token(ctx)
+	return err != nil || token != ""
+}
 
 func (s *Server) routes() {
 	health := s.opts.Health

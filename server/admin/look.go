@@ -105,7 +105,7 @@ func (s *Server) state(ctx context.Context, speed rates) State {
 		Version: o.Version, Host: o.Host, Started: o.Started, Now: now,
 		Ready: is.Ready, NotReady: is.Reasons, Warnings: is.Warnings,
 		Remotes: []Remote{}, Downloads: []Download{},
-		Actions: s.acts(),
+		Actions: s.acts(ctx),
 	}
 	state.Images, state.Generation = s.lister.state()
 	if o.Stats != nil {

@@ -73,7 +73,7 @@ func TestCounts(t *testing.T) {
 	for _, o := range []string{"manifest", "resolve", "stat", "tags"} {
 		want += fmt.Sprintf(op, o, "ok")
 	}
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "registry_module_upstream_requests_total", "registry_module_upstream_bytes_total"); err != nil {
 		t.Error(err)
 	}
 }
