@@ -212,14 +212,12 @@ func (r *Repository) openBlob(ctx context.Context, dgst digest.Digest) (*Reader,
 		if r.c.isBad(dgst) {
 			return r.through(ctx, dgst, errDamaged)
 		}
-		note(ctx, resultMiss)
 		f, fresh, err := r.c.fill(ctx, r, dgst)
 		if errors.Is(err, errStored) {
 			b, err = r.adopt(ctx, dgst)
 			if absent(err) {
 				continue // it was removed in between
 			}
-			note(ctx, resultRevalidated)
 			return b, err
 		}
 		if errors.Is(err, errDamaged) {

@@ -51,7 +51,6 @@ func (c *Cache) begin() bool {
 // way of others, and nobody notice that it is a loop. That the request of another one
 // turned out to go round in a circle says nothing about this one: it is made anew.
 func flight[T any](ctx context.Context, r *Repository, kind, name string, ask func(context.Context) (T, error)) (T, error) {
-	note(ctx, resultMiss)
 	return flightAs(ctx, r, r.step(fetchSpan, kind, name), ask)
 }
 

@@ -220,7 +220,6 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 		return giveStored(f)
 	}
 	if r.tooStale(s) {
-		note(ctx, resultRevalidated)
 		got, err := flightAs(ctx, r, r.step(revalidateSpan, s.kind, s.name), question)
 		if err != nil && ctx.Err() == nil && !definite(err) && !errors.Is(err, ErrClosed) {
 			_, err = r.stale(s, err)
@@ -233,7 +232,6 @@ func current[T any](ctx context.Context, r *Repository, s stored, give func(Fres
 	}
 	patient, cancel := context.WithTimeout(ctx, stalePatience)
 	defer cancel()
-	note(ctx, resultRevalidated)
 	got, err := flightAs(patient, r, r.step(revalidateSpan, s.kind, s.name), question)
 	switch {
 	case err == nil, ctx.Err() != nil, definite(err), errors.Is(err, ErrClosed):

@@ -13,7 +13,6 @@ import (
 
 // through reads a blob from the remote without storing it, because of cause.
 func (r *Repository) through(ctx context.Context, dgst digest.Digest, cause error) (*Reader, error) {
-	note(ctx, resultMiss)
 	p := &passage{ctx: ctx, r: r, dgst: dgst, size: -1, cause: cause, begun: time.Now()}
 	p.known.size.Store(-1)
 	r.counters().started.Add(1)

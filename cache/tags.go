@@ -387,7 +387,6 @@ func (r *Repository) askLater(ctx context.Context) { later(ctx, r, kindRepo, "",
 // begun when the first has come. It ends with the client: a list can be long, and nobody
 // else waits for it.
 func (r *Repository) upstreamTags(ctx context.Context, n int, last string, begun func()) (TagList, error) {
-	note(ctx, resultMiss)
 	const maxPages = 100 // arbitrary, but bounded
 	select {
 	case r.remote.listing <- struct{}{}:

@@ -45,51 +45,46 @@ func carry(to, from context.Context) context.Context {
 	return tracing.Carry(via.Carry(to, from), from)
 }
 
-// lookup is one that is traced.
-type lookup struct{ result string }
-
-type lookupKey struct{}
-
-// note says what has become of the look-up that ctx is of, if it is traced.
-func note(ctx context.Context, result string) {
-	if l, ok := ctx.Value(lookupKey{}).(*lookup); ok {
-		l.result = result
-	}
-}
-
-// looked does op, a look-up of reference, in a span of its own, and tells the one around
-// it what has come of it. Kind is that of what is looked for.
+// looked does op, a look-up of reference, in a span of its own. What has come of it is what
+// op tells the [Outcome] of its context.
 func looked[T any](ctx context.Context, n *Name, kind, reference string, storedOnly bool, op func(context.Context) (T, error)) (T, error) {
-	around := tracing.In(ctx)
-	if !around.On() {
+	if !tracing.In(ctx).On() {
 		return op(ctx)
 	}
 	ctx, span := tracing.Start(ctx, lookupSpan, tracing.String(repositoryAttr, n.name), tracing.String(referenceAttr, reference),
 		tracing.String(kindAttr, nameOfKind(kind)), tracing.Bool(storedAttr, storedOnly))
-	l := new(lookup)
-	got, err := op(context.WithValue(ctx, lookupKey{}, l))
-	fresh, _ := any(got).(interface{ reason() error })
-	var failure error
-	switch {
-	case absent(err):
-		l.result = resultMiss
-	case errors.Is(err, ErrNotFound):
-		l.result = resultAbsent
-	case err != nil:
-		l.result, failure = resultFailed, err
-	case fresh != nil && fresh.reason() != nil:
-		l.result = resultStale
-	case l.result == "":
-		l.result = resultHit
+	told := outcomeOf(ctx)
+	if told == nil {
+		told = new(Outcome)
+		ctx = WithOutcome(ctx, told)
 	}
-	span.Set(tracing.String(resultAttr, l.result))
-	around.Set(tracing.String(resultAttr, l.result))
+	got, err := op(ctx)
+	result, failure := resultOf(told.Answered().Source, err)
+	span.Set(tracing.String(resultAttr, result))
 	span.End(failure)
 	return got, err
 }
 
-// reason is why an answer is stale.
-func (f Freshness) reason() error { return f.Stale }
+// resultOf is what has come of a look-up, and its error if that is a failure.
+func resultOf(from Source, err error) (result string, failure error) {
+	switch {
+	case absent(err):
+		return resultMiss, nil
+	case errors.Is(err, ErrNotFound):
+		return resultAbsent, nil
+	case err != nil:
+		return resultFailed, err
+	}
+	switch from {
+	case FromRemote:
+		return resultMiss, nil
+	case Confirmed:
+		return resultRevalidated, nil
+	case FromStaleStore:
+		return resultStale, nil
+	}
+	return resultHit, nil
+}
 
 // step is what a flight does.
 type step struct{ name, kind, repo, reference, remote string }

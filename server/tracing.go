@@ -77,6 +77,9 @@ func (x *exchange) endSpan() {
 	if x.status != 0 {
 		x.span.Set(tracing.Int("http.response.status_code", x.status))
 	}
+	if x.route.kind.content() != "" {
+		x.span.Set(tracing.String("cache.result", string(x.result(x.status, x.told().Source))))
+	}
 	err := x.err
 	switch {
 	case errors.Is(err, errClientLeft):
