@@ -26,6 +26,9 @@ const (
 	blobStall = time.Hour
 	// stall is for all else, which fits into the buffers of the first proxy.
 	stall = 2 * time.Minute
+	// stallSlack is by how much earlier the deadline may be that a write has: most
+	// requests are over by then, and set one only once.
+	stallSlack = time.Second
 )
 
 // errClientLeft marks what ended a response that nobody waits for any more.
@@ -35,13 +38,15 @@ var errClientLeft = errors.New("the client has left")
 // ResponseWriter, what was sent, and what the app cannot express.
 type exchange struct {
 	http.ResponseWriter
-	conn   *http.ResponseController // of ResponseWriter
-	log    logrus.FieldLogger
-	name   string     // ours, for the Via header; empty for none
-	ns     *namespace // of the server
-	stall  time.Duration
-	status int // 0 until something is sent
-	bytes  int64
+	conn  *http.ResponseController // of ResponseWriter
+	log   logrus.FieldLogger
+	name  string     // ours, for the Via header; empty for none
+	ns    *namespace // of the server
+	stall time.Duration
+	// deadline is the connection's, zero before it was set by this request.
+	deadline time.Time
+	status   int // 0 until something is sent
+	bytes    int64
 
 	// begun is when the request had come, and route what it is about.
 	begun time.Time
@@ -143,14 +148,19 @@ func clientLeft(ctx context.Context, err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// extend gives what is written next its time. Each write has to be preceded by
-// it, so that no deadline of an earlier one, or of an earlier request of the
+// extend gives what is written next its time, up to stallSlack less. Each write has to be
+// preceded by it, so that no deadline of an earlier one, or of an earlier request of the
 // same connection, is left to strike.
 func (x *exchange) extend() { x.extendFrom(time.Now()) }
 
 func (x *exchange) extendFrom(now time.Time) {
+	deadline := now.Add(x.stall)
+	if more := deadline.Sub(x.deadline); more >= 0 && more < stallSlack {
+		return
+	}
+	x.deadline = deadline
 	// A writer that has no deadlines is no connection that could stall.
-	_ = x.conn.SetWriteDeadline(now.Add(x.stall))
+	_ = x.conn.SetWriteDeadline(deadline)
 }
 
 // WriteHeader implements http.ResponseWriter.
