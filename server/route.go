@@ -161,29 +161,27 @@ func split(path string) (route, bool) {
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
 		return route{kind: tagsRoute, name: name}, true
 	}
-	if name, upload, ok := cutLast(path, "/blobs/uploads/"); ok {
-		if upload == "" {
-			return route{kind: uploadsRoute, name: name}, true
+	const uploads = "/blobs/uploads/"
+	if strings.Contains(path, uploads) { // to look from the end is slow, and it is rare
+		i := strings.LastIndex(path, uploads)
+		if i+len(uploads) == len(path) {
+			return route{kind: uploadsRoute, name: path[:i]}, true
 		}
-		return route{kind: uploadRoute, name: name}, true
+		return route{kind: uploadRoute, name: path[:i]}, true
 	}
-	for _, kind := range []struct {
-		sep  string
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return route{}, false
+	}
+	for _, end := range [...]struct {
+		of   string
 		kind routeKind
-	}{{"/manifests/", manifestRoute}, {"/blobs/", blobRoute}, {"/referrers/", referrersRoute}} {
-		if name, ref, ok := cutLast(path, kind.sep); ok && !strings.Contains(ref, "/") {
-			return route{kind: kind.kind, name: name, reference: ref}, true
+	}{{"/manifests", manifestRoute}, {"/blobs", blobRoute}, {"/referrers", referrersRoute}} {
+		if name, ok := strings.CutSuffix(path[:i], end.of); ok {
+			return route{kind: end.kind, name: name, reference: path[i+1:]}, true
 		}
 	}
 	return route{}, false
-}
-
-func cutLast(s, sep string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return "", "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }
 
 // checkReference refuses tags and digests that cannot exist.
@@ -198,11 +196,29 @@ func (rt route) checkReference() *badRoute {
 		}
 		return nil
 	}
+	if isSHA256(rt.reference) {
+		return nil
+	}
 	if err := digest.Digest(rt.reference).Validate(); err != nil {
 		return &badRoute{http.StatusBadRequest, errcode.ErrorCodeDigestInvalid,
 			fmt.Sprintf("%.150q: %v; sha256, sha384 and sha512 are known", rt.reference, err)}
 	}
 	return nil
+}
+
+// isSHA256 tells whether s is a digest as nearly all are. Package digest, which has the last
+// word on all others, takes a regular expression.
+func isSHA256(s string) bool {
+	encoded, ok := strings.CutPrefix(s, "sha256:")
+	if !ok || len(encoded) != digest.SHA256.Size()*2 {
+		return false
+	}
+	for i := 0; i < len(encoded); i++ {
+		if c := encoded[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 func nameInvalid(why string) *badRoute {
