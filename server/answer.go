@@ -27,12 +27,12 @@ type observation struct {
 	answering time.Time // when the answer began
 }
 
-// begin tells who wants to know that there is a request.
-func (s *Server) begin(x *exchange, r *http.Request, ns string) {
+// begin tells who wants to know that there is a request, of size bytes.
+func (s *Server) begin(x *exchange, r *http.Request, ns string, size int64) {
 	if s.observer == nil {
 		return
 	}
-	x.seen.began = true
+	x.seen.began, x.seen.size = true, size
 	x.seen.called = x.route.name
 	if ns != "" && x.route.name != "" {
 		x.seen.called = ns + "/" + x.route.name
@@ -105,11 +105,6 @@ func (k routeKind) wanted() string {
 	return cmp.Or(k.content(), OtherContent)
 }
 
-// measure is about how large the request is, its header without what net/http takes away.
-func measure(r *http.Request) int64 {
-	return int64(len(r.Method)+len(r.RequestURI)+len(r.Proto)+len(r.Host)) + max(r.ContentLength, 0)
-}
-
 // partsOf is how many parts m has.
 func (s *Server) partsOf(m cache.Manifest) int {
 	if n, ok := s.parts.Get(m.Digest); ok {
@@ -174,9 +169,4 @@ func (x *exchange) result(status int, told cache.Source) Result {
 func refusal(err error) bool {
 	_, busy := errors.AsType[*BusyError](err)
 	return busy || errors.Is(err, ErrForbidden) || errors.Is(err, cache.ErrRefused) || errors.Is(err, cache.ErrNotServed)
-}
-
-// looksFor tells whether the request is for content that can be stored.
-func (x *exchange) looksFor(method string) bool {
-	return x.route.kind.content() != "" && (method == http.MethodGet || method == http.MethodHead)
 }

@@ -10,12 +10,9 @@ import (
 	"net/url"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
-	"github.com/opencontainers/go-digest"
-	"github.com/sirupsen/logrus"
 
 	"registry-module/cache"
 	"registry-module/internal/via"
@@ -53,35 +50,32 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(x, r)
 }
 
+// serve answers what is no request of the API, and leaves the others to serveRoute.
 func (s *Server) serve(x *exchange, r *http.Request) {
 	rt, bad := parseRoute(r.URL.EscapedPath(), s.prefix)
 	ns, err := namespaceOf(r)
+	size, tooLong := measure(r)
 	x.route = rt
-	x.seen.size = measure(r)
-	s.begin(x, r, ns)
-	for name, values := range r.Header {
-		for _, v := range values {
-			x.seen.size += int64(len(name) + len(v))
-			if len(name)+len(v) > maxHeaderLine {
-				s.refuse(x, http.StatusRequestHeaderFieldsTooLarge, errcode.ErrorCodeUnsupported,
-					fmt.Sprintf("header %.40q is longer than %d bytes", name, maxHeaderLine))
-				return
-			}
-		}
-	}
-	if r.URL.Path == "/" { // the stock registry's sign of life
+	s.begin(x, r, ns, size)
+	switch {
+	case tooLong != "":
+		s.refuse(x, http.StatusRequestHeaderFieldsTooLarge, errcode.ErrorCodeUnsupported,
+			fmt.Sprintf("header %.40q is longer than %d bytes", tooLong, maxHeaderLine))
+	case r.URL.Path == "/": // the stock registry's sign of life
 		x.Header().Set("Cache-Control", "no-cache")
 		x.WriteHeader(http.StatusOK)
-		return
-	}
-	if bad != nil {
+	case bad != nil:
 		s.refuse(x, bad.status, bad.code, bad.message)
-		return
-	}
-	if err != nil {
+	case err != nil:
 		s.refuse(x, http.StatusBadRequest, errcode.ErrorCodeNameInvalid, err.Error())
-		return
+	default:
+		s.serveRoute(x, r, rt, ns)
 	}
+}
+
+// serveRoute finds out which repository is meant, and whether the client may have what it
+// asks for.
+func (s *Server) serveRoute(x *exchange, r *http.Request, rt route, ns string) {
 	if rt.kind == tagsRoute {
 		x.asked = r.URL
 	}
@@ -89,10 +83,7 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	asked := rt.asked()
 	var refused error
 	if rt.name != "" {
-		var ctx context.Context
-		if ctx, refused = s.onBehalf(r); refused == nil {
-			r = r.WithContext(ctx)
-		}
+		r, refused = s.onBehalf(r)
 		places, err := s.direct(x, ns, rt, wantsFresh(r))
 		x.seen.places = places
 		asked.Resource, asked.Places = resource(ns, rt, places), places
@@ -110,18 +101,23 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 		s.fail(x, repositoryContent, refused)
 		return
 	}
-	x.looking, x.isHead = x.looksFor(r.Method), r.Method == http.MethodHead
+	s.serveAdmitted(x, r, rt)
+}
+
+// serveAdmitted answers in one of three ways: with what the app lacks, from the store, and
+// by the app.
+func (s *Server) serveAdmitted(x *exchange, r *http.Request, rt route) {
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+	x.looking, x.isHead = reads && rt.kind.content() != "", r.Method == http.MethodHead
 	switch {
 	case rt.kind == referrersRoute:
 		s.serveReferrers(x, r, rt)
-		return
 	case rt.kind == uploadsRoute && r.Method == http.MethodPost:
 		// Docker takes the app's message, which is that of the specification, for a
 		// failure that passes, and tries for a minute.
 		s.refuse(x, http.StatusMethodNotAllowed, errcode.ErrorCodeUnsupported, "this registry can only be pulled from: push to the registry that it fetches from")
-		return
-	}
-	if !s.shortcut || r.Method != http.MethodGet && r.Method != http.MethodHead || !s.serveStored(x, r, rt) {
+	case s.shortcut && reads && s.serveStored(x, r, rt):
+	default:
 		s.setHeaders(x.Header())
 		s.app.ServeHTTP(x, forApp(x, r))
 	}
@@ -129,6 +125,22 @@ func (s *Server) serve(x *exchange, r *http.Request) {
 	if r.Method == http.MethodGet && x.status == http.StatusOK && len(x.manifest.Bytes) > 0 {
 		x.repo.Prefetch(r.Context(), x.manifest)
 	}
+}
+
+// measure returns about how large the request is, its header without what net/http takes
+// away, and the name of a header field that is longer than maxHeaderLine.
+func measure(r *http.Request) (size int64, tooLong string) {
+	size = int64(len(r.Method)+len(r.RequestURI)+len(r.Proto)+len(r.Host)) + max(r.ContentLength, 0)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n := len(name) + len(v)
+			size += int64(n)
+			if n > maxHeaderLine {
+				tooLong = name
+			}
+		}
+	}
+	return size, tooLong
 }
 
 // namespaceOf returns the namespace parameter (OCI distribution specification, "Registry
@@ -175,21 +187,21 @@ func resource(ns string, rt route, places []cache.Place) string {
 	return places[0].Host + "/" + places[0].Repo // whatever it is called
 }
 
-// onBehalf returns the request's context with what it has passed on its way to us, for
-// what we ask of others because of it. One that has passed us before goes round in a
-// circle (RFC 9110, section 7.6.3).
-func (s *Server) onBehalf(r *http.Request) (context.Context, error) {
+// onBehalf returns the request with what it has passed on its way to us, for what we ask of
+// others because of it. One that has passed us before goes round in a circle (RFC 9110,
+// section 7.6.3), which is an error.
+func (s *Server) onBehalf(r *http.Request) (*http.Request, error) {
 	chain := via.Parse(r.Header)
 	switch at := slices.Index(chain, s.name); {
 	case len(chain) == 0:
-		return r.Context(), nil
+		return r, nil
 	case at >= 0 && s.name != "":
 		way := append(slices.Clone(chain[at:]), s.name)
-		return nil, fmt.Errorf("%w: %s; change the remote (REGISTRY_PROXY_REMOTEURL) of one of them", cache.ErrLoop, strings.Join(way, ", then "))
+		return r, fmt.Errorf("%w: %s; change the remote (REGISTRY_PROXY_REMOTEURL) of one of them", cache.ErrLoop, strings.Join(way, ", then "))
 	case len(chain) > via.MaxHops:
-		return nil, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
+		return r, fmt.Errorf("%w: the request has passed more than %d registries", cache.ErrLoop, via.MaxHops)
 	}
-	return via.With(r.Context(), via.Ours(chain)), nil
+	return r.WithContext(via.With(r.Context(), via.Ours(chain))), nil
 }
 
 // forApp returns the request as the app is to see it.
@@ -234,136 +246,4 @@ func (s *Server) setHeaders(h http.Header) {
 func (s *Server) setCommonHeader(h http.Header) {
 	s.setHeaders(h)
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-}
-
-// serveStored answers from the store what needs no remote, as the app would, at
-// a fraction of its cost. It returns false, having sent nothing, where the app
-// has to take over.
-func (s *Server) serveStored(x *exchange, r *http.Request, rt route) bool {
-	switch rt.kind {
-	case manifestRoute:
-		t, err := x.storedManifest(r.Context(), rt.reference)
-		if err != nil {
-			return false
-		}
-		s.setCommonHeader(x.Header())
-		if isTag(rt.reference) {
-			s.show(x, tagAnswer, t.Freshness)
-		}
-		s.serveManifest(x, r, t.Manifest)
-		x.manifest = t.Manifest
-		return true
-	case blobRoute:
-		return s.serveStoredBlob(x, r, rt)
-	default:
-		return false
-	}
-}
-
-// serveStoredBlob is serveStored for a blob.
-func (s *Server) serveStoredBlob(x *exchange, r *http.Request, rt route) bool {
-	dgst := digest.Digest(rt.reference)
-	content, err := x.storedBlob(r.Context(), dgst)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = content.Close() }() // it was only read
-	s.setCommonHeader(x.Header())
-	if r.Method == http.MethodHead {
-		headBlob(x, r, cache.Descriptor{Digest: dgst, Size: content.Size()})
-		return true
-	}
-	if err := serveBlob(x, r, content, dgst); err != nil {
-		if x.status != 0 {
-			x.abandon(r.Context(), blobName(rt.name, dgst), err)
-		}
-		s.fail(x, blobContent, err)
-	}
-	return true
-}
-
-// isTag tells a tag from a digest.
-func isTag(reference string) bool { return !strings.Contains(reference, ":") }
-
-// storedManifest is a manifest for which nobody has to be asked.
-func (x *exchange) storedManifest(ctx context.Context, reference string) (t cache.Tagged, err error) {
-	x.tried = true
-	if isTag(reference) {
-		t, err = x.repo.CachedTag(ctx, reference)
-	} else {
-		t.Manifest, err = x.repo.CachedManifest(ctx, digest.Digest(reference))
-	}
-	x.stored = err == nil
-	return t, err
-}
-
-// storedBlob is a blob for which nobody has to be asked.
-func (x *exchange) storedBlob(ctx context.Context, dgst digest.Digest) (*cache.Reader, error) {
-	x.tried = true
-	content, err := x.repo.CachedBlob(ctx, dgst)
-	x.stored = err == nil
-	return content, err
-}
-
-// serveManifest sends m with the headers of the app.
-func (s *Server) serveManifest(x *exchange, r *http.Request, m cache.Manifest) {
-	etag := `"` + m.Digest.String() + `"`
-	if matches(r.Header["If-None-Match"], etag) {
-		x.WriteHeader(http.StatusNotModified)
-		return
-	}
-	h := x.Header()
-	h.Set("Content-Type", m.MediaType)
-	h.Set("Content-Length", strconv.Itoa(len(m.Bytes)))
-	h.Set("Docker-Content-Digest", m.Digest.String())
-	h.Set("Etag", etag)
-	x.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = x.Write(m.Bytes) // the client may be gone
-	}
-}
-
-// matches tells whether one of the entity tags of If-None-Match is etag (RFC
-// 9110, section 13.1.2), with or without quotes, as the stock registry takes it.
-func matches(header []string, etag string) bool {
-	for _, line := range header {
-		for tag := range strings.SplitSeq(line, ",") {
-			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-			if tag == etag || tag == "*" || `"`+tag+`"` == etag {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// logRequest writes the access log.
-func (s *Server) logRequest(x *exchange, r *http.Request, millis int64) {
-	fields := logrus.Fields{
-		"method": r.Method,
-		"path":   r.URL.Path, // not the query, which might carry secrets
-		"status": x.status,
-		"bytes":  x.bytes,
-		"ms":     millis,
-		"client": r.RemoteAddr,
-		"agent":  r.UserAgent(),
-	}
-	if ns := r.URL.Query().Get("ns"); ns != "" {
-		fields["ns"] = fmt.Sprintf("%.100s", ns)
-	}
-	if x.caller != nil && x.caller.Name() != "" {
-		fields["user"] = fmt.Sprintf("%.100s", x.caller.Name())
-	}
-	if x.freshness.Stale != nil {
-		fields["stale"] = x.freshness.Stale.Error()
-	}
-	entry := s.log.WithFields(fields)
-	switch {
-	case x.err == nil:
-		entry.Info("request")
-	case errors.Is(x.err, errClientLeft), x.status < 500 && x.failed != nil:
-		entry.WithError(x.err).Info("request")
-	default:
-		entry.WithError(x.err).Warn("request")
-	}
 }

@@ -112,6 +112,7 @@ type Server struct {
 	beginner  Beginner // the observer, if it is one
 	parts     *lru.Cache[digest.Digest, int]
 	log       logrus.FieldLogger
+	lines     *logrus.Entry // what those of the access log have in common
 	now       func() time.Time
 }
 
@@ -143,6 +144,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		tracing:   opts.Tracing,
 		sample:    opts.Sample,
 		log:       opts.Log,
+		lines:     opts.Log.WithFields(nil),
 		now:       time.Now,
 	}
 	if opts.Metrics != nil {
