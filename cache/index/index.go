@@ -33,6 +33,7 @@ import (
 // [fs.ErrClosed], where Badger itself would panic.
 type Index struct {
 	db    *badger.DB
+	merge *merger
 	sound bool
 	place *place // nil where the database is in memory
 
@@ -69,7 +70,8 @@ func Open(dir string, log logrus.FieldLogger) (*Index, error) {
 
 // open opens the database, or a new one in its place.
 func (x *Index) open(log logrus.FieldLogger) error {
-	dir, opts := x.place.dir, tuned(x.place.dir, log)
+	stop := new(stopper)
+	dir, opts := x.place.dir, tuned(x.place.dir, quiet{log, stop})
 	sound, found, err := x.place.check(opts)
 	if err == nil {
 		x.db, err = openDB(opts)
@@ -93,17 +95,22 @@ func (x *Index) open(log logrus.FieldLogger) error {
 	if err := x.place.setOpen(); err != nil {
 		return errors.Join(fmt.Errorf("opening the index in %s: %w", dir, err), x.db.Close())
 	}
+	x.merge = &merger{db: x.db, room: x.place.room, most: mostTables, log: log, stop: stop}
+	_ = x.merge.look() // who makes the first change gets the error
 	return nil
 }
 
 // OpenInMemory opens a new database that is gone with the process, for where there is
 // no place to write to. It takes some 150 bytes of memory for each entry.
 func OpenInMemory(log logrus.FieldLogger) (*Index, error) {
-	db, err := openDB(tuned("", orDiscard(log)).WithInMemory(true))
+	log = orDiscard(log)
+	stop := new(stopper)
+	db, err := openDB(tuned("", quiet{log, stop}).WithInMemory(true))
 	if err != nil {
 		return nil, fmt.Errorf("creating an index in memory: %w", err)
 	}
-	return &Index{db: db}, nil
+	noLimit := func(int64) error { return nil }
+	return &Index{db: db, merge: &merger{db: db, room: noLimit, most: mostTables, log: log, stop: stop}}, nil
 }
 
 // Sound tells whether nothing is missing that was acknowledged before Open: the
@@ -139,7 +146,11 @@ func openDB(opts badger.Options) (db *badger.DB, err error) {
 func guarded(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if r := recover(); r != nil {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("the database cannot be read: %w", r)
+		default:
 			err = fmt.Errorf("the database cannot be read: %v", r)
 		}
 	}()
@@ -189,15 +200,15 @@ func damaged(err error) bool {
 // four times its size. So the tables of all levels have the size of the smallest ones: with
 // Badger's doubling from level to level they are half as many, and it takes twice the
 // memory; tables of half the size are twice as many, and save nothing.
-func tuned(dir string, log logrus.FieldLogger) badger.Options {
+func tuned(dir string, log badger.Logger) badger.Options {
 	const memTable = 4 << 20
 	opts := badger.DefaultOptions(dir).
-		WithLogger(quiet{log}).
+		WithLogger(log).
 		WithMemTableSize(memTable).
 		WithNumMemtables(2).
-		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(6).
-		WithNumCompactors(2). // Badger's minimum
+		WithNumLevelZeroTables(1). // Flatten leaves so many
+		WithNumLevelZeroTablesStall(stallTables).
+		WithNumCompactors(0). // see merger
 		WithBaseTableSize(2 << 20).
 		WithValueThreshold(maxValue + 1).
 		WithValueLogFileSize(1 << 20). // Badger's minimum
@@ -221,7 +232,8 @@ func (x *Index) Close() error {
 		x.mu.Lock()
 		x.closed = true
 		x.mu.Unlock()
-		x.calls.Wait()
+		x.calls.Wait() // some may wait for what is being merged
+		x.merge.close()
 		if err := x.close(); err != nil {
 			x.closeErr = fmt.Errorf("closing the index: %w", err)
 		}
@@ -295,6 +307,7 @@ func (x *Index) Apply(_ context.Context, changes ...cache.Change) error {
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
+	x.merge.wrote(changes)
 	return nil
 }
 
@@ -330,10 +343,12 @@ func (x *Index) admit(changes []cache.Change) error {
 			need = enoughRoom
 		}
 	}
-	if x.place == nil {
-		return nil
+	if x.place != nil {
+		if err := x.place.room(need); err != nil {
+			return err
+		}
 	}
-	return x.place.room(need)
+	return x.merge.admit()
 }
 
 // scanBatch is how many entries a Scan reads in one transaction: tables that were merged, and
@@ -434,9 +449,15 @@ func (c *cursor) next() error {
 
 // quiet passes Badger's messages on one or two levels lower: its start-up
 // notes are no information for an operator.
-type quiet struct{ log logrus.FieldLogger }
+type quiet struct {
+	log  logrus.FieldLogger
+	stop *stopper
+}
 
 func (q quiet) Errorf(format string, args ...any)   { q.log.Errorf("index: "+format, args...) }
 func (q quiet) Warningf(format string, args ...any) { q.log.Warnf("index: "+format, args...) }
-func (q quiet) Infof(format string, args ...any)    { q.log.Debugf("index: "+format, args...) }
 func (q quiet) Debugf(format string, args ...any)   { q.log.Debugf("index: "+format, args...) }
+func (q quiet) Infof(format string, args ...any) {
+	q.stop.told(format)
+	q.log.Debugf("index: "+format, args...)
+}

@@ -20,16 +20,14 @@ import (
 )
 
 // BenchmarkLarge measures an index of INDEX_BLOBS blobs, default 20,000, each with
-// three entries: opening it, going through it, memory, and what is written for it.
+// three entries: opening it, going through it, memory, and what is written for it and for
+// INDEX_UPDATES updates, default 20,000.
 // The figures in the comments of tuned are of a million.
 func BenchmarkLarge(b *testing.B) {
-	blobs, err := strconv.Atoi(os.Getenv("INDEX_BLOBS"))
-	if err != nil {
-		blobs = 20_000
-	}
+	blobs, updates := number("INDEX_BLOBS", 20_000), number("INDEX_UPDATES", 20_000)
 	dir := b.TempDir()
 	x := open(b, dir)
-	began, user := time.Now(), int64(0)
+	began, user, before, used := time.Now(), int64(0), written(b), cpu(b)
 	const batch = 100
 	var changes []cache.Change
 	for i := range blobs {
@@ -46,7 +44,7 @@ func BenchmarkLarge(b *testing.B) {
 	}
 	b.Logf("filled in %v: %d MiB of entries; %s", time.Since(began), user>>20, rss(b))
 	must(b, x.Close())
-	b.Logf("closed after %v; files: %s", time.Since(began), sizes(b, dir))
+	b.Logf("closed after %v (%v of processors); written %d MiB; files: %s", time.Since(began), cpu(b)-used, (written(b)-before)>>20, sizes(b, dir))
 
 	for b.Loop() {
 		debug.FreeOSMemory() // as a new process begins
@@ -69,7 +67,6 @@ func BenchmarkLarge(b *testing.B) {
 		b.Logf("%d entries in %v (%v of processors); %s", n, time.Since(began), cpu(b)-used, rss(b))
 		began = time.Now()
 		before := written(b)
-		const updates = 20_000
 		for i := range updates / 100 {
 			changes := changes[:0]
 			for j := range 100 {
@@ -82,6 +79,14 @@ func BenchmarkLarge(b *testing.B) {
 		must(b, x.Close())
 		b.Logf("%d updates in %v, %d KiB; written %d KiB; %s; files: %s", updates, took, updates*(73+15)>>10, (written(b)-before)>>10, rss(b), sizes(b, dir))
 	}
+}
+
+// number returns what an environment variable says.
+func number(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return otherwise
 }
 
 func sizes(t testing.TB, dir string) string {

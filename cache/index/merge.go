@@ -1,0 +1,165 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/sirupsen/logrus"
+
+	"registry-module/cache"
+)
+
+// Badger's own compactors look for work every 50 ms for as long as the database is open,
+// which on a small processor is most of what an idle server uses. So there are none of
+// them, and a merger merges tables when so much was written that there may be something
+// to do. It has no goroutine and no timer meanwhile.
+const (
+	// lookEvery is after how many bytes of changes the merger looks: there are fewer than
+	// one memtable's, which becomes a table.
+	lookEvery = 1 << 20
+
+	// mergeRatio is how many times what is new may be what is merged already. All of that
+	// is written again, so this many bytes are written for each new one, twice at the
+	// most, which is what levels of this ratio need, too.
+	mergeRatio = 10
+
+	// mostTables is how many new tables there may be, of which each is asked for a key
+	// that is not in memory. With full ones the ratio comes first up to 2 GiB.
+	mostTables = 64
+
+	// stallTables is with how many new tables Badger lets changes wait, which is while they
+	// are merged, for those are refused that would make it more than mostTables otherwise.
+	stallTables = 2 * mostTables
+)
+
+// merger merges the tables that memtables have become, which lie in level 0, with those
+// of the other levels.
+type merger struct {
+	db   *badger.DB
+	room func(need int64) error // an error unless that many bytes are free
+	most int                    // mostTables, or fewer in tests
+	log  logrus.FieldLogger
+	stop *stopper
+
+	changed atomic.Int64 // bytes, since it has looked
+	full    atomic.Bool  // there are too many tables, and they could not be merged
+
+	mu     sync.Mutex
+	done   chan struct{} // closed when what is running has ended; nil where nothing is
+	failed error         // why what ran last has failed
+	closed bool
+}
+
+// stopper ends db.Flatten between two steps, for which Badger has no means: it panics in
+// the logger when that is told of the next step, in the goroutine that called Flatten and
+// with no lock held. Where a later Badger says something else, Flatten goes on to its end,
+// and Close takes longer (TestCloseDuringMerge).
+type stopper struct{ stopped atomic.Bool }
+
+// errStopped is the value of that panic.
+var errStopped = errors.New("stopped")
+
+// told is called with the format of each message.
+func (s *stopper) told(format string) {
+	if s.stopped.Load() && strings.HasPrefix(format, "Attempting to compact") {
+		panic(errStopped)
+	}
+}
+
+// wrote is called after changes.
+func (m *merger) wrote(changes []cache.Change) {
+	const node = 32 // what an entry takes in a memtable beside key and value
+	var n int64
+	for _, c := range changes {
+		n += int64(len(c.Key) + len(c.Value) + node)
+	}
+	if m.changed.Add(n) >= lookEvery {
+		_ = m.look() // who makes the next change gets the error
+	}
+}
+
+// admit returns an error where there are too many tables already.
+func (m *merger) admit() error {
+	if !m.full.Load() {
+		return nil
+	}
+	return m.look()
+}
+
+// look begins to merge if it is time for that. It returns an error where changes must not
+// be made because that cannot be done.
+func (m *merger) look() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changed.Store(0)
+	if m.closed || m.done != nil {
+		return nil
+	}
+	fresh, old := m.tables()
+	full := fresh.tables >= m.most
+	if fresh.tables < 2 || fresh.bytes < old.bytes/mergeRatio && !full {
+		m.full.Store(false)
+		return nil
+	}
+	// Badger ends the process where the disk is full. At the most all of the old tables are
+	// written anew before they are removed.
+	err := m.room(leastRoom + fresh.bytes + old.bytes)
+	if err == nil {
+		err = m.failed // and is tried again
+		m.done = make(chan struct{})
+		go m.run(m.done)
+	}
+	if m.full.Store(full && err != nil); m.full.Load() {
+		return fmt.Errorf("merging %d tables: %w", fresh.tables, err)
+	}
+	return nil
+}
+
+// amount is how many tables there are, and their size.
+type amount struct {
+	tables int
+	bytes  int64
+}
+
+// tables returns how much there is in level 0 and in all others.
+func (m *merger) tables() (fresh, old amount) {
+	for _, level := range m.db.Levels() {
+		if level.Level == 0 {
+			fresh = amount{level.NumTables, level.Size}
+			continue
+		}
+		old.tables += level.NumTables
+		old.bytes += level.Size
+	}
+	return fresh, old
+}
+
+// run merges all tables, and those that come meanwhile: those of level 0 into the level
+// above the last one in one step, and that table by table into the last.
+func (m *merger) run(done chan struct{}) {
+	err := guarded(func() error { return m.db.Flatten(1) })
+	if err != nil && !errors.Is(err, errStopped) {
+		m.log.WithError(err).Warn("tables of the index could not be merged; it is tried again")
+	}
+	m.mu.Lock()
+	m.failed, m.done = err, nil
+	m.mu.Unlock()
+	close(done)
+}
+
+// close stops what is running after the step that it is at, and waits for that. Nothing
+// begins afterwards.
+func (m *merger) close() {
+	m.mu.Lock()
+	m.closed = true
+	done := m.done
+	m.mu.Unlock()
+	m.stop.stopped.Store(true)
+	if done != nil {
+		<-done
+	}
+}
