@@ -87,11 +87,9 @@ func (s *Server) serveManifest(x *exchange, r *http.Request, m cache.Manifest) {
 		x.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h := x.Header()
-	h.Set("Content-Type", m.MediaType)
-	h.Set("Content-Length", strconv.Itoa(len(m.Bytes)))
-	h.Set("Docker-Content-Digest", m.Digest.String())
-	h.Set("Etag", etag)
+	setAll(x.Header(),
+		field{"Content-Type", m.MediaType}, field{"Content-Length", strconv.Itoa(len(m.Bytes))},
+		field{"Docker-Content-Digest", m.Digest.String()}, field{"Etag", etag})
 	x.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = x.Write(m.Bytes) // the client may be gone
