@@ -30,24 +30,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.tracing != nil {
 		r = s.trace(x, r)
 	}
-	defer func() {
-		p := recover()
-		if p != nil && p != http.ErrAbortHandler {
-			x.err = fmt.Errorf("panic: %v", p)
-			s.log.WithField("stack", string(debug.Stack())).Errorf("%s %s has failed: %v", r.Method, r.URL.Path, x.err)
-		}
-		x.endSpan()
-		now := s.now()
-		if s.accessLog && s.sample.logs(x.status, p != nil) {
-			s.logRequest(x, r, now.Sub(x.begun).Milliseconds())
-		}
-		s.end(x, r, now, p != nil)
-		if p != nil {
-			panic(http.ErrAbortHandler) // net/http does not log this one again
-		}
-		x.extendFrom(now) // for what net/http has not sent yet
-	}()
+	defer func() { s.finish(x, r, recover()) }()
 	s.serve(x, r)
+}
+
+// finish tells all who want to know how the request was answered. Panicked is what it has
+// panicked with, nil where it has not.
+func (s *Server) finish(x *exchange, r *http.Request, panicked any) {
+	lost := panicked != nil // the answer, or its end
+	if lost && panicked != http.ErrAbortHandler {
+		x.err = fmt.Errorf("panic: %v", panicked)
+		s.log.WithField("stack", string(debug.Stack())).Errorf("%s %s has failed: %v", r.Method, r.URL.Path, x.err)
+	}
+	x.endSpan()
+	now := s.now()
+	if s.accessLog && s.sample.logs(x.status, lost) {
+		s.logRequest(x, r, now.Sub(x.begun).Milliseconds())
+	}
+	s.end(x, r, now, lost)
+	if lost {
+		panic(http.ErrAbortHandler) // net/http does not log this one again
+	}
+	x.extendFrom(now) // for what net/http has not sent yet
 }
 
 // serve answers what is no request of the API, and leaves the others to serveRoute.
