@@ -272,3 +272,26 @@ func TestHostileNames(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 }
+
+// Storage that hangs does not hold up the end of the module, and what was asked of it before
+// is not shown afterwards.
+func TestStopWhileStorageHangs(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := New(Options{Stats: func(context.Context) (cache.Stats, error) {
+		asked <- struct{}{}
+		<-answer
+		return cache.Stats{}, nil
+	}})
+	before := make(chan State, 1)
+	go func() { before <- s.State(t.Context()) }()
+	<-asked
+	s.Close()
+	close(answer)
+	if !(<-before).Ready {
+		t.Error("it was not ready before")
+	}
+	go func() { <-asked }()
+	if s.State(t.Context()).Ready {
+		t.Error("what was so before Close is shown")
+	}
+}

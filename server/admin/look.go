@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"registry-module/cache"
@@ -33,6 +34,8 @@ type look struct {
 // looker makes States, at most one a second however many look.
 type looker struct {
 	s *Server
+	// stale tells that what was seen last may not be so any more.
+	stale atomic.Bool
 
 	mu    sync.Mutex // guards what follows; who holds it looks
 	last  *look
@@ -41,19 +44,16 @@ type looker struct {
 
 func (l *looker) init(s *Server) { l.s, l.rates = s, make(rates) }
 
-// forget has the next one who looks see what is so now.
-func (l *looker) forget() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last = nil
-}
+// forget has the next one who looks see what is so now. It does not wait for who looks just
+// now, which takes long where the storage hangs.
+func (l *looker) forget() { l.stale.Store(true) }
 
 // look returns what is so, or was within a second.
 func (l *looker) look(ctx context.Context) *look {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// Slightly less, so that who looks each second sees something new each time.
-	if l.last != nil {
+	if !l.stale.Swap(false) && l.last != nil {
 		if age := time.Since(l.last.begun); age >= 0 && age < lookEvery*9/10 {
 			return l.last
 		}
