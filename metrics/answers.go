@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -12,7 +13,7 @@ import (
 // AnswersOptions are what [NewAnswers] needs. The zero value works.
 type AnswersOptions struct {
 	// Remotes are the hosts of the remotes that are configured. Others are counted as
-	// none, so that nobody can make new series.
+	// none, so that nobody can make new series. See [Answers.AddRemotes] for later ones.
 	Remotes []string
 
 	// Stock is whether registry_http_* and registry_proxy_* of the stock registry are
@@ -34,7 +35,7 @@ type Answers struct {
 	// series are those of each kind and result, and by remotes those of each remote, the
 	// last of which is none. Looking one up costs no hashing of labels.
 	series  [kinds * results]atomic.Pointer[timing]
-	remotes map[string]*byRemote
+	remotes atomic.Pointer[map[string]*byRemote]
 	unknown *byRemote
 
 	stock *stock // nil for none
@@ -150,16 +151,30 @@ func NewAnswers(opts AnswersOptions) *Answers {
 			Name: "registry_module_requests_in_flight",
 			Help: "Requests of clients that are being answered.",
 		}),
-		remotes: make(map[string]*byRemote, len(opts.Remotes)),
 		unknown: new(byRemote),
 	}
-	for _, host := range opts.Remotes {
-		a.remotes[host] = &byRemote{host: host}
-	}
+	a.AddRemotes(opts.Remotes...)
 	if opts.Stock {
 		a.stock = newStock()
 	}
 	return a
+}
+
+// AddRemotes has the requests for more remotes told apart, by their hosts, from now on. They
+// are to be those of a configuration, since they stay: there are series of them.
+func (a *Answers) AddRemotes(hosts ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make(map[string]*byRemote)
+	if known := a.remotes.Load(); known != nil {
+		maps.Copy(all, *known)
+	}
+	for _, host := range hosts {
+		if all[host] == nil {
+			all[host] = &byRemote{host: host}
+		}
+	}
+	a.remotes.Store(&all)
 }
 
 // Began implements [server.Beginner].
@@ -184,7 +199,7 @@ func (a *Answers) Answered(x server.Answer) {
 	times.wait.Observe(x.Waited.Seconds())
 
 	remote := a.unknown
-	if r, ok := a.remotes[x.Place.Host]; ok {
+	if r, ok := (*a.remotes.Load())[x.Place.Host]; ok {
 		remote = r
 	}
 	counts := remote.series[at].Load()

@@ -157,3 +157,30 @@ func BenchmarkAnswers(b *testing.B) {
 		})
 	}
 }
+
+// Remotes that come later are told apart from then on, and those that were there stay.
+func TestAddRemotes(t *testing.T) {
+	a := metrics.NewAnswers(metrics.AnswersOptions{Remotes: []string{"one.test"}})
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(a)
+	answer := server.Answer{Method: "GET", Kind: server.BlobContent, Status: 200, Result: server.Hit, Age: -1}
+	ask := func() {
+		for _, host := range []string{"one.test", "two.test", "three.test"} {
+			answer.Place = cache.Place{Host: host, Repo: "a"}
+			tell(a, answer)
+		}
+	}
+	ask()
+	a.AddRemotes("two.test", "one.test")
+	ask()
+	want := `
+# HELP registry_module_requests_total Requests of clients, by remote (empty where none is meant or known), kind of content, and result.
+# TYPE registry_module_requests_total counter
+registry_module_requests_total{kind="blob",remote="",result="hit"} 3
+registry_module_requests_total{kind="blob",remote="one.test",result="hit"} 2
+registry_module_requests_total{kind="blob",remote="two.test",result="hit"} 1
+`
+	if err := testutil.GatherAndCompare(r, strings.NewReader(want), "registry_module_requests_total"); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"context"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -224,10 +223,15 @@ func NewDownloads(remotes ...string) *Downloads {
 			Buckets: []float64{.1, .5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600},
 		}, []string{"remote"}),
 	}
-	for _, host := range slices.Compact(slices.Sorted(slices.Values(remotes))) {
+	d.AddRemotes(remotes...)
+	return d
+}
+
+// AddRemotes has those of more remotes be exported before there are any.
+func (d *Downloads) AddRemotes(hosts ...string) {
+	for _, host := range hosts {
 		d.took.WithLabelValues(host)
 	}
-	return d
 }
 
 // FillEnded implements cache.Observer.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"registry-module/cache"
@@ -106,7 +107,6 @@ func (p *program) newGeneration(cfg *config.Config, before *generation) (g *gene
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	g.webhooks = p.wireNotifications(cfg, before)
 	// Only now, since it is remembered for ever which remotes there are.
 	if before != nil && before.served.mirror && len(cfg.Remotes) == 0 {
 		g.served = before.served // to which some may be added at any time
@@ -163,6 +163,7 @@ func (p *program) complete(g, before *generation) (err error) {
 // takeOver makes g the current generation. Changing is held, unless before is nil.
 func (p *program) takeOver(g, before *generation) {
 	p.live[g] = struct{}{}
+	g.webhooks = p.wireNotifications(g.cfg, before) // here, where nothing can fail any more: it has goroutines
 	for _, s := range g.shares() {
 		s.hold()
 	}
@@ -173,6 +174,7 @@ func (p *program) takeOver(g, before *generation) {
 	for i, r := range g.cfg.Remotes {
 		g.stacks[i].limit.Set(r.Bandwidth)
 	}
+	p.tellApart(g)
 	p.callers.own(g.access)
 	p.seeding.now.Store(g.seeder)
 	p.current.Store(g)
@@ -307,16 +309,23 @@ func (p *program) closeAccess() error {
 	return errors.Join(errs...)
 }
 
-// closeWebhooks tells those of all generations what they were not told yet.
-func (p *program) closeWebhooks() error {
-	var errs []error
+// tellRest tells the webhooks of all generations, and the collector of traces by flush, what
+// they were not told yet: all at a time, since each may take a second.
+func (p *program) tellRest(flush func() error) error {
+	rest := []func() error{flush}
 	var done []*notifications
 	for g := range p.live {
 		if g.webhooks != nil && !slices.Contains(done, g.webhooks) {
 			done = append(done, g.webhooks)
-			errs = append(errs, g.webhooks.close())
+			rest = append(rest, g.webhooks.close)
 		}
 	}
+	errs := make([]error, len(rest))
+	var telling sync.WaitGroup
+	for i, tell := range rest {
+		telling.Go(func() { errs[i] = tell() })
+	}
+	telling.Wait()
 	return errors.Join(errs...)
 }
 

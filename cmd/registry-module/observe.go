@@ -29,13 +29,9 @@ type observers struct {
 
 // observe makes what is told of all that happens.
 func (p *program) observe(cfg *config.Config) error {
-	var hosts []string
-	for _, r := range cfg.Remotes {
-		hosts = append(hosts, r.URL.Host)
-	}
 	p.observers = observers{
-		answers:   metrics.NewAnswers(metrics.AnswersOptions{Remotes: hosts, Stock: cfg.Stock.HTTP.Debug.Prometheus.Enabled}),
-		downloads: metrics.NewDownloads(hosts...),
+		answers:   metrics.NewAnswers(metrics.AnswersOptions{Stock: cfg.Stock.HTTP.Debug.Prometheus.Enabled}),
+		downloads: metrics.NewDownloads(),
 		pulled:    pulls.New(pulls.Options{Log: p.log}),
 		recorder:  admin.NewRecorder(admin.RecorderOptions{Fetched: p.links.requests.Fetched}),
 	}
@@ -47,6 +43,18 @@ func (p *program) observe(cfg *config.Config) error {
 		}
 	}
 	return nil
+}
+
+// tellApart has what concerns the remotes of g counted for each of them from now on. Those of
+// earlier generations stay.
+func (o observers) tellApart(g *generation) {
+	remotes, _ := g.served.now()
+	for _, r := range remotes {
+		if r.Host != "" {
+			o.answers.AddRemotes(r.Host)
+			o.downloads.AddRemotes(r.Host)
+		}
+	}
 }
 
 // ofRequests are told of requests.

@@ -83,6 +83,9 @@ type reload struct {
 // errNoReload is for a program that has no way to read its configuration again.
 var errNoReload = errors.New("the configuration cannot be read again: start the server anew")
 
+// errEnds is that the program is being closed.
+var errEnds = errors.New("the program ends")
+
 // reloadBy has the program come by another configuration as how says.
 func (p *program) reloadBy(how reloading) (*reloader, error) {
 	r := &reloader{program: p, reloading: how}
@@ -165,6 +168,9 @@ func (r *reloader) reload() reloadReport {
 	}
 	state := r.State()
 	state.Reloads++
+	if errors.Is(err, errEnds) { // which is no fault of the configuration
+		return reloadReport{Source: state.Source, Changed: []string{}, Restart: state.Restart, Errors: []string{err.Error()}}
+	}
 	if err != nil {
 		state.Failures++
 		state.Error = err.Error()
@@ -249,7 +255,7 @@ func (p *program) change(cfg *config.Config) error {
 	p.changing.Lock()
 	defer p.changing.Unlock()
 	if p.closed {
-		return errors.New("the program ends")
+		return errEnds
 	}
 	before := p.current.Load()
 	g, err := p.newGeneration(cfg, before)

@@ -467,3 +467,90 @@ func TestReloadMetrics(t *testing.T) {
 		}
 	}
 }
+
+// What concerns a remote that was added is counted for it.
+func TestAddedRemoteIsCounted(t *testing.T) {
+	one, two := upstreamtest.New(t), upstreamtest.New(t)
+	two.AddRandomImage("team/app", "v1", 1, 1000)
+	proxy := "}\nproxy: {remoteurl: 'http://" + one.Host() + "'"
+	s := newReloadSite(t, proxy+"}\n", reloading{})
+	s.reload(proxy + ", remotes: [{remoteurl: 'http://" + two.Host() + "', alias: two}]}\n")
+	s.wantStatus("two/team/app/manifests/v1", 200)
+	families, err := s.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := make(map[string]bool)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "remote" && l.GetValue() == two.Host() {
+					named[f.GetName()] = true
+				}
+			}
+		}
+	}
+	for _, want := range []string{"registry_module_requests_total", "registry_module_served_bytes_total", "registry_module_download_duration_seconds"} {
+		if !named[want] {
+			t.Errorf("%s does not name the remote", want)
+		}
+	}
+}
+
+// A configuration that turns out to be of no use leaves nothing behind that goes on.
+func TestRefusedGenerationLeavesNothing(t *testing.T) {
+	s := newReloadSite(t, "}\n", reloading{})
+	s.write("}\nnotifications: {endpoints: [{name: a, url: 'http://127.0.0.1:9', timeout: 1s, threshold: 1, backoff: 1s}]}\n")
+	cfg, err := config.Reload(s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.SampleRequests = 7 // which config would have refused
+	queues := func() int { // there are those of apps of other tests, which cannot be ended
+		all := make([]byte, 1<<20)
+		return strings.Count(string(all[:runtime.Stack(all, true)]), "notifications.newEventQueue")
+	}
+	before := queues()
+	if err := s.change(cfg); err == nil {
+		t.Fatal("it was taken")
+	}
+	if n := queues() - before; n > 0 {
+		t.Errorf("%d queues of notifications are left", n)
+	}
+}
+
+// Who reloads while the program ends is told so, and the configuration is not to blame.
+func TestReloadAtTheEnd(t *testing.T) {
+	s := newReloadSite(t, "}\n", reloading{})
+	s.changing.Lock()
+	s.closed = true
+	s.changing.Unlock()
+	report := s.reload("}\nlog: {level: debug}\n")
+	s.changing.Lock()
+	s.closed = false // Close is going to be called
+	s.changing.Unlock()
+	if !slices.Equal(report.Errors, []string{errEnds.Error()}) {
+		t.Errorf("%+v", report)
+	}
+	if state := s.State(); state.Failures != 0 || state.Error != "" || strings.Contains(s.log.String(), "is no good") {
+		t.Errorf("%+v, and in the log: %s", state, s.log)
+	}
+}
+
+// At the end, nobody who does not answer takes time from another one.
+func TestRestIsToldAtOnce(t *testing.T) {
+	first, second, third := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	tell := func(own, other chan struct{}) func() error {
+		return func() error {
+			close(own)
+			<-other
+			return nil
+		}
+	}
+	a := &generation{webhooks: &notifications{shared: shared{close: tell(first, second)}}}
+	b := &generation{webhooks: &notifications{shared: shared{close: tell(second, third)}}}
+	p := &program{live: map[*generation]struct{}{a: {}, b: {}, {webhooks: a.webhooks}: {}, {}: {}}}
+	if err := p.tellRest(tell(third, first)); err != nil {
+		t.Error(err)
+	}
+}

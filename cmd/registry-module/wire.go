@@ -110,7 +110,8 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if p.traces, flush, err = setupTracing(ctx, os.Getenv, log); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, closer(flush)) // when all else has ended
+	// When all else has ended: who kills it after a while then loses no more than that.
+	p.closers = append(p.closers, closer(func() error { return p.tellRest(flush) }))
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.links, err = newLinks(p.metrics, log); err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, closer(p.closeWebhooks), closer(p.closeRemotes))
+	p.closers = append(p.closers, closer(p.closeRemotes))
 	p.live[g] = struct{}{}
 	opts, err := p.cacheOptions(g)
 	if err != nil {
