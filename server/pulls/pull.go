@@ -227,7 +227,7 @@ func (x *pull) write(log logrus.FieldLogger) {
 	fields := logrus.Fields{
 		"image": clean(image), "client": clean(x.by.client), "agent": clean(x.by.agent),
 		"bytes": x.fromCache + x.fetched, "from_cache": x.fromCache, "fetched": x.fetched,
-		"source": x.source(), "requests": x.requests, "ms": x.ended.Sub(x.begun).Milliseconds(),
+		"requests": x.requests, "ms": x.ended.Sub(x.begun).Milliseconds(),
 	}
 	if x.root != "" {
 		fields["digest"] = clean(string(x.root))
@@ -238,8 +238,11 @@ func (x *pull) write(log logrus.FieldLogger) {
 	if len(x.also) > 0 {
 		fields["also"] = clean(strings.Join(x.also, " "))
 	}
-	entry := log.WithFields(fields)
 	errs, left := x.reasons()
+	if errs+left == 0 || x.fromCache+x.fetched > 0 { // otherwise nothing has come from anywhere
+		fields["source"] = x.source()
+	}
+	entry := log.WithFields(fields)
 	switch {
 	case errs > 0:
 		entry.WithFields(logrus.Fields{"errors": errs, logrus.ErrorKey: x.reason()}).Warn("pull failed")

@@ -326,6 +326,26 @@ func TestMaxAndClose(t *testing.T) {
 	})
 }
 
+// A pull that has brought nothing has come from nowhere.
+func TestNoSource(t *testing.T) {
+	var out strings.Builder
+	l := logrus.New()
+	l.SetOutput(&out)
+	p := pulls.New(pulls.Options{Log: l})
+	a := server.Answer{
+		Begun: time.Now(), Method: "GET", Kind: server.ManifestContent, Name: "team/app", Reference: "v1",
+		Status: 503, Result: server.Failed, Err: errors.New("away"),
+	}
+	p.Began(a)
+	p.Answered(a)
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := out.String(); !strings.Contains(got, "pull failed") || strings.Contains(got, "source=") {
+		t.Errorf("got %s", got)
+	}
+}
+
 // What clients send stays within its field, and is not kept at length.
 func TestHostileText(t *testing.T) {
 	var out strings.Builder
