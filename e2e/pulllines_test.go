@@ -144,7 +144,7 @@ func TestLogForms(t *testing.T) {
 				}
 			}
 			_, msg, _ := strings.Cut(line, "msg=")
-			return msg, nil
+			return strings.TrimPrefix(msg, `"`), nil
 		},
 		"json": func(line string) (string, error) {
 			var l struct{ Msg, Level, Time string }
@@ -153,18 +153,6 @@ func TestLogForms(t *testing.T) {
 				err = fmt.Errorf("no time or level")
 			}
 			return l.Msg, err
-		},
-		"logstash": func(line string) (string, error) {
-			var l struct {
-				Message string
-				Version string `json:"@version"`
-				Time    string `json:"@timestamp"`
-			}
-			err := json.Unmarshal([]byte(line), &l)
-			if err == nil && (l.Version == "" || l.Time == "") {
-				err = fmt.Errorf("no version or time")
-			}
-			return l.Message, err
 		},
 		"iotedge": func(line string) (string, error) {
 			fields := edgeLine.FindStringSubmatch(line)
@@ -195,7 +183,7 @@ func TestLogForms(t *testing.T) {
 			said = append(said, msg)
 		}
 		for _, what := range []string{"listening on", "request", "pulled"} {
-			if !slices.ContainsFunc(said, func(msg string) bool { return strings.HasPrefix(strings.TrimPrefix(msg, `"`), what) }) {
+			if !slices.ContainsFunc(said, func(msg string) bool { return strings.HasPrefix(msg, what) }) {
 				t.Errorf("%s: nothing says %q:\n%s", form, what, strings.Join(said, "\n"))
 			}
 		}
