@@ -195,11 +195,11 @@ func damaged(err error) bool {
 // have been read are mapped: the kernel counts them as memory of the process, and takes it
 // back when others need it.
 //
-// What takes the memory is not reading but merging, which begins by itself after the
-// database was opened: up to ten tables are built at a time, each in a buffer of twice to
-// four times its size. So the tables of all levels have the size of the smallest ones: with
-// Badger's doubling from level to level they are half as many, and it takes twice the
-// memory; tables of half the size are twice as many, and save nothing.
+// What takes the memory is not reading but merging (see merger): up to ten tables are built
+// at a time, each in a buffer of twice to four times its size. So the tables of all levels
+// have the size of the smallest ones: with Badger's doubling from level to level they are
+// half as many, and it takes twice the memory; tables of half the size are twice as many,
+// and save nothing.
 func tuned(dir string, log badger.Logger) badger.Options {
 	const memTable = 4 << 20
 	opts := badger.DefaultOptions(dir).

@@ -27,13 +27,19 @@ const (
 	// most, which is what levels of this ratio need, too.
 	mergeRatio = 10
 
+	// stepSize is how much of what is merged is written again in one step. Badger sees to it
+	// that a table above the last level overlaps some ten of the tables in it, each of 2 MiB,
+	// unless there are few of them: then it is all.
+	stepSize = 32 << 20
+
 	// mostTables is how many new tables there may be, of which each is asked for a key
-	// that is not in memory. With full ones the ratio comes first up to 2 GiB.
-	mostTables = 64
+	// that is not in memory. With full ones the ratio comes first up to some 800 MiB.
+	mostTables = 32
 
 	// stallTables is with how many new tables Badger lets changes wait, which is while they
 	// are merged, for those are refused that would make it more than mostTables otherwise.
-	stallTables = 2 * mostTables
+	// It bounds what whoever fills an index at once can be ahead.
+	stallTables = mostTables + 8
 )
 
 // merger merges the tables that memtables have become, which lie in level 0, with those
@@ -100,14 +106,18 @@ func (m *merger) look() error {
 		return nil
 	}
 	fresh, old := m.tables()
-	full := fresh.tables >= m.most
-	if fresh.tables < 2 || fresh.bytes < old.bytes/mergeRatio && !full {
+	full, enough := fresh.tables >= m.most, fresh.bytes >= old.bytes/mergeRatio
+	if fresh.tables < 2 || !full && !enough {
 		m.full.Store(false)
 		return nil
 	}
-	// Badger ends the process where the disk is full. At the most all of the old tables are
-	// written anew before they are removed.
-	err := m.room(leastRoom + fresh.bytes + old.bytes)
+	// Badger ends the process where the disk is full, and removes tables after it has
+	// written what replaces them.
+	again := old.bytes
+	if enough {
+		again = min(again, stepSize)
+	}
+	err := m.room(leastRoom + fresh.bytes + again)
 	if err == nil {
 		err = m.failed // and is tried again
 		m.done = make(chan struct{})
