@@ -22,10 +22,14 @@ const (
 	// one memtable's, which becomes a table.
 	lookEvery = 1 << 20
 
-	// mergeRatio is how many times what is new may be what is merged already. All of that
-	// is written again, so this many bytes are written for each new one, twice at the
-	// most, which is what levels of this ratio need, too.
-	mergeRatio = 10
+	// mergeRatio is how many times as much as what is new what is merged already may be. All
+	// of that is written again, so this many bytes are written for each new one, and two
+	// more for its way through the levels; more while changes come faster than they can be
+	// merged. What was replaced or removed takes up to a fifth more of the disk.
+	mergeRatio = 5
+
+	// fewTables are not worth merging: each start of the program makes one.
+	fewTables = 3
 
 	// stepSize is how much of what is merged is written again in one step. Badger sees to it
 	// that a table above the last level overlaps some ten of the tables in it, each of 2 MiB,
@@ -33,7 +37,7 @@ const (
 	stepSize = 32 << 20
 
 	// mostTables is how many new tables there may be, of which each is asked for a key
-	// that is not in memory. With full ones the ratio comes first up to some 800 MiB.
+	// that is not in memory. With full ones the ratio comes first up to some 400 MiB.
 	mostTables = 32
 
 	// stallTables is with how many new tables Badger lets changes wait, which is while they
@@ -107,7 +111,7 @@ func (m *merger) look() error {
 	}
 	fresh, old := m.tables()
 	full, enough := fresh.tables >= m.most, fresh.bytes >= old.bytes/mergeRatio
-	if fresh.tables < 2 || !full && !enough {
+	if fresh.tables <= fewTables || !full && !enough {
 		m.full.Store(false)
 		return nil
 	}

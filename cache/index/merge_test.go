@@ -43,7 +43,7 @@ func TestIdle(t *testing.T) {
 	for name, open := range map[string]func() (*index.Index, error){"on disk": onDisk, "in memory": inMemory} {
 		x, err := open()
 		must(t, err)
-		big(t, x, 0, 150) // some tables, which are merged
+		big(t, x, 0, 300) // some tables, which are merged
 		must(t, index.Settle(x))
 		if len(goroutines("dgraph-io/")) == 0 {
 			t.Errorf("%s: no goroutine of Badger's was found", name)
@@ -187,7 +187,7 @@ func TestCloseDuringMerge(t *testing.T) {
 	dir := t.TempDir()
 	x, err := index.Open(dir, log)
 	must(t, err)
-	const entries = 250 // 15 MB, so that the new ones do not go into the last level at once
+	const entries = 400 // 24 MB, so that the new ones do not go into the last level at once
 	big(t, x, 0, entries)
 	must(t, index.Settle(x))
 	g.armed.Store(true)
@@ -227,7 +227,7 @@ func TestCloseDuringMerge(t *testing.T) {
 func TestNoRoomToMerge(t *testing.T) {
 	dir := t.TempDir()
 	x := open(t, dir)
-	index.SetMost(x, 3)
+	index.SetMost(x, 5)
 	const enough = 16 << 20 // for changes
 	index.SetFree(x, func(string) (int64, error) { return enough, nil })
 	var err error

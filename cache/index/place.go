@@ -27,7 +27,7 @@ const (
 
 // Room is how many bytes of the disk should be left free for the index, so that it takes
 // all changes: with less it refuses them. To merge tables, one of more than some megabytes
-// takes up to 32 MiB more and a tenth of its size: where that is never free, it refuses
+// takes up to 32 MiB more and a fifth of its size: where that is never free, it refuses
 // changes once there are 32 tables that are not merged, which some 80 MiB of changes make.
 const Room = enoughRoom + leastRoom
 
