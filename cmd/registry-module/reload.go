@@ -163,7 +163,9 @@ func (r *reloader) reload() reloadReport {
 	if err == nil {
 		report = reloadReport{Source: cfg.Source, Changed: cfg.Changed(before)}
 		report.Restart = keepFixed(cfg, before)
-		report.Changed = slices.DeleteFunc(report.Changed, func(key string) bool { return slices.Contains(report.Restart, key) })
+		report.Changed = slices.DeleteFunc(report.Changed, func(key string) bool {
+			return slices.ContainsFunc(report.Restart, func(waits string) bool { return key == waits || strings.HasPrefix(key, waits+".") })
+		})
 		err = r.program.change(cfg)
 	}
 	state := r.State()

@@ -265,12 +265,15 @@ func TestReloadOfWhatIsBad(t *testing.T) {
 func TestRestartOnly(t *testing.T) {
 	s := newReloadSite(t, "}\n", reloading{})
 	other := filepath.Join(s.dir, "other")
-	text := fmt.Sprintf("version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: '127.0.0.1:1', debug: {addr: '127.0.0.1:2'}, headers: {X-Site: [b]}}\n", other)
+	text := fmt.Sprintf("version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: '127.0.0.1:1', debug: {addr: '127.0.0.1:2', prometheus: {enabled: true, path: /m}}, headers: {X-Site: [b]}}\nadmin: {pprof: true}\n", other)
 	replaceFile(t, s.path, text)
 	for range 2 {
 		report, err := s.Reload(t.Context())
-		if want := []string{"http.addr", "http.debug.addr", "storage.filesystem.rootdirectory"}; err != nil || !slices.Equal(report.Restart, want) || !slices.Equal(s.State().Restart, want) {
+		if want := []string{"http.addr", "http.debug.addr", "storage.filesystem.rootdirectory", "admin.pprof", "http.debug.prometheus"}; err != nil || !slices.Equal(report.Restart, want) || !slices.Equal(s.State().Restart, want) {
 			t.Errorf("%+v, %v", report, err)
+		}
+		if i := slices.IndexFunc(report.Changed, func(key string) bool { return !strings.HasPrefix(key, "http.headers") }); i >= 0 {
+			t.Errorf("what waits is said to hold: %q", report.Changed)
 		}
 	}
 	if got := s.get("").Header().Get("X-Site"); got != "b" {

@@ -22,7 +22,8 @@ func reloadCommand() *cobra.Command {
 or the environment names, again. It is checked as a whole, and holds from then on;
 requests and downloads that are under way go on. Where anything is wrong with it, nothing
 changes. What has changed is printed, and what waits for a restart: the addresses that are
-listened on, and the data directory. The environment of a process cannot change.
+listened on, the data directory, profiles, and where metrics are. The environment of a
+process cannot change.
 
 The server does the same by itself some seconds after one of these files was changed, and
 when it gets the signal SIGHUP.`,
@@ -41,7 +42,7 @@ when it gets the signal SIGHUP.`,
 			server := newControlClient(controlPath(dir))
 			if err := server.ping(cmd.Context()); err != nil {
 				if noServer(err) && !errors.Is(err, fs.ErrPermission) {
-					err = fmt.Errorf("no running server answers at %s: one that is started reads its configuration anyway", server.path)
+					err = fmt.Errorf("no running server answers at %s: one that is started reads its configuration anyway; where the data directory is what was changed, send the server SIGHUP", server.path)
 				}
 				return err
 			}

@@ -99,7 +99,7 @@ func serve(ctx context.Context, cfg *config.Config, again reloading) error {
 		setLogger(log, g.cfg, os.Stdout)
 		ln.Speak(g.tls, demandsCertificates(g.cfg.Stock.HTTP.TLS))
 	})
-	announce(log, cfg, p, ln.Addr())
+	announce(log, cfg, p, ln.Addr(), adminLn.Addr())
 	p.start()
 	watching := start(ctx, reloader.watch)
 	context.AfterFunc(ctx, p.admin.Stop) // so that nobody is sent here any more
@@ -113,8 +113,8 @@ func (p *program) drain() time.Duration {
 }
 
 // announce says what the program is going to do.
-func announce(log logrus.FieldLogger, cfg *config.Config, p *program, addr net.Addr) {
-	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": p.links.name})
+func announce(log logrus.FieldLogger, cfg *config.Config, p *program, addr, admin net.Addr) {
+	entry := log.WithFields(logrus.Fields{"version": version, "data": cfg.DataDir, "via": p.links.name, "admin": admin.String()})
 	var hosts []string
 	for _, r := range cfg.Remotes {
 		hosts = append(hosts, r.URL.Host)
