@@ -353,7 +353,7 @@ func (r *Repository) link(ctx context.Context, dgst digest.Digest, size int64) e
 		return err
 	}
 	defer release()
-	r.c.pulls.linked(idOf(dgst.String())) // by a name that who removes it does not know
+	defer r.c.pulls.linked(idOf(dgst.String())) // by a name that who removes it may not know
 	b, err := r.c.opts.Blobs.Open(ctx, dgst)
 	if err != nil {
 		return err

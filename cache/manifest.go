@@ -266,7 +266,7 @@ func (r *Repository) linkManifest(ctx context.Context, m Manifest, doc *manifest
 	if err := b.Close(); err != nil {
 		return err
 	}
-	r.c.pulls.linked(idOf(m.Digest.String())) // by a name that who removes it does not know
+	defer r.c.pulls.linked(idOf(m.Digest.String())) // by a name that who removes it may not know
 	r.c.uses.store(m.Digest, r.c.opts.Now())
 	if err := r.c.opts.Refs.Put(ctx, Ref{r.key, RefManifest, m.Digest.String()}, m.Digest); err != nil {
 		return err

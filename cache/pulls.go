@@ -131,7 +131,10 @@ func (p *pulls) want(dgst digest.Digest) {
 	}
 }
 
-// linked notes that content is being linked, or named by a manifest that is.
+// linked notes that content was linked, or is named by a manifest that is being linked. Who
+// links content says so as the last thing before it lets go of the content's lock: said
+// earlier, it would be lost to a collection that begins in between, and looks for names
+// before the new one is there.
 func (p *pulls) linked(content ...gc.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

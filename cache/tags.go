@@ -245,7 +245,7 @@ func (r *Repository) point(ctx context.Context, tag string, rec tagRecord, began
 		return err
 	}
 	defer release()
-	r.c.pulls.linked(idOf(rec.Digest.String()))
+	defer r.c.pulls.linked(idOf(rec.Digest.String())) // not before it can be found by that
 	if _, err := r.c.opts.Refs.Get(ctx, Ref{r.key, RefManifest, rec.Digest.String()}); err != nil {
 		if absent(err) {
 			err = errNotLinked
