@@ -58,7 +58,6 @@ func evictionCauses() [4]EvictionCause {
 // failureCauses returns all there are, the more telling first: an error can be several.
 func failureCauses() [9]failureCause {
 	return [...]failureCause{
-		{"closed", []error{ErrClosed, context.Canceled, context.DeadlineExceeded}},
 		{"loop", []error{ErrLoop}},
 		{"no_space", []error{ErrNoSpace}},
 		{"not_found", []error{ErrNotFound}},
@@ -66,6 +65,8 @@ func failureCauses() [9]failureCause {
 		{"rate_limited", []error{ErrRateLimited}},
 		{"invalid", []error{ErrInvalid}},
 		{"unavailable", []error{ErrUnavailable}},
+		// After those of a remote: that it has not answered in time is a deadline, too.
+		{"closed", []error{ErrClosed, context.Canceled, context.DeadlineExceeded}},
 		{"error", nil},
 	}
 }

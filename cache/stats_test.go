@@ -500,3 +500,18 @@ func TestObservers(t *testing.T) {
 		}
 	}
 }
+
+// That a remote has not answered in time is its failure, though its error is one of a
+// deadline, as those of package net are.
+func TestStatsOfTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := watched(t, func(o *cache.Options) { o.Remotes[0].RetryFor = -1 })
+		s.up.FailOp("blob", &cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "fetching", Err: context.DeadlineExceeded})
+		if _, err := s.Repository("a").OpenBlob(t.Context(), digest.FromString("x")); !errors.Is(err, cache.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if got := failed(s.stats(t).Remotes[0]); !maps.Equal(got, map[string]int64{"unavailable": 1}) {
+			t.Errorf("failed: %v", got)
+		}
+	})
+}
