@@ -111,9 +111,8 @@ func (r *Repository) Prefetch(m Manifest) {
 
 func (p *prefetcher) add(job prefetch) {
 	p.mu.Lock()
-	job.lane = p.lanes[job.r.remote.Host]
-	p.mu.Unlock()
-	if job.lane == nil {
+	defer p.mu.Unlock() // so that the lane does not end before it has the job
+	if job.lane = p.lanes[job.r.remote.Host]; job.lane == nil {
 		return
 	}
 	k, now := manifestKey{job.r.key, job.m.Digest}, p.c.opts.Now()
@@ -137,7 +136,14 @@ func (p *prefetcher) run(ctx context.Context, lane *prefetchLane) {
 				p.again(job)
 			}
 		case <-ctx.Done():
-			return
+			for {
+				select {
+				case job := <-lane.queue:
+					p.again(job)
+				default:
+					return
+				}
+			}
 		}
 	}
 }
@@ -162,6 +168,7 @@ func (p *prefetcher) blobs(ctx context.Context, job prefetch, m Manifest, fetch 
 		select {
 		case running <- struct{}{}:
 		case <-ctx.Done():
+			p.again(job)
 			return
 		}
 		p.c.wg.Go(func() {

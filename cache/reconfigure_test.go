@@ -339,6 +339,46 @@ func TestReconfigurePrefetch(t *testing.T) {
 	})
 }
 
+// What has waited when a remote went is fetched ahead when it is back.
+func TestReconfigurePrefetchAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &cachetest.Upstream{Name: "second.test"}
+		s := newSite(t, func(o *cache.Options) { o.Prefetch = true }, second(up))
+		slow := make(chan struct{})
+		up.Asked = func(_ context.Context, op string) {
+			if op == "blob" {
+				<-slow
+			}
+		}
+		const images = 6 // more than are fetched at the same time
+		pullAll := func() {
+			for i := range images {
+				layer := bytes.Repeat([]byte{byte(i)}, 1000)
+				tag := fmt.Sprint(i)
+				up.AddManifest("a", tag, "application/vnd.oci.image.manifest.v1+json", image(len(layer), up.AddBlob("a", layer)))
+				r, ok := s.Cache.Repository(cache.Place{Host: up.Host(), Repo: "a"})
+				if !ok {
+					t.Fatal("no such remote")
+				}
+				m, err := r.Tag(t.Context(), tag)
+				must(t, err)
+				r.Prefetch(m.Manifest)
+			}
+			synctest.Wait()
+		}
+		pullAll()
+		s.reconfigure(t, func(o *cache.Options) { o.Remotes = o.Remotes[:1] })
+		synctest.Wait()
+		close(slow)
+		synctest.Wait()
+		s.reconfigure(t, second(up))
+		pullAll()
+		if n := up.Calls("blob"); n != images {
+			t.Errorf("%d blobs were fetched, want %d", n, images)
+		}
+	})
+}
+
 // The scrub goes by the interval of now, from when its waiting has begun.
 func TestReconfigureScrub(t *testing.T) {
 	for name, tt := range map[string]struct {
