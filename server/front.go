@@ -105,6 +105,10 @@ func (s *Server) serveRoute(x *exchange, r *http.Request, rt route, ns string) {
 		s.fail(x, repositoryContent, refused)
 		return
 	}
+	if s.observer != nil && len(asked.Places) > 1 {
+		// The short way, too, has to tell which one it was.
+		r = r.WithContext(cache.WithOutcome(r.Context(), &x.outcome))
+	}
 	s.serveAdmitted(x, r, rt)
 }
 

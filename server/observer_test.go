@@ -18,6 +18,7 @@ import (
 	"registry-module/cache"
 	"registry-module/cache/cachetest"
 	"registry-module/server"
+	"registry-module/upstream/router"
 )
 
 // told is an observer that remembers.
@@ -248,6 +249,28 @@ func TestSampledRequestLog(t *testing.T) {
 	for _, share := range []float64{-0.1, 1.1} {
 		if _, err := server.SampleOf(share); err == nil {
 			t.Errorf("a share of %v", share)
+		}
+	}
+}
+
+// Where a name can mean several remotes, it is told which one was meant, also of what is
+// stored.
+func TestObserverOfSeveralRemotes(t *testing.T) {
+	seen := newTold()
+	s := newSite(t)
+	s.url = s.serve(t, observe(seen), func(o *server.Options) {
+		o.Router = routes(t, router.Remote{Host: s.up.Host(), Default: true}, router.Remote{Host: s.up2.Host(), Default: true})
+	})
+	_, layer := s.addSecond("only/second", "v1")
+	want := cache.Place{Host: s.up2.Host(), Repo: "only/second"}
+	for _, path := range []string{"manifests/v1", "blobs/" + layer.String()} {
+		for _, method := range []string{"GET", "GET", "HEAD"} {
+			if r := do(t, method, s.url+"/v2/only/second/"+path); r.status != 200 {
+				t.Fatalf("%s %s: status %d", method, path, r.status)
+			}
+			if _, a := seen.last(); a.Place != want {
+				t.Errorf("%s %s: a %s of %+v, want %+v", method, path, a.Result, a.Place, want)
+			}
 		}
 	}
 }
