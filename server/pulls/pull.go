@@ -116,6 +116,7 @@ func (x *pull) add(a server.Answer) {
 	if x.last = a.Begun.Add(a.Took); x.last.After(x.ended) {
 		x.ended = x.last
 	}
+	x.stale = x.stale || a.Result == server.Stale // also of a tag that is asked for by its digest then
 	if a.Method == "HEAD" {
 		if len(x.tags) < maxTags && isTag(a.Reference) && a.Manifest.Digest != "" && a.Kind == server.ManifestContent {
 			if x.tags == nil {
@@ -167,7 +168,6 @@ func (x *pull) count(a server.Answer) {
 		*blobs += a.Bytes
 		x.isPulled = true
 	}
-	x.stale = x.stale || a.Result == server.Stale
 }
 
 // judge notes what went wrong, and forgets what did before and has worked now.

@@ -183,6 +183,10 @@ func TestPulls(t *testing.T) {
 		}, []string{"info pulled | image=team/app@" + child.String() + " digest=" + child.String() + " source=mixed"}},
 		{"stale", func(c *client) { c.ask(0, tag("v1"), result(server.Stale, 200, nil)); c.ask(0, blob(layer, 1000)) },
 			[]string{"info pulled | source=stale"}},
+		{"a stale HEAD, then by digest", func(c *client) {
+			c.ask(0, tag("v1"), head, result(server.Stale, 200, nil))
+			c.ask(0, byDigest(index, v1.MediaTypeImageIndex))
+		}, []string{"info pulled | image=team/app:v1 source=stale"}},
 		{"a blob alone goes on with a pull", func(c *client) { c.ask(0, blob(layer, 1000)) },
 			[]string{"info pulled | image=team/app requests=1 bytes=1000"}},
 		{"only HEAD", func(c *client) {
