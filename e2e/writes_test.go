@@ -68,19 +68,25 @@ func TestWriteAmplification(t *testing.T) {
 }
 
 // TestIdleWritesNothing waits until the module, after some pulls, has written nothing for
-// 15 s (-full: a minute): what is put off comes once, and nothing comes again and again.
+// 20 s (-full: a minute): what is put off comes once, and nothing comes again and again. It
+// looks after a configuration, secrets and a schedule meanwhile, and says what CPU it takes.
 func TestIdleWritesNothing(t *testing.T) {
 	t.Parallel()
-	quiet := sized(15*time.Second, time.Minute)
+	quiet := sized(20*time.Second, time.Minute)
 	img := noise(t, "idle/app", mib, 1000)
 	up := origin(t, lab.OriginOptions{}, img)
-	m := module(t, up.Env())
+	dir := tempDir(t)
+	config, token, seeds := filepath.Join(dir, "config.yml"), filepath.Join(dir, "token"), filepath.Join(dir, "seed.yml")
+	write(t, config, "version: 0.1\nstorage: {filesystem: {}}\n")
+	write(t, token, operatorToken+"\n")
+	write(t, seeds, fmt.Sprintf("version: 1\nschedule: \"0 3 * * *\"\nimages: [\"%s/%s:%s\"]\n", up.Addr, img.Repo, img.Tag))
+	m := module(t, up.Env(), lab.Env{"REGISTRY_CONFIGURATION_PATH": config, "REGISTRY_ADMIN_TOKENFILE": token, "REGISTRY_SEED_FILE": seeds})
 	for range 3 {
 		if err := pull(t.Context(), m, img); err != nil {
 			t.Fatal(err)
 		}
 	}
-	last, since := must(m.Written())(t), time.Now()
+	last, since, usage := must(m.Written())(t), time.Now(), must(m.Usage())(t)
 	writes := 0
 	end := time.Now().Add(4 * quiet)
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -89,14 +95,16 @@ func TestIdleWritesNothing(t *testing.T) {
 		<-tick.C
 		if now := must(m.Written())(t); now != last {
 			t.Logf("%d bytes were written after %v of silence", now-last, time.Since(since).Round(time.Millisecond))
-			last, since = now, time.Now()
+			last, since, usage = now, time.Now(), must(m.Usage())(t)
 			writes++
 		}
 		if time.Now().After(end) {
 			t.Fatalf("it has written %d times in %v, with nobody there", writes, 4*quiet)
 		}
 	}
-	t.Logf("nothing was written for %v, after %d writes that were put off", quiet, writes)
+	took := must(m.Usage())(t).CPU - usage.CPU
+	t.Logf("nothing was written for %v, after %d writes that were put off; in that time it took %v of CPU, %.2f %% of a core",
+		quiet, writes, took, 100*took.Seconds()/time.Since(since).Seconds())
 }
 
 // blockDevice is what a file system lies on, by its number.
