@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"registry-module/cache"
@@ -19,6 +20,7 @@ func TestExplain(t *testing.T) {
 		tagged, err := s.Repository("a").Tag(t.Context(), "v1")
 		must(t, err)
 		s.pullParts(t, "a", tagged.Manifest)
+		synctest.Wait() // until they are stored
 	}
 	for name, tt := range map[string]struct {
 		adjust  func(*cache.Options)
@@ -45,30 +47,33 @@ func TestExplain(t *testing.T) {
 		}, want: cache.FromStoreAlone},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var adjust []func(*cache.Options)
-			if tt.adjust != nil {
-				adjust = append(adjust, tt.adjust)
-			}
-			s := newSite(t, adjust...)
-			tt.prepare(t, s)
-			asked := s.up.Calls("")
-			got, err := s.explain(t.Context(), "a", "v1")
-			must(t, err)
-			if got.Verdict != tt.want || !strings.Contains(got.Why, tt.why) || tt.why == "" && got.Why != "" || got.Stored.Times != tt.stored {
-				t.Errorf("%+v", got)
-			}
-			if missing := got.Missing.Times; (name == "only its manifest") != (missing == 1) {
-				t.Errorf("%d blobs are missing", missing)
-			}
-			if now := s.up.Calls(""); now != asked {
-				t.Errorf("the remote was asked %d times", now-asked)
-			}
-			if got.Place != (cache.Place{Host: "upstream.test", Repo: "a"}) {
-				t.Errorf("it is %v", got.Place)
-			}
-			if (name == "immutable") != (got.Tag != nil && got.Tag.Immutable && got.Tag.Rule == "v*=immutable") {
-				t.Errorf("the tag is %+v", got.Tag)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				var adjust []func(*cache.Options)
+				if tt.adjust != nil {
+					adjust = append(adjust, tt.adjust)
+				}
+				s := newSite(t, adjust...)
+				tt.prepare(t, s)
+				synctest.Wait()
+				asked := s.up.Calls("")
+				got, err := s.explain(t.Context(), "a", "v1")
+				must(t, err)
+				if got.Verdict != tt.want || !strings.Contains(got.Why, tt.why) || tt.why == "" && got.Why != "" || got.Stored.Times != tt.stored {
+					t.Errorf("%+v", got)
+				}
+				if missing := got.Missing.Times; (name == "only its manifest") != (missing == 1) {
+					t.Errorf("%d blobs are missing", missing)
+				}
+				if now := s.up.Calls(""); now != asked {
+					t.Errorf("the remote was asked %d times", now-asked)
+				}
+				if got.Place != (cache.Place{Host: "upstream.test", Repo: "a"}) {
+					t.Errorf("it is %v", got.Place)
+				}
+				if (name == "immutable") != (got.Tag != nil && got.Tag.Immutable && got.Tag.Rule == "v*=immutable") {
+					t.Errorf("the tag is %+v", got.Tag)
+				}
+			})
 		})
 	}
 }

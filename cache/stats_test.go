@@ -56,9 +56,11 @@ func watched(t *testing.T, adjust ...func(*cache.Options)) (*site, *watcher) {
 	return newSite(t, append([]func(*cache.Options){func(o *cache.Options) { o.Observer = w }}, adjust...)...), w
 }
 
-// stats are those of the site, in which every download that has begun is accounted for.
+// stats are those of the site when nothing moves any more, in which every download that has
+// begun is accounted for.
 func (s *site) stats(t *testing.T) cache.Stats {
 	t.Helper()
+	synctest.Wait()
 	got, err := s.Stats(t.Context())
 	must(t, err)
 	for _, r := range got.Remotes {

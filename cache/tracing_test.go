@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -141,16 +142,23 @@ func TestTracedHerd(t *testing.T) {
 		for range herd {
 			all.Go(func() {
 				s.request(t.Context(), func(ctx context.Context, n *cache.Name) {
-					_, err := n.Tag(ctx, "v1")
-					must(t, err)
+					if _, err := n.Tag(ctx, "v1"); err != nil {
+						t.Error(err)
+					}
 					b, err := n.OpenBlob(ctx, dgst)
-					must(t, err)
-					must(t, b.Close())
+					if err == nil {
+						err = b.Close()
+					}
+					if err != nil {
+						t.Error(err)
+					}
 				})
 			})
 		}
-		synctest.Wait()
-		close(gate)
+		for range 2 { // once all of them wait: for the tag, and then for the blob
+			synctest.Wait()
+			gate <- struct{}{}
+		}
 		all.Wait()
 		synctest.Wait()
 		for name, span := range map[string]sdktrace.ReadOnlySpan{"fill": s.only(t, "fill"), "fetch": s.only(t, "fetch")} {
@@ -180,12 +188,14 @@ func TestTracedRevalidation(t *testing.T) {
 			must(t, err)
 		}
 		s.request(t.Context(), tag)
+		synctest.Wait()
 		if got := attr(s.only(t, "fetch"), "cache.kind"); got != "tag" {
 			t.Errorf("fetch of %q", got)
 		}
 		s.rec.Reset()
 		s.now = s.now.Add(tagTTL + 2*time.Minute)
 		s.request(t.Context(), tag)
+		synctest.Wait()
 		below(t, s.only(t, "revalidate"), s.only(t, "lookup"))
 		if got := attr(s.only(t, "lookup"), "cache.result"); got != "revalidated" {
 			t.Errorf("result %q", got)
@@ -301,9 +311,17 @@ func TestUntraced(t *testing.T) {
 	_, err := n.Tag(t.Context(), "v1")
 	must(t, err)
 	r := s.Repository("a/b")
-	plain := testing.AllocsPerRun(100, func() { _, err = r.CachedManifest(t.Context(), dgst) })
-	got := testing.AllocsPerRun(100, func() { _, err = n.CachedManifest(t.Context(), dgst) })
-	must(t, err)
+	// The least counts: others may allocate meanwhile, and pools that are shared may be empty.
+	least := func(enough float64, lookUp func() (cache.Manifest, error)) float64 {
+		n := math.Inf(1)
+		for i := 0; i < 1000 && n > enough; i++ {
+			n = min(n, testing.AllocsPerRun(1, func() { _, err = lookUp() }))
+			must(t, err)
+		}
+		return n
+	}
+	plain := least(0, func() (cache.Manifest, error) { return r.CachedManifest(t.Context(), dgst) })
+	got := least(plain, func() (cache.Manifest, error) { return n.CachedManifest(t.Context(), dgst) })
 	if got > plain || len(s.rec.Started()) > 0 {
 		t.Errorf("%v allocations, want %v; %d spans", got, plain, len(s.rec.Started()))
 	}
