@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,9 +62,9 @@ func observe(all ...server.Observer) func(*server.Options) {
 }
 
 // deaf is an observer that does not want to know what is under way.
-type deaf struct{ n int }
+type deaf struct{ n atomic.Int64 }
 
-func (d *deaf) Answered(server.Answer) { d.n++ }
+func (d *deaf) Answered(server.Answer) { d.n.Add(1) }
 
 // Each request is told of, with what has become of it, by whichever way it is answered.
 func TestObserver(t *testing.T) {
@@ -139,8 +140,8 @@ func TestObserver(t *testing.T) {
 			}
 		})
 	}
-	if len(seen.began) != len(seen.answered) || other.n != len(seen.answered) {
-		t.Errorf("%d have begun, %d were answered, and another was told of %d", len(seen.began), len(seen.answered), other.n)
+	if len(seen.began) != len(seen.answered) || other.n.Load() != int64(len(seen.answered)) {
+		t.Errorf("%d have begun, %d were answered, and another was told of %d", len(seen.began), len(seen.answered), other.n.Load())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -204,9 +205,17 @@ func TestUntraced(t *testing.T) {
 	h := s.newHandler(t)
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/a/b/manifests/v1", nil)
 	h.ServeHTTP(httptest.NewRecorder(), req)
-	plain := testing.AllocsPerRun(100, func() { h.ServeHTTP(httptest.NewRecorder(), req) })
+	// The least counts: others may allocate meanwhile, and pools that are shared may be empty.
+	least := func(enough float64) float64 {
+		n := math.Inf(1)
+		for i := 0; i < 1000 && n > enough; i++ {
+			n = min(n, testing.AllocsPerRun(1, func() { h.ServeHTTP(httptest.NewRecorder(), req) }))
+		}
+		return n
+	}
+	plain := least(0)
 	req.Header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	if got := testing.AllocsPerRun(100, func() { h.ServeHTTP(httptest.NewRecorder(), req) }); got > plain {
+	if got := least(plain); got > plain {
 		t.Errorf("%v allocations, want %v", got, plain)
 	}
 }
