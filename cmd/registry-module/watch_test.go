@@ -128,7 +128,7 @@ func TestHangup(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
-		for limit := time.After(10 * time.Second); !ok(); {
+		for limit := time.After(2 * time.Minute); !ok(); {
 			select {
 			case <-tick.C:
 			case <-limit:
