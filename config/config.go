@@ -187,8 +187,10 @@ type Config struct {
 	// PProf tells to give profiles of the program at the admin address.
 	PProf bool
 
-	// SampleRequests is the part of the requests that have a line in the log, from 0 to 1;
-	// those that fail have one as long as it is not 0.
+	// SampleRequests is the part of the requests that have a line in the log, from 0 to 1.
+	// Those that fail have one in any case, unless log.accesslog.disabled says otherwise. By
+	// default it is 0, since each pull has a line of its own, and a line for each manifest
+	// would cost almost as much as the manifest, and wear flash.
 	SampleRequests float64
 
 	// BundleTrustKeys are files with public keys. Where there are any, only bundles are

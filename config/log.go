@@ -25,15 +25,12 @@ func (l *loader) finishLog(doc *document, c *Config) {
 		l.bad("log.formatter", doc.Log.Formatter, "is not a log format: write text, json, logstash or iotedge")
 	}
 	c.SampleRequests = l.share("log.accesslog.sample", doc.Log.AccessLog.Sample)
-	if doc.Log.AccessLog.Disabled {
-		c.SampleRequests = 0
-	}
 }
 
-// share reads a part of 1, which is 1 where nothing is written.
+// share reads a part of 1, which is 0 where nothing is written.
 func (l *loader) share(key, text string) float64 {
 	if text == "" {
-		return 1
+		return 0
 	}
 	number, isPercent := strings.CutSuffix(strings.TrimSpace(text), "%")
 	share, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
@@ -42,7 +39,7 @@ func (l *loader) share(key, text string) float64 {
 	}
 	if err != nil || !(share >= 0 && share <= 1) { // NaN is neither
 		l.bad(key, text, "is not a part: write a percentage, for example 1%%, or a number from 0 (none) to 1 (all)")
-		return 1
+		return 0
 	}
 	return share
 }

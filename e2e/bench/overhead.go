@@ -36,8 +36,8 @@ func (b *bench) overhead(ctx context.Context) (rows []report.Row, err error) {
 	}
 	quiet := variant{"", lab.Env{"REGISTRY_LOG_LEVEL": "warn", "REGISTRY_LOG_ACCESSLOG_DISABLED": "true"}, false}
 	looked := []variant{
-		{"metrics, dashboard", lab.Env{"REGISTRY_LOG_LEVEL": "info", "REGISTRY_LOG_ACCESSLOG_DISABLED": "true"}, true},
-		{"metrics, dashboard, a line for each request", lab.Env{"REGISTRY_LOG_LEVEL": "info", "REGISTRY_LOG_ACCESSLOG_DISABLED": "false"}, true},
+		{"metrics, dashboard", lab.Env{"REGISTRY_LOG_LEVEL": "info", "REGISTRY_LOG_ACCESSLOG_SAMPLE": "0"}, true},
+		{"metrics, dashboard, a line for each request", lab.Env{"REGISTRY_LOG_LEVEL": "info", "REGISTRY_LOG_ACCESSLOG_SAMPLE": "100%"}, true},
 	}
 	type figures struct{ blob, manifest, rate report.Row }
 	all := make([]figures, len(looked))

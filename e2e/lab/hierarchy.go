@@ -298,6 +298,7 @@ func (h *Hierarchy) module(ctx context.Context, l *Layer, dir, parent string, se
 	env := Env{
 		"REGISTRY_HTTP_ADDR":                        ":8000",
 		"REGISTRY_HTTP_DEBUG_ADDR":                  ":5001",
+		"REGISTRY_LOG_ACCESSLOG_SAMPLE":             "100%",
 		"REGISTRY_HTTP_SECRET":                      "lab",
 		"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": s.Data,
 	}

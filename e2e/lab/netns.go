@@ -335,7 +335,7 @@ func StartModuleIn(ctx context.Context, n *Netns, binary, dir string, env Env) (
 	if err != nil {
 		return nil, err
 	}
-	all := Env{}
+	all := logsRequests()
 	for _, name := range []string{"REGISTRY_HTTP_ADDR", "REGISTRY_HTTP_DEBUG_ADDR"} {
 		if all[name], err = FreeAddr(); err != nil {
 			return nil, err

@@ -109,6 +109,10 @@ type ModuleOptions struct {
 	Patience time.Duration
 }
 
+// logsRequests has a module log each request, which it does not by default: they are what
+// says why a test has failed.
+func logsRequests() Env { return Env{"REGISTRY_LOG_ACCESSLOG_SAMPLE": "100%"} }
+
 // StartModuleWith is as [StartModule].
 func StartModuleWith(ctx context.Context, o ModuleOptions) (*Server, error) {
 	admin, err := FreeAddr()
@@ -116,6 +120,7 @@ func StartModuleWith(ctx context.Context, o ModuleOptions) (*Server, error) {
 		return nil, err
 	}
 	all := Env{"REGISTRY_HTTP_DEBUG_ADDR": admin}
+	maps.Copy(all, logsRequests())
 	maps.Copy(all, o.Env)
 	s, err := startServer(ctx, Spec{
 		Name: "registry-module", Path: o.Binary, Args: []string{"serve"}, Dir: o.Dir, Env: all,
