@@ -32,6 +32,3 @@ func Tables(x *Index) (fresh, old int) {
 	f, o := x.merge.tables()
 	return f.tables, o.tables
 }
-
-// Stopped tells whether Close has told what is being merged to stop.
-func Stopped(x *Index) bool { return x.merge.stop.stopped.Load() }

@@ -70,8 +70,7 @@ func Open(dir string, log logrus.FieldLogger) (*Index, error) {
 
 // open opens the database, or a new one in its place.
 func (x *Index) open(log logrus.FieldLogger) error {
-	stop := new(stopper)
-	dir, opts := x.place.dir, tuned(x.place.dir, quiet{log, stop})
+	dir, opts := x.place.dir, tuned(x.place.dir, quiet{log})
 	sound, found, err := x.place.check(opts)
 	if err == nil {
 		x.db, err = openDB(opts)
@@ -95,7 +94,7 @@ func (x *Index) open(log logrus.FieldLogger) error {
 	if err := x.place.setOpen(); err != nil {
 		return errors.Join(fmt.Errorf("opening the index in %s: %w", dir, err), x.db.Close())
 	}
-	x.merge = &merger{db: x.db, room: x.place.room, most: mostTables, log: log, stop: stop}
+	x.merge = &merger{db: x.db, room: x.place.room, most: mostTables, log: log}
 	_ = x.merge.look() // who makes the first change gets the error
 	return nil
 }
@@ -104,13 +103,12 @@ func (x *Index) open(log logrus.FieldLogger) error {
 // no place to write to. It takes some 150 bytes of memory for each entry.
 func OpenInMemory(log logrus.FieldLogger) (*Index, error) {
 	log = orDiscard(log)
-	stop := new(stopper)
-	db, err := openDB(tuned("", quiet{log, stop}).WithInMemory(true))
+	db, err := openDB(tuned("", quiet{log}).WithInMemory(true))
 	if err != nil {
 		return nil, fmt.Errorf("creating an index in memory: %w", err)
 	}
 	noLimit := func(int64) error { return nil }
-	return &Index{db: db, merge: &merger{db: db, room: noLimit, most: mostTables, log: log, stop: stop}}, nil
+	return &Index{db: db, merge: &merger{db: db, room: noLimit, most: mostTables, log: log}}, nil
 }
 
 // Sound tells whether nothing is missing that was acknowledged before Open: the
@@ -449,15 +447,9 @@ func (c *cursor) next() error {
 
 // quiet passes Badger's messages on one or two levels lower: its start-up
 // notes are no information for an operator.
-type quiet struct {
-	log  logrus.FieldLogger
-	stop *stopper
-}
+type quiet struct{ log logrus.FieldLogger }
 
 func (q quiet) Errorf(format string, args ...any)   { q.log.Errorf("index: "+format, args...) }
 func (q quiet) Warningf(format string, args ...any) { q.log.Warnf("index: "+format, args...) }
 func (q quiet) Debugf(format string, args ...any)   { q.log.Debugf("index: "+format, args...) }
-func (q quiet) Infof(format string, args ...any) {
-	q.stop.told(format)
-	q.log.Debugf("index: "+format, args...)
-}
+func (q quiet) Infof(format string, args ...any)    { q.log.Debugf("index: "+format, args...) }
