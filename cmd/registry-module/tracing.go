@@ -24,6 +24,27 @@ const (
 	spanBatch = 512
 )
 
+// batching is how spans are sent. All is said, since what is not is taken from OTEL_BSP_*,
+// where a delay of 0 would have a core busy for ever.
+func batching() []sdktrace.BatchSpanProcessorOption {
+	return []sdktrace.BatchSpanProcessorOption{
+		sdktrace.WithMaxQueueSize(spanQueue), sdktrace.WithMaxExportBatchSize(spanBatch),
+		sdktrace.WithExportTimeout(30 * time.Second), sdktrace.WithBatchTimeout(5 * time.Second),
+	}
+}
+
+// spanLimits bound the memory of a span, whatever OTEL_SPAN_* and OTEL_EVENT_* say.
+func spanLimits() sdktrace.SpanLimits {
+	return sdktrace.SpanLimits{
+		AttributeValueLengthLimit:   1024,
+		AttributeCountLimit:         sdktrace.DefaultAttributeCountLimit,
+		EventCountLimit:             sdktrace.DefaultEventCountLimit,
+		LinkCountLimit:              sdktrace.DefaultLinkCountLimit,
+		AttributePerEventCountLimit: sdktrace.DefaultAttributePerEventCountLimit,
+		AttributePerLinkCountLimit:  sdktrace.DefaultAttributePerLinkCountLimit,
+	}
+}
+
 // flushTimeout is how long the end of the program waits for the collector to take what is
 // there.
 const flushTimeout = time.Second
@@ -71,14 +92,11 @@ func setupTracing(ctx context.Context, getenv func(string) string, log logrus.Fi
 		return nil, off, fmt.Errorf("tracing (OTEL_EXPORTER_OTLP_ENDPOINT): %w", err)
 	}
 	quiet := &quietExporter{SpanExporter: exporter, log: log, secrets: s.headers, now: time.Now}
-	limits := sdktrace.NewSpanLimits()
-	limits.AttributeValueLengthLimit = 1024
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithSampler(s.sampler),
 		sdktrace.WithResource(resource.NewSchemaless(s.resource...)),
-		sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithBatcher(quiet,
-			sdktrace.WithMaxQueueSize(spanQueue), sdktrace.WithMaxExportBatchSize(spanBatch), sdktrace.WithExportTimeout(30*time.Second)),
+		sdktrace.WithRawSpanLimits(spanLimits()),
+		sdktrace.WithBatcher(quiet, batching()...),
 	)
 	log.Infof("requests are traced; spans go to %s", s.endpoint.Redacted())
 	return provider, func() error {

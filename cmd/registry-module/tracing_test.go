@@ -245,3 +245,20 @@ func TestCollectorAway(t *testing.T) {
 		}
 	})
 }
+
+// What bounds memory and work is not taken from variables that nobody has checked.
+func TestTracingIsBounded(t *testing.T) {
+	var batch sdktrace.BatchSpanProcessorOptions
+	for _, set := range batching() {
+		set(&batch)
+	}
+	if batch.MaxQueueSize <= 0 || batch.MaxExportBatchSize <= 0 || batch.ExportTimeout <= 0 || batch.BatchTimeout <= 0 {
+		t.Errorf("left to the environment: %+v", batch)
+	}
+	t.Setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1")
+	t.Setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")
+	if l := spanLimits(); l.EventCountLimit <= 0 || l.AttributeCountLimit <= 0 || l.LinkCountLimit <= 0 ||
+		l.AttributeValueLengthLimit <= 0 || l.AttributePerEventCountLimit <= 0 || l.AttributePerLinkCountLimit <= 0 {
+		t.Errorf("without a limit: %+v", l)
+	}
+}
