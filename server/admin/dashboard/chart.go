@@ -116,7 +116,7 @@ func (v *view) chart(history []admin.Sample) chart {
 		points = []string{"0," + y, units(chartWidth) + "," + y}
 	}
 	c.Ratio = strings.Join(points, " ")
-	c.From, c.To = c.Bins[0].At.Abs, v.Time.Abs
+	c.From, c.To = c.Bins[0].At.minute(), v.Time.minute()
 	fromCache, answers := answered(sum)
 	c.Text = v.word("chart.text", c.From, c.To, size(sum.Served), size(sum.Fetched), percent(fromCache, answers))
 	return c

@@ -86,6 +86,14 @@ func duration(d time.Duration) string {
 // that is not known.
 type moment struct{ ISO, Abs, Rel string }
 
+// minute is Abs without its seconds.
+func (m moment) minute() string {
+	if len(m.Abs) < 20 {
+		return m.Abs
+	}
+	return m.Abs[:16] + m.Abs[19:]
+}
+
 // short is a digest as people compare it.
 func short(digest string) string {
 	algorithm, hash, found := strings.Cut(digest, ":")

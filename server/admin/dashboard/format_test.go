@@ -20,7 +20,7 @@ func TestFormats(t *testing.T) {
 		{w.number(1, "images"), "1 image"}, {w.number(12345, "images"), "12,345 images"},
 		{w.word("download.of", "{}", "b"), "{} of b"}, {w.word("none"), "none"}, {w.word("no such text"), ""},
 		{w.at(noon.Add(-90*time.Minute), noon, none).Rel, "1 h ago"}, {w.at(noon.Add(time.Minute), noon, none).Rel, "in 1 min"},
-		{w.at(noon, noon, none).Rel, "just now"}, {w.at(noon, noon, none).Abs, "2026-03-02 12:00:00 UTC"}, {w.at(time.Time{}, noon, none).Rel, none},
+		{w.at(noon, noon, none).Rel, "just now"}, {w.at(noon, noon, none).Abs, "2026-03-02 12:00:00 UTC"}, {w.at(noon, noon, none).minute(), "2026-03-02 12:00 UTC"}, {moment{}.minute(), ""}, {w.at(time.Time{}, noon, none).Rel, none},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got %q, want %q", tt.got, tt.want)

@@ -210,6 +210,9 @@ func (v *view) download(d admin.Download) downloadView {
 			to.Left = v.word("download.left", duration(time.Duration((d.Size-d.Have)/d.Rate+1)*time.Second))
 		}
 	}
+	if d.Clients == 0 {
+		to.Clients = v.word("clients.0")
+	}
 	if d.Ahead {
 		to.Ahead = v.word("download.ahead")
 	}

@@ -66,6 +66,7 @@ func words() vocabulary {
 		"download.have":    "{} so far",
 		"download.more":    "and {} more",
 
+		"clients.0":   "nobody yet",
 		"clients.1":   "{} client",
 		"clients.n":   "{} clients",
 		"images.1":    "{} image",

@@ -123,7 +123,7 @@ function download(d, at, now) {
   const to = {
     key: d.digest + ' ' + d.image, image: clean(d.image), digest: short(d.digest), remote: clean(d.remote),
     bar: { value: -1, max: 1 }, percent: '', have: word('download.have', size(d.have)), rate: word('rate', size(d.rate)),
-    left: '', clients: number(d.clients, 'clients'), ahead: d.ahead ? word('download.ahead') : '',
+    left: '', clients: d.clients ? number(d.clients, 'clients') : word('clients.0'), ahead: d.ahead ? word('download.ahead') : '',
     state: word('download.running'), tone: 'good', begun: at(d.begun),
   };
   if (d.size > 0) {
@@ -258,7 +258,7 @@ function chart(history, v, at, now) {
   });
   if (points.length === 1) points.splice(0, 1, ['0', points[0][1]], [units(chartWidth), points[0][1]]);
   c.ratio = points.map(p => p.join(',')).join(' ');
-  [c.from, c.to] = [c.bins[0].at.abs, v.time.abs];
+  [c.from, c.to] = [c.bins[0].at.abs, v.time.abs].map(t => t.slice(0, 16) + t.slice(19));
   c.text = word('chart.text', c.from, c.to, size(sum.served), size(sum.fetched), percent(...answered(sum)));
   return c;
 }
