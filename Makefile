@@ -105,8 +105,8 @@ hierarchy: install-deps ## A top device and lower layers with their API proxies:
 	$(CAMPAIGN) -run '^TestHierarchy'
 
 .PHONY: campaign
-campaign: install-deps ## All that can happen to a download or a disk, at full size: cuts, kills, chaos, 20 GB, soak, damage, seeding
-	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated|BundleSigned|BundleDelta|BundleWithoutBase|BundleInputs|Hierarchy)'
+campaign: install-deps ## All that can happen to a download, a disk or a configuration, at full size: cuts, kills, chaos, 20 GB, soak, damage, seeding, 1,000 reloads
+	$(CAMPAIGN) -run '^Test(BlackHole|BackFromBlackHole|ManifestStalls|Cuts|Stall|Expiry|Kills|KeptUntilAsked|ResumeAfterStart|Connections|NoRanges|ReadersOfASlowFill|Bandwidth|Prefetch|Chaos|BigBlob|Soak|EachFileDamaged|DiskFull|MoreThanTheDisk|FullFromTheStart|Adopt|SeedKills|SeedRate|BundleFlipped|BundleTruncated|BundleSigned|BundleDelta|BundleWithoutBase|BundleInputs|Hierarchy|Reload)'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (default 30s)
