@@ -123,7 +123,7 @@ func TestLinksWhileRebuilding(t *testing.T) {
 		s.pull(t, "a", "3")
 		s.push("b", "1", "1")
 		s.pull(t, "b", "1")
-		s.now = s.now.Add(2 * tagTTL)
+		s.pass(2 * tagTTL)
 		s.up.SetManifest("a", "0", cache.Manifest{})
 		close(held)
 		must(t, c.Ready(t.Context()))

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +22,10 @@ type site struct {
 	refs     *cachetest.Refs
 	index    *cachetest.Index
 	up       *cachetest.Upstream
-	now      time.Time
 	opts     cache.Options
+
+	ticking sync.Mutex // held by clock and pass
+	now     time.Time
 }
 
 const tagTTL = 5 * time.Minute
@@ -36,17 +39,31 @@ func newSite(t *testing.T, adjust ...func(*cache.Options)) *site {
 		up:  new(cachetest.Upstream),
 		now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC),
 	}
-	s.partials = &cachetest.Partials{Blobs: s.blobs, Now: func() time.Time { return s.now }}
+	s.partials = &cachetest.Partials{Blobs: s.blobs, Now: s.clock}
 	s.opts = cache.Options{
 		Blobs: s.blobs, Partials: s.partials, Refs: s.refs, Index: s.index,
 		Remotes: []cache.Remote{{Host: s.up.Host(), Upstream: s.up, TagTTL: tagTTL}},
-		Now:     func() time.Time { return s.now },
+		Now:     s.clock,
 	}
 	for _, a := range adjust {
 		a(&s.opts)
 	}
 	s.open(t)
 	return s
+}
+
+// clock is what the cache takes for the time.
+func (s *site) clock() time.Time {
+	s.ticking.Lock()
+	defer s.ticking.Unlock()
+	return s.now
+}
+
+// pass has time pass, while the cache may look at its clock in the background.
+func (s *site) pass(d time.Duration) {
+	s.ticking.Lock()
+	defer s.ticking.Unlock()
+	s.now = s.now.Add(d)
 }
 
 // Repository returns a repository of the site's first remote.

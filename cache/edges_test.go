@@ -445,7 +445,7 @@ func TestTagOverThinLink(t *testing.T) {
 		must(t, err)
 		moved, _ := s.addImage("a", "v1", "moved")
 		slow = true
-		s.now = s.now.Add(tagTTL)
+		s.pass(tagTTL)
 		for i, patience := range []time.Duration{1500 * time.Millisecond, 0} {
 			if i > 0 {
 				s.up.SetAway(cache.ErrUnavailable, false)
@@ -480,7 +480,7 @@ func TestFailureIsOfOneTag(t *testing.T) {
 		s.addImage(repo, "v1", "first")
 		ask(repo)
 	}
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	s.up.Fail(cache.ErrDenied)
 	ask("denied")
 	s.up.Fail(nil)
@@ -489,11 +489,11 @@ func TestFailureIsOfOneTag(t *testing.T) {
 		t.Error("a denied repository keeps the tags of another one stale")
 	}
 	again, _ := s.addImage("good", "v1", "again")
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	s.up.Fail(cache.ErrInvalid)
 	ask("good")
 	s.up.Fail(nil)
-	s.now = s.now.Add(-365 * 24 * time.Hour)
+	s.pass(-365 * 24 * time.Hour)
 	if ask("good") != again {
 		t.Error("after the clock was set back, the remote is not asked")
 	}

@@ -85,7 +85,7 @@ func (s *site) tryPull(ctx context.Context, t *testing.T, repo, tag string) erro
 // rest lets what goes on end, and then a minute pass.
 func (s *site) rest() {
 	synctest.Wait()
-	s.now = s.now.Add(time.Minute)
+	s.pass(time.Minute)
 }
 
 // images are the names of what is stored, with a mark behind what is not complete.
@@ -213,7 +213,7 @@ func TestUnfinishedPullStays(t *testing.T) {
 		readAll(t, s.openBlob(t, "a", layer)) // and not its configuration
 		synctest.Wait()
 		for i := range 8 {
-			s.now = s.now.Add(500 * time.Millisecond)
+			s.pass(500 * time.Millisecond)
 			tag := fmt.Sprint(i)
 			s.push("a", tag, tag)
 			must(t, s.tryPull(t.Context(), t, "a", tag))
@@ -336,7 +336,7 @@ func TestPinnedTagMoves(t *testing.T) {
 		old := s.push("a", "latest", "old")
 		s.pull(t, "a", "latest")
 		s.push("a", "latest", "new")
-		s.now = s.now.Add(2 * tagTTL)
+		s.pass(2 * tagTTL)
 		moved, err := s.Repository("a").Tag(t.Context(), "latest") // and no more of it
 		must(t, err)
 		churn := func(what string) {

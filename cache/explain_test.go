@@ -34,11 +34,11 @@ func TestExplain(t *testing.T) {
 		"known not to exist":           {prepare: func(t *testing.T, s *site) { _, _ = s.Repository("a").Tag(t.Context(), "v1") }, want: cache.SaidAbsent, why: "asked again in"},
 		"fresh":                        {prepare: pulled, want: cache.FromStoreAlone, stored: 1},
 		"fresh, and away":              {prepare: func(t *testing.T, s *site) { pulled(t, s); s.up.SetAway(away, true) }, want: cache.FromStoreAlone, stored: 1},
-		"stale":                        {prepare: func(t *testing.T, s *site) { pulled(t, s); s.now = s.now.Add(time.Hour) }, want: cache.AskedFirst, stored: 1},
-		"stale, and away":              {prepare: func(t *testing.T, s *site) { pulled(t, s); s.now = s.now.Add(time.Hour); s.up.SetAway(away, true) }, want: cache.FromStoreAlone, why: "no route", stored: 1},
-		"stale, and away for too long": {adjust: func(o *cache.Options) { o.Remotes[0].MaxStale = time.Minute }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.now = s.now.Add(time.Hour); s.up.SetAway(away, true) }, want: cache.NotToBeHad, why: "no route", stored: 1},
-		"just stale":                   {adjust: func(o *cache.Options) { o.Remotes[0].StaleWhileRevalidate = time.Minute }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.now = s.now.Add(tagTTL + time.Second) }, want: cache.FromStoreAsking, stored: 1},
-		"immutable":                    {adjust: func(o *cache.Options) { o.Remotes[0].TagRules = rules(t, "v*=immutable") }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.now = s.now.Add(1000 * time.Hour) }, want: cache.FromStoreAlone, stored: 1},
+		"stale":                        {prepare: func(t *testing.T, s *site) { pulled(t, s); s.pass(time.Hour) }, want: cache.AskedFirst, stored: 1},
+		"stale, and away":              {prepare: func(t *testing.T, s *site) { pulled(t, s); s.pass(time.Hour); s.up.SetAway(away, true) }, want: cache.FromStoreAlone, why: "no route", stored: 1},
+		"stale, and away for too long": {adjust: func(o *cache.Options) { o.Remotes[0].MaxStale = time.Minute }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.pass(time.Hour); s.up.SetAway(away, true) }, want: cache.NotToBeHad, why: "no route", stored: 1},
+		"just stale":                   {adjust: func(o *cache.Options) { o.Remotes[0].StaleWhileRevalidate = time.Minute }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.pass(tagTTL + time.Second) }, want: cache.FromStoreAsking, stored: 1},
+		"immutable":                    {adjust: func(o *cache.Options) { o.Remotes[0].TagRules = rules(t, "v*=immutable") }, prepare: func(t *testing.T, s *site) { pulled(t, s); s.pass(1000 * time.Hour) }, want: cache.FromStoreAlone, stored: 1},
 		"offline mirror":               {adjust: func(o *cache.Options) { o.Remotes[0].Upstream = nil }, prepare: func(*testing.T, *site) {}, want: cache.SaidAbsent, why: "no remote registry is configured"},
 		"only its manifest": {prepare: func(t *testing.T, s *site) {
 			addImageAt(s.up, "a", "v1", "first")

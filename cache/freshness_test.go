@@ -77,7 +77,7 @@ func TestStaleTag(t *testing.T) {
 				_, err := r.Tag(t.Context(), "v1")
 				must(t, err)
 				confirmed := s.now
-				s.now = s.now.Add(tt.age)
+				s.pass(tt.age)
 				if tt.away {
 					s.up.SetAway(away, tt.due)
 				}
@@ -134,7 +134,7 @@ func TestTagRules(t *testing.T) {
 		_, err := r.Tag(t.Context(), tag)
 		must(t, err)
 		for i, after := range []time.Duration{0, time.Minute, 0} {
-			s.now = s.now.Add(after)
+			s.pass(after)
 			before := s.up.Calls("resolve")
 			if m, err := r.Tag(t.Context(), tag); err != nil || m.Stale != nil {
 				t.Errorf("%s: %v, %v", tag, m.Stale, err)
@@ -145,7 +145,7 @@ func TestTagRules(t *testing.T) {
 		}
 	}
 	moved, _ := s.addImage("a", "1.2.3", "another one")
-	s.now = s.now.Add(365 * 24 * time.Hour)
+	s.pass(365 * 24 * time.Hour)
 	if m, err := s.Repository("a").Tag(t.Context(), "1.2.3"); err != nil || m.Digest == moved || m.Stale != nil {
 		t.Errorf("an immutable tag: %s, %v, %v", m.Digest, m.Stale, err)
 	}
@@ -179,17 +179,17 @@ func TestAgeOfRemote(t *testing.T) {
 	says(24*time.Hour, false)
 	want(24*time.Hour, false, 1)
 	want(24*time.Hour, false, 0) // it was asked just now
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	says(48*time.Hour, true)
 	want(48*time.Hour, true, 1)
 	want(48*time.Hour, true, 0)
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	says(0, false)
 	want(0, false, 1)
 	want(0, false, 0)
 
 	s.reopen(t, remote0(maxStale(24*time.Hour)))
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	says(48*time.Hour, true)
 	if m, err := s.Repository("a").Tag(t.Context(), "v1"); err != nil || m.Stale == nil {
 		t.Errorf("what we know ourselves is newer: %+v, %v", m.Freshness, err)
@@ -210,7 +210,7 @@ func TestTagInUse(t *testing.T) {
 		s.up.Asked = func(context.Context, string) { <-time.After(slow) }
 		for i := range 60 {
 			synctest.Wait()
-			s.now = s.now.Add(30 * time.Second)
+			s.pass(30 * time.Second)
 			text := "moved, " + strings.Repeat("x", i)
 			moved, _ := s.addImage("a", "v1", text)
 			start := time.Now()
@@ -260,7 +260,7 @@ func TestTagMovesDuringPull(t *testing.T) {
 	m, err := r.Tag(t.Context(), "v1")
 	must(t, err)
 	_, newLayer := s.addImage("a", "v1", "moved")
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	moved, err := r.Tag(t.Context(), "v1")
 	must(t, err)
 	if moved.Digest == m.Digest {
@@ -328,14 +328,14 @@ func TestNegativeCache(t *testing.T) {
 			}
 			ask(s.Repository("b"), cache.ErrUnavailable, 1) // which is another one
 			ask(r.Fresh(), cache.ErrUnavailable, 1)
-			s.now = s.now.Add(29 * time.Second)
+			s.pass(29 * time.Second)
 			ask(r, cache.ErrNotFound, 0)
-			s.now = s.now.Add(time.Second)
+			s.pass(time.Second)
 			ask(r, cache.ErrUnavailable, 1)
 
 			s.up.Fail(nil)
 			ask(r, cache.ErrNotFound, 1)
-			s.now = s.now.Add(-time.Hour) // the clock was wrong
+			s.pass(-time.Hour) // the clock was wrong
 			ask(r, cache.ErrNotFound, 1)
 			op.appears(s)
 			ask(r, cache.ErrNotFound, 0)
@@ -392,7 +392,7 @@ func TestTagIsForgotten(t *testing.T) {
 			r := s.Repository("a")
 			_, err := r.Tag(t.Context(), "v1")
 			must(t, err)
-			s.now = s.now.Add(tagTTL)
+			s.pass(tagTTL)
 			s.up.FailOp("resolve", tt.head)
 			s.up.FailOp("manifest", tt.get)
 			m, err := r.Tag(t.Context(), "v1")

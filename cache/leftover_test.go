@@ -470,7 +470,7 @@ func TestKeptBytesCount(t *testing.T) {
 		if n := s.leftovers(t); n != 1 {
 			t.Errorf("%d unfinished downloads, want 1", n)
 		}
-		s.now = s.now.Add(25 * time.Hour)
+		s.pass(25 * time.Hour)
 		readAll(t, s.openBlob(t, "a", large)) // needs its room
 		synctest.Wait()
 		if n := s.leftovers(t); n != 0 {
@@ -637,7 +637,7 @@ func TestKeptBytesMakeRoomWithContent(t *testing.T) {
 		s.open(t)
 		readAll(t, s.openBlob(t, "a", s.up.AddBlob("a", randomBytes(3*mib/2))))
 		synctest.Wait()
-		s.now = s.now.Add(time.Minute)
+		s.pass(time.Minute)
 		large := s.up.AddBlob("a", randomBytes(3*mib))
 		readAll(t, s.openBlob(t, "a", large))
 		synctest.Wait()

@@ -57,22 +57,22 @@ func TestTagLifetime(t *testing.T) {
 	s.wantCalls(t, "", 1) // cold: one request; fresh: none
 
 	second, _ := s.addImage("a", "v1", "other")
-	s.now = s.now.Add(tagTTL - time.Second)
+	s.pass(tagTTL - time.Second)
 	wantTag(first) // still fresh
 	s.wantCalls(t, "", 1)
 
-	s.now = s.now.Add(time.Second)
+	s.pass(time.Second)
 	wantTag(second) // stale: HEAD, and GET since it has moved
 	s.wantCalls(t, "resolve", 1)
 	s.wantCalls(t, "manifest", 2)
 
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	wantTag(second) // stale and unmoved: HEAD only
 	wantTag(second) // fresh again
 	s.wantCalls(t, "resolve", 2)
 	s.wantCalls(t, "manifest", 2)
 
-	s.now = s.now.Add(-time.Hour) // the clock was wrong
+	s.pass(-time.Hour) // the clock was wrong
 	wantTag(second)
 	s.wantCalls(t, "resolve", 3)
 
@@ -100,7 +100,7 @@ func TestStaleTagWhenRemoteFails(t *testing.T) {
 			_, err := s.Repository("a").Tag(t.Context(), "v1")
 			must(t, err)
 			confirmed := s.now
-			s.now = s.now.Add(tagTTL)
+			s.pass(tagTTL)
 			s.up.Fail(failure)
 			outage := errors.Is(failure, cache.ErrUnavailable) || errors.Is(failure, cache.ErrRateLimited)
 			for i := range 5 {
@@ -119,7 +119,7 @@ func TestStaleTagWhenRemoteFails(t *testing.T) {
 			}
 			s.up.Fail(nil)
 			s.up.SetAway(nil, false)
-			s.now = s.now.Add(10 * time.Second)
+			s.pass(10 * time.Second)
 			m, err := s.Repository("a").Tag(t.Context(), "v1")
 			must(t, err)
 			if s.wantCalls(t, "resolve", 2); m.Stale != nil || !m.Confirmed.Equal(s.now) {
@@ -135,7 +135,7 @@ func TestTagRemovedAtRemote(t *testing.T) {
 	_, err := s.Repository("a").Tag(t.Context(), "v1")
 	must(t, err)
 	s.up.RemoveTag("a", "v1")
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	for range 2 {
 		if _, err := s.Repository("a").Tag(t.Context(), "v1"); !errors.Is(err, cache.ErrNotFound) {
 			t.Errorf("error %v, want ErrNotFound", err)
@@ -365,7 +365,7 @@ func TestTags(t *testing.T) {
 	check()
 	s.up.Fail(cache.ErrUnavailable)
 	check()
-	s.now = s.now.Add(time.Minute)
+	s.pass(time.Minute)
 	if _, err := s.Repository("unknown").Tags(t.Context(), -1, ""); !errors.Is(err, cache.ErrUnavailable) {
 		t.Errorf("unknown repository, remote away: error %v, want ErrUnavailable", err)
 	}
@@ -387,7 +387,7 @@ func TestOfflineMirror(t *testing.T) {
 		readAll(t, s.openBlob(t, "a", layer))
 		synctest.Wait()
 		s.reopen(t, noUpstream)
-		s.now = s.now.Add(1000 * time.Hour)
+		s.pass(1000 * time.Hour)
 		m, err := s.Repository("a").Tag(t.Context(), "v1")
 		must(t, err)
 		if m.Digest != dgst {

@@ -134,7 +134,7 @@ func TestBindingHolds(t *testing.T) {
 	asked := s.up.Calls("")
 	addImageAt(s.up, "a", "v1", "of somebody else")
 	addImageAt(s.up, "a", "v2", "of somebody else")
-	s.now = s.now.Add(time.Hour) // the tag is asked about again
+	s.pass(time.Hour) // the tag is asked about again
 	if got, err := tag("v1"); got != found || err != nil {
 		t.Errorf("the name means %s, %v", got, err)
 	}
@@ -143,7 +143,7 @@ func TestBindingHolds(t *testing.T) {
 		t.Errorf("a tag that only the other remote has: %v", err)
 	}
 	second.Fail(status(cache.ErrUnavailable))
-	s.now = s.now.Add(time.Hour)
+	s.pass(time.Hour)
 	if got, err := tag("v1"); got != found || err != nil {
 		t.Errorf("with its remote away: %s, %v", got, err)
 	}
@@ -186,12 +186,12 @@ func TestBindingExpires(t *testing.T) {
 	if tag() != at2 {
 		t.Fatal("not found")
 	}
-	s.now = s.now.Add(-2 * ttl) // a clock without battery
+	s.pass(-2 * ttl) // a clock without battery
 	calls := s.up.Calls("")
 	if tag() != at2 || s.up.Calls("") != calls {
 		t.Error("a clock in the past unbinds names")
 	}
-	s.now = s.now.Add(3 * ttl)
+	s.pass(3 * ttl)
 	s.up.Fail(status(cache.ErrUnavailable))
 	if tag() != at2 {
 		t.Error("with the first remote away, the name means something else")
@@ -203,11 +203,11 @@ func TestBindingExpires(t *testing.T) {
 	}
 	s.up.Fail(nil)
 	s.up.SetAway(nil, false)
-	s.now = s.now.Add(time.Minute)
+	s.pass(time.Minute)
 	if tag() != at2 || s.up.Calls("") == calls {
 		t.Error("the first remote is not asked")
 	}
-	s.now = s.now.Add(2 * ttl)
+	s.pass(2 * ttl)
 	at1 := addImageAt(s.up, "a", "v1", "first")
 	if got := tag(); got != at1 {
 		t.Errorf("the name means %s, want %s", got, at1)
@@ -287,7 +287,7 @@ func TestExpiredNameOfRemoteThatIsAway(t *testing.T) {
 	dgst := addImageAt(second, "a", "v1", "second")
 	_, err := s.called("a").Tag(t.Context(), "v1")
 	must(t, err)
-	s.now = s.now.Add(2 * ttl)
+	s.pass(2 * ttl)
 	s.up.Fail(status(cache.ErrUnavailable))
 	asked := s.up.Calls("")
 	for range 10 {

@@ -41,7 +41,7 @@ func newGated(t *testing.T) (s *site, moved digest.Digest, open func()) {
 	s.addImage("a", "v1", "first")
 	_, err := s.Repository("a").Tag(t.Context(), "v1")
 	must(t, err)
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	gate := make(chan struct{})
 	g.gate = gate
 	go func() { _, _ = s.Repository("a").Tag(t.Context(), "v1") }() // what it gets does not matter
@@ -150,7 +150,7 @@ func TestLoopIsNotRemembered(t *testing.T) {
 	r := s.Repository("a")
 	_, err := r.Tag(t.Context(), "v1")
 	must(t, err)
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	s.up.Fail(status(cache.ErrLoop))
 	if _, err := r.Tag(t.Context(), "v1"); err == nil {
 		t.Fatal("there is no circle")
@@ -167,7 +167,7 @@ func TestMemoryBindsNoName(t *testing.T) {
 	if _, err := s.called("a").Tag(t.Context(), "v1"); err == nil {
 		t.Fatal("it is nowhere yet")
 	}
-	s.now = s.now.Add(29 * time.Second)
+	s.pass(29 * time.Second)
 	ours := addImageAt(s.up, "a", "v2", "ours")
 	addImageAt(second, "a", "v2", "theirs")
 	if m, err := s.called("a").Tag(t.Context(), "v2"); err != nil || m.Digest != ours {
@@ -179,9 +179,9 @@ func TestMemoryBindsNoName(t *testing.T) {
 	if _, err := s.called("b").Tags(t.Context(), -1, ""); err == nil {
 		t.Fatal("it is nowhere yet")
 	}
-	s.now = s.now.Add(29 * time.Second)
+	s.pass(29 * time.Second)
 	addImageAt(s.up, "b", "v1", "ours")
-	s.now = s.now.Add(time.Second) // the second is asked again, and so the first is
+	s.pass(time.Second) // the second is asked again, and so the first is
 	addImageAt(second, "b", "v2", "theirs")
 	list, err := s.called("b").Tags(t.Context(), -1, "")
 	if err != nil || !slices.Equal(list.Tags, []string{"v1"}) {

@@ -43,7 +43,7 @@ func TestOutageIsNotOfTheTag(t *testing.T) {
 		r := s.Repository("a")
 		_, err := r.Tag(t.Context(), "v1")
 		must(t, err)
-		s.now = s.now.Add(tagTTL)
+		s.pass(tagTTL)
 		gone := status(cache.ErrUnavailable)
 		gone.NoConnection = true
 		s.up.Fail(gone)
@@ -53,7 +53,7 @@ func TestOutageIsNotOfTheTag(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			s.now = s.now.Add(time.Minute)
+			s.pass(time.Minute)
 		}
 		s.up.Fail(nil)
 		s.up.SetAway(nil, false)
@@ -96,7 +96,7 @@ func TestNameFindsRemoteAgain(t *testing.T) {
 		addImageAt(second, "a", "v1", "second")
 		_, err := s.called("a").Tag(t.Context(), "v1")
 		must(t, err)
-		s.now = s.now.Add(2 * time.Hour)
+		s.pass(2 * time.Hour)
 		s.up.SetAway(cache.ErrUnavailable, true)
 		before := s.up.Calls("tags")
 		_, err = s.called("a").Tag(t.Context(), "v1")

@@ -70,7 +70,7 @@ func TestOutcomes(t *testing.T) {
 			return func(ctx context.Context) error { _, err := a.Referrers(ctx, d); return err }
 		}
 		wait := func(d time.Duration) func(context.Context) error {
-			return func(context.Context) error { synctest.Wait(); s.now = s.now.Add(d); return nil }
+			return func(context.Context) error { synctest.Wait(); s.pass(d); return nil }
 		}
 		fail := func(err error) func(context.Context) error {
 			return func(context.Context) error { s.up.Fail(err); return nil }
@@ -170,7 +170,7 @@ func TestOutcomesOfFlight(t *testing.T) {
 				if tt.warm {
 					_, err := s.Repository("a").Tag(t.Context(), "v1")
 					must(t, err)
-					s.now = s.now.Add(2 * tagTTL)
+					s.pass(2 * tagTTL)
 				}
 				gate := make(chan struct{})
 				s.up.Asked = func(context.Context, string) { <-gate }

@@ -64,9 +64,9 @@ func TestNoReferrersBeforeTheManifest(t *testing.T) {
 	must(t, err)
 	_, err = r.Referrers(t.Context(), dgst)
 	must(t, err)
-	s.now = s.now.Add(time.Hour) // the layers take their time
+	s.pass(time.Hour) // the layers take their time
 	must(t, r.StoreManifest(t.Context(), peeked.Manifest))
-	s.now = s.now.Add(time.Hour)
+	s.pass(time.Hour)
 	s.reopen(t)
 	s.up.Fail(&cache.UpstreamError{Kind: cache.ErrUnavailable, Remote: "upstream.test", Op: "asking"})
 	list, err := s.Repository("a").Referrers(t.Context(), dgst)

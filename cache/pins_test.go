@@ -21,14 +21,14 @@ func TestPinnedTagMovesTwice(t *testing.T) {
 				first := s.push("a", "latest", "first")
 				s.pull(t, "a", "latest")
 				second := s.push("a", "latest", "second")
-				s.now = s.now.Add(2 * tagTTL)
+				s.pass(2 * tagTTL)
 				_, err := s.Repository("a").Tag(t.Context(), "latest")
 				must(t, err)
 				if c.pulled == "second" {
 					s.pull(t, "a", "latest")
 				}
 				s.push("a", "latest", "third")
-				s.now = s.now.Add(2 * tagTTL)
+				s.pass(2 * tagTTL)
 				_, err = s.Repository("a").Tag(t.Context(), "latest")
 				must(t, err)
 				s.rest()

@@ -70,7 +70,7 @@ func TestReconfigureRemote(t *testing.T) {
 		addImageAt(s.up, "a", "v1", "x")
 		_, err := s.Repository("a").Tag(t.Context(), "v1")
 		must(t, err)
-		s.now = s.now.Add(time.Minute)
+		s.pass(time.Minute)
 		old := s.Repository("a")
 		s.reconfigure(t, func(o *cache.Options) { o.Remotes[0].TagTTL = time.Second })
 		_, err = old.Tag(t.Context(), "v1")

@@ -58,13 +58,13 @@ func TestReferrers(t *testing.T) {
 	want(0, true, "test/signature")
 	sbom := s.attach("a", "", "test/sbom", image)
 	want(0, true, "test/signature")
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	want(1, true, "test/sbom", "test/signature")
 
 	s.reopen(t) // it outlives a restart
 	r = s.Repository("a")
 	want(0, true, "test/sbom", "test/signature")
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	s.up.SetAway(cache.ErrUnavailable, false)
 	want(0, false, "test/sbom", "test/signature")
 	s.up.SetAway(nil, false)
@@ -72,7 +72,7 @@ func TestReferrers(t *testing.T) {
 	want(1, false, "test/sbom", "test/signature")
 	want(0, false, "test/sbom", "test/signature")
 	s.up.Fail(nil)
-	s.now = s.now.Add(10 * time.Second)
+	s.pass(10 * time.Second)
 
 	// What the remote does not list any more is not listed, though it is stored.
 	_, err = r.Manifest(t.Context(), sbom)
@@ -140,7 +140,7 @@ func TestReferrersOfNothing(t *testing.T) {
 		t.Errorf("%d entries in the index, %d before", n, entries)
 	}
 	s.attach("a", "", "test/signature", unknown)
-	s.now = s.now.Add(30 * time.Second)
+	s.pass(30 * time.Second)
 	if list, err := s.Repository("a").Referrers(t.Context(), unknown); err != nil || len(list.Manifests) != 1 {
 		t.Errorf("later: %+v, %v", list, err)
 	}
@@ -177,7 +177,7 @@ func TestReferrersOfHangingRemote(t *testing.T) {
 		s.attach("a", "", "test/signature", image)
 		_, err := s.Repository("a").Referrers(t.Context(), image)
 		must(t, err)
-		s.now = s.now.Add(tagTTL)
+		s.pass(tagTTL)
 		s.up.Asked = hang
 		start := time.Now()
 		list, err := s.Repository("a").Referrers(t.Context(), image)
@@ -246,12 +246,12 @@ func TestReferrersAreGone(t *testing.T) {
 		t.Fatal(list, err)
 	}
 	s.up.SetManifest("a", signature.String(), cache.Manifest{})
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	for i := range 6 {
 		if list, err := r.Referrers(t.Context(), subject); err != nil || len(list.Manifests) != 0 || list.Stale != nil {
 			t.Errorf("request %d: %q, %v, %v", i, types(list), list.Stale, err)
 		}
-		s.now = s.now.Add(10 * time.Second)
+		s.pass(10 * time.Second)
 	}
 	s.up.SetAway(cache.ErrUnavailable, false)
 	s.up.Fail(cache.ErrUnavailable)
@@ -276,7 +276,7 @@ func TestReferrersWhenRemoteFails(t *testing.T) {
 		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
 	}
 	s.up.FailOp("referrers", nil)
-	s.now = s.now.Add(10 * time.Second)
+	s.pass(10 * time.Second)
 	if list, err := r.Referrers(t.Context(), image); err != nil || len(list.Manifests) != 2 || list.Stale != nil {
 		t.Errorf("%q, %v, %v", types(list), list.Stale, err)
 	}
@@ -310,7 +310,7 @@ func TestReferrersOfWhatIsNew(t *testing.T) {
 	want(1, "test/one")
 	want(0, "test/one")
 	s.attach("a", "", "test/two", image)
-	s.now = s.now.Add(tagTTL) // lists are not immutable, whatever is said of tags
+	s.pass(tagTTL) // lists are not immutable, whatever is said of tags
 	want(1, "test/one", "test/two")
 }
 
@@ -355,7 +355,7 @@ func TestManyReferrers(t *testing.T) {
 	s.reopen(t)
 	r = s.Repository("a")
 	s.up.SetAway(cache.ErrUnavailable, false)
-	s.now = s.now.Add(tagTTL)
+	s.pass(tagTTL)
 	if kept, err := r.Referrers(t.Context(), image); err != nil || !slices.Equal(types(kept), types(list)) || len(list.Manifests) != 300 {
 		t.Errorf("%d of %d are kept, %v", len(kept.Manifests), len(list.Manifests), err)
 	}
@@ -385,17 +385,17 @@ func TestAttachedLater(t *testing.T) {
 		}
 		pull(r)
 		signature := s.attach("a", "", "test/signature", image)
-		s.now = s.now.Add(59 * time.Minute)
+		s.pass(59 * time.Minute)
 		pull(r)
 		if _, err := r.CachedManifest(t.Context(), signature); err == nil {
 			t.Error("it is looked for again within the hour")
 		}
-		s.now = s.now.Add(time.Minute)
+		s.pass(time.Minute)
 		pull(r)
 		_, err := r.CachedManifest(t.Context(), signature)
 		must(t, err)
 
-		s.now = s.now.Add(time.Hour)
+		s.pass(time.Hour)
 		addImageAt(second, "b", "v1", "second")
 		other := s.at(t, second.Host(), "b")
 		m, err := r.Tag(t.Context(), "v1")

@@ -465,7 +465,7 @@ func TestChainIsCarried(t *testing.T) {
 			must(t, err)
 			readAll(t, b)
 			synctest.Wait()
-			s.now = s.now.Add(time.Hour)
+			s.pass(time.Hour)
 		}
 		for _, op := range []string{"manifest", "resolve", "tags", "stat", "blob"} {
 			if asked[op] == 0 {

@@ -328,7 +328,7 @@ func TestStatsOfEvictions(t *testing.T) {
 		"expired": {
 			adjust: remote0(func(r *cache.Remote) { r.TTL = time.Hour }),
 			do: func(t *testing.T, s *site) {
-				s.now = s.now.Add(24 * time.Hour)
+				s.pass(24 * time.Hour)
 				_, err := s.Collect(t.Context(), cache.CollectOptions{})
 				must(t, err)
 			},

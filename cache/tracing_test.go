@@ -193,7 +193,7 @@ func TestTracedRevalidation(t *testing.T) {
 			t.Errorf("fetch of %q", got)
 		}
 		s.rec.Reset()
-		s.now = s.now.Add(tagTTL + 2*time.Minute)
+		s.pass(tagTTL + 2*time.Minute)
 		s.request(t.Context(), tag)
 		synctest.Wait()
 		below(t, s.only(t, "revalidate"), s.only(t, "lookup"))
@@ -202,7 +202,7 @@ func TestTracedRevalidation(t *testing.T) {
 		}
 		// In the background, after the answer.
 		s.rec.Reset()
-		s.now = s.now.Add(tagTTL + time.Second)
+		s.pass(tagTTL + time.Second)
 		s.request(t.Context(), tag)
 		synctest.Wait()
 		below(t, s.only(t, "revalidate"), s.only(t, "lookup"))

@@ -88,7 +88,7 @@ func TestUsesAreNotLost(t *testing.T) {
 		s := newSite(t, func(o *cache.Options) { full.Index, o.Index = o.Index, full })
 		s.push("a", "1", "1")
 		s.pull(t, "a", "1")
-		s.now = s.now.Add(time.Hour)
+		s.pass(time.Hour)
 		want := s.now
 		_, err := s.Repository("a").CachedManifest(t.Context(), s.push("a", "1", "1"))
 		must(t, err)
