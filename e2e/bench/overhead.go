@@ -42,9 +42,13 @@ func (b *bench) overhead(ctx context.Context) (rows []report.Row, err error) {
 	type figures struct{ blob, manifest, rate report.Row }
 	all := make([]figures, len(looked))
 	for i, v := range looked {
+		var most *report.Bar
+		if i == 0 { // what is on by default
+			most = &report.Bar{Server: module, Limit: 1.03}
+		}
 		all[i] = figures{
-			report.Row{Metric: v.metric + ": CPU per GB of a blob / without", Bar: &report.Bar{Server: module, Limit: 1.03}},
-			report.Row{Metric: v.metric + ": CPU per manifest / without", Bar: &report.Bar{Server: module, Limit: 1.03}},
+			report.Row{Metric: v.metric + ": CPU per GB of a blob / without", Bar: most},
+			report.Row{Metric: v.metric + ": CPU per manifest / without", Bar: most},
 			report.Row{Metric: v.metric + ": manifests/s / without"},
 		}
 	}
