@@ -58,7 +58,9 @@ func (x *scannedIndex) Scan(ctx context.Context, prefix, from []byte) iter.Seq2[
 // it stands for too early to find that one, does not lose it.
 func TestTagBeforeCollection(t *testing.T) {
 	refs, index := new(pausedRefs), &scannedIndex{scanned: make(chan struct{}, 1000)}
+	var later atomic.Int64 // how far ahead the clock of the cache is
 	s := newSite(t, func(o *cache.Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
 		refs.Refs, index.Index = o.Refs, o.Index
 		o.Refs, o.Index = refs, index
 	})
@@ -66,7 +68,7 @@ func TestTagBeforeCollection(t *testing.T) {
 	if _, err := s.Repository("a").Manifest(t.Context(), dgst); err != nil {
 		t.Fatal(err)
 	}
-	s.now = s.now.Add(time.Hour) // it is not being pulled any more
+	later.Store(int64(time.Hour)) // it is not being pulled any more
 	all := cache.CollectOptions{Free: 1 << 30}
 	dry := all
 	dry.DryRun = true

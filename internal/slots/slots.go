@@ -136,8 +136,8 @@ func (s *Slots) Acquire(ctx context.Context, class Class) (release func(), err e
 	return nil, ctx.Err()
 }
 
-// Try takes a slot if there is one that nobody waits for. It does not wait. See [Slots.Acquire] for release, which is nil where ok
-// is false.
+// Try takes a slot if there is one that nobody waits for. It does not wait. See
+// [Slots.Acquire] for release, which is nil where ok is false.
 func (s *Slots) Try(class Class) (release func(), ok bool) {
 	class = min(class, Extra)
 	s.mu.Lock()
