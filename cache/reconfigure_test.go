@@ -512,7 +512,7 @@ func TestReconfigureLeaksNothing(t *testing.T) {
 // Readers, downloads, the collector, lists, and nothing but changes: each blob comes once,
 // right, and no pull fails.
 func TestReconfigureUnderLoad(t *testing.T) {
-	const clients, blobs = 8, 40
+	const clients, blobs = 8, 15
 	s := newSite(t, realClock, func(o *cache.Options) { o.Prefetch = true })
 	s.partials.Now = time.Now
 	contents := make(map[digest.Digest][]byte)

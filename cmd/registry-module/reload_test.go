@@ -330,7 +330,7 @@ func TestRemovedRemote(t *testing.T) {
 // TestReloadWhilePulling has the configuration change, for better and worse, all the time
 // that clients pull.
 func TestReloadWhilePulling(t *testing.T) {
-	const reloads, clients, cold = 200, 4, 60
+	const reloads, clients, cold = 80, 4, 24
 	up := upstreamtest.New(t)
 	warm := up.AddRandomImage("team/warm", "v1", 2, 64<<10)
 	var images []upstreamtest.Image
