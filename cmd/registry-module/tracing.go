@@ -51,11 +51,11 @@ const flushTimeout = time.Second
 
 // setupTracing prepares what the variables of OpenTelemetry say: see docs/tracing.md. The
 // provider is nil where nothing is to be traced, which is the default. Shutdown sends what
-// there is, for at most a second, and is never nil. What is wrong with the variables is an
+// there is, for at most as long as patience, and is never nil. What is wrong with the variables is an
 // error; a collector that is away is none, now or later.
 //
 // What the package otel keeps for a whole process is not touched.
-func setupTracing(ctx context.Context, getenv func(string) string, log logrus.FieldLogger) (_ trace.TracerProvider, shutdown func() error, err error) {
+func setupTracing(ctx context.Context, getenv func(string) string, patience time.Duration, log logrus.FieldLogger) (_ trace.TracerProvider, shutdown func() error, err error) {
 	off := func() error { return nil }
 	s, err := readTracing(getenv)
 	if err != nil || s.endpoint == nil {
@@ -101,10 +101,10 @@ func setupTracing(ctx context.Context, getenv func(string) string, log logrus.Fi
 	log.Infof("requests are traced; spans go to %s", s.endpoint.Redacted())
 	return provider, func() error {
 		// Not of ctx, which has ended by then.
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		if err := provider.Shutdown(limit); err != nil {
-			quiet.tell(fmt.Errorf("at the end of the program, within %v: %w", flushTimeout, err), 0)
+			quiet.tell(fmt.Errorf("at the end of the program, within %v: %w", patience, err), 0)
 		}
 		_ = exporter.Shutdown(limit) // ends what is under way, if that was not enough
 		transport.CloseIdleConnections()

@@ -107,7 +107,7 @@ func wire(ctx context.Context, cfg *config.Config, log logrus.FieldLogger) (_ *p
 	}()
 
 	var flush func() error
-	if p.traces, flush, err = setupTracing(ctx, os.Getenv, log); err != nil {
+	if p.traces, flush, err = setupTracing(ctx, os.Getenv, flushTimeout, log); err != nil {
 		return nil, err
 	}
 	// When all else has ended: who kills it after a while then loses no more than that.
