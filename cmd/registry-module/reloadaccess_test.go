@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -30,6 +31,16 @@ func TestCallersAreOfOne(t *testing.T) {
 		t.Fatalf("statuses %d and %d", good, bad)
 	}
 	first := s.current.Load().access
+	// It can be saved once its hash is computed, which is done after the answer.
+	for limit := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
+		err := first.Save(t.Context())
+		if content, readErr := s.callers.Read(t.Context()); readErr == nil && bytes.Contains(content, []byte("team/app")) {
+			break
+		}
+		if err != nil || time.Now().After(limit) {
+			t.Fatalf("whom the remote has let in is not saved: %v", err)
+		}
+	}
 
 	// Something else changes: nobody is asked again.
 	asked := up.Requests()
