@@ -89,7 +89,7 @@ func TestPrometheus(t *testing.T) {
 			t.Logf("%d of %d expressions have no data:\n%s", len(missing), len(expressions), strings.Join(missing, "\n"))
 		}
 	})
-	within(t, time.Minute, "each expression has data", func() bool {
+	within(t, 3*time.Minute, "each expression has data", func() bool {
 		work()
 		var still []string
 		for _, e := range missing {

@@ -73,6 +73,25 @@ func (r *traceReceiver) count(service, name string) (n int) {
 	return n
 }
 
+// whole tells whether the parents of all spans have come, too: they end later, and may be sent
+// seconds later.
+func (r *traceReceiver) whole() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, spans := range r.spans {
+		for _, s := range spans {
+			known := len(s.ParentSpanId) == 0
+			for _, others := range r.spans {
+				known = known || others[string(s.ParentSpanId)] != nil
+			}
+			if !known {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func tracedTo(url, service string) lab.Env {
 	return lab.Env{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_SERVICE_NAME": service}
 }
@@ -91,7 +110,7 @@ func TestTracing(t *testing.T) {
 
 	eventually(t, "each blob was traced in both", func() bool {
 		return to.count("top", "fill") == len(img.Blobs) && to.count("bottom", "fill") == len(img.Blobs) &&
-			to.count("top", "GET manifest") > 0 && to.count("bottom", "GET manifest") > 0
+			to.count("top", "GET manifest") > 0 && to.count("bottom", "GET manifest") > 0 && to.whole()
 	})
 	to.mu.Lock()
 	defer to.mu.Unlock()
