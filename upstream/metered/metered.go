@@ -89,6 +89,10 @@ var _ cache.Upstream = (*Upstream)(nil)
 // New returns up, which counts in those of c that have its host as their remote.
 func New(up cache.Upstream, c *Counters) *Upstream {
 	of := prometheus.Labels{"remote": up.Host()}
+	// So that the first refusal is an increase, for which there is an alert.
+	for _, op := range []string{"manifest", "resolve", "blob"} {
+		c.requests.WithLabelValues(up.Host(), op, "denied")
+	}
 	t, _ := c.totals.LoadOrStore(up.Host(), new(totals))
 	return &Upstream{
 		up:        up,
