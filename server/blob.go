@@ -40,7 +40,6 @@ func headBlob(w http.ResponseWriter, r *http.Request, d cache.Descriptor) {
 // response is not complete and has to be abandoned.
 func serveBlob(x *exchange, r *http.Request, content *cache.Reader, dgst digest.Digest) error {
 	x.stall = blobStall
-	x.keeping = !content.Passing()
 	asked := r.Header.Get("Range")
 	switch {
 	case content.Passing(), content.Size() < 0 && asked == "":

@@ -58,10 +58,8 @@ func (x *exchange) tellSource(m *member, now time.Time) {
 			m.flag("hit")
 			break
 		}
+		// Nor whether it is going to be stored: what is for somebody else needs no room.
 		m.token("fwd", "uri-miss")
-		if x.keeping {
-			m.flag("stored")
-		}
 	case source == cache.FromStore, source == cache.FromMemory,
 		source == cache.FromStaleStore && (errors.Is(stale, cache.ErrNotAsked) || errors.Is(stale, cache.ErrRevalidating)):
 		m.flag("hit")

@@ -60,8 +60,6 @@ type exchange struct {
 	// tried tells that it was looked whether what is wanted is stored, and stored that it
 	// was, so that nobody was asked for it.
 	tried, stored bool
-	// keeping tells that a blob that is being fetched is stored.
-	keeping bool
 	// outcome is what the cache says of how it came to the answer it has given last, and
 	// ofTag what it has said of a tag, whose manifest is looked up after it.
 	outcome cache.Outcome

@@ -62,7 +62,7 @@ func TestExplained(t *testing.T) {
 		step("once more", l.explain("GET", tag), explained{200, "registry-module; hit; ttl=N", server.Hit, false, false})
 		step("for who insists", l.explain("GET", tag, "Cache-Control", "no-cache"), explained{200, "registry-module; fwd=request; ttl=N", server.Revalidated, false, false})
 		step("a layer's size", l.explain("HEAD", layer), explained{200, "registry-module; hit", server.Hit, false, false})
-		step("a layer", l.explain("GET", layer), explained{200, "registry-module; fwd=uri-miss; stored", server.Miss, true, false})
+		step("a layer", l.explain("GET", layer), explained{200, "registry-module; fwd=uri-miss", server.Miss, true, false})
 		synctest.Wait()
 		step("once more", l.explain("GET", layer), explained{200, "registry-module; hit", server.Hit, false, false})
 		time.Sleep(tagLifetime)
@@ -97,7 +97,7 @@ func TestExplainedTogether(t *testing.T) {
 		l.SetLatency(time.Second)
 		for path, joined := range map[string]string{
 			"/v2/a/b/manifests/v1":                   "registry-module; fwd=uri-miss; stored; collapsed; ttl=N",
-			"/v2/a/b/blobs/" + image.Config.String(): "registry-module; fwd=uri-miss; stored",
+			"/v2/a/b/blobs/" + image.Config.String(): "registry-module; fwd=uri-miss",
 		} {
 			var all sync.WaitGroup
 			answers := make([]*httptest.ResponseRecorder, 3)
