@@ -18,6 +18,7 @@ import (
 	"iter"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -219,7 +220,22 @@ func tuned(dir string, log badger.Logger) badger.Options {
 		WithDetectConflicts(false). // changes are blind writes
 		WithSyncWrites(false)       // the index may be lost; flash should not wear for it
 	opts.TableSizeMultiplier = 1 // see above
+	if strconv.IntSize == 32 {
+		opts = within32Bits(opts)
+	}
 	return opts
+}
+
+// within32Bits are options with which a table is built in one buffer. The allocator that
+// Badger builds them with (ristretto v2.2.0 to v2.4.2, z.Allocator) begins with twice the size
+// of a table, and where that is not enough adds a buffer, whose number it shifts by 32 bits as
+// an int: where an int has no more, it goes on at the beginning of the first one, and writes
+// over what is there. Blocks into which several of the longest values fit are never moved to
+// a larger place, and leave a third of theirs unused at the most; and so large a table can be
+// what a memtable becomes, too (TestLargeValues).
+func within32Bits(opts badger.Options) badger.Options {
+	const values = 4 // the longest ones, in a block
+	return opts.WithBlockSize(values * (maxValue + 1)).WithBaseTableSize(opts.MemTableSize)
 }
 
 // Close waits for calls that are running, then flushes and closes the database.
