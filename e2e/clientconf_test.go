@@ -129,6 +129,7 @@ func (g *clientGateway) start(t *testing.T) {
 		}
 		env["REGISTRY_AUTH_HTPASSWD_REALM"], env["REGISTRY_AUTH_HTPASSWD_PATH"] = "gateway", filepath.Join(dir, "htpasswd")
 	}
+	env["REGISTRY_LOG_ACCESSLOG_SAMPLE"] = "100%" // see pulls
 	box := must(lab.NewBox(dir, g.ns, map[string]string{"hosts": g.hosts()}))(t)
 	g.server = must(box.Start(t.Context(), lab.Spec{Name: "registry-module", Path: bin.module, Args: []string{"serve"}, Dir: dir, Env: env}))(t)
 	end(t, g.server)

@@ -212,12 +212,12 @@ func (p *place) metricOf(t *testing.T) (state string) {
 }
 
 // logLines returns what the module has logged since it had logged a number of bytes,
-// without the lines about requests, and how many bytes there are by now.
+// without the lines about requests and pulls, and how many bytes there are by now.
 func (p *place) logLines(t *testing.T, since int) (lines []string, size int) {
 	t.Helper()
 	text := string(must(os.ReadFile(p.m.Log()))(t))
 	for line := range strings.Lines(text[since:]) {
-		if !strings.Contains(line, " msg=request ") {
+		if !strings.Contains(line, " msg=request ") && !strings.Contains(line, " msg=pulled ") && !strings.Contains(line, ` msg="pull failed" `) {
 			lines = append(lines, strings.TrimSpace(line))
 		}
 	}
