@@ -18,6 +18,7 @@ import (
 // and with the rules of deploy/prometheus, and asks it for each expression of the rules and
 // of the dashboard of deploy/grafana: all of them have data.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	up := origin(t, lab.OriginOptions{})
 	images := []lab.Image{}
 	for i := range 6 {

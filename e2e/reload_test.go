@@ -17,8 +17,9 @@ import (
 // change nearly all there is, and by bad ones, while 16 clients pull what is stored and what
 // is not: no pull fails, each byte is fetched once, and nothing is left behind.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	const clients = 16
-	reloads := sized(300, 1000)
+	reloads := sized(150, 1000)
 	warm, cold := noise(t, "reload/warm", 2*mib), []lab.Image{}
 	for i := range 4 * clients {
 		cold = append(cold, noise(t, fmt.Sprintf("reload/cold%d", i), mib/2, mib))
