@@ -5,13 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"registry-module/doctor/report"
+	"registry-module/server/admin"
 	"registry-module/upstream"
 	"registry-module/upstream/breaker"
 )
@@ -40,7 +39,7 @@ func healthHandler(statuses func() []breaker.Status) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Add("Vary", "Accept")
-		if acceptsJSON(r.Header) {
+		if admin.AcceptsJSON(r.Header) {
 			writeJSON(w, health{"ok", statuses()})
 			return
 		}
@@ -51,19 +50,6 @@ func healthHandler(statuses func() []breaker.Status) http.Handler {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, text) // the client may be gone
 	})
-}
-
-// acceptsJSON tells whether JSON is named in Accept (RFC 9110, section 12.5.1). What
-// takes anything, as curl does, gets text.
-func acceptsJSON(header http.Header) bool {
-	for _, field := range header.Values("Accept") {
-		for part := range strings.SplitSeq(field, ",") {
-			if mediaType, params, err := mime.ParseMediaType(part); err == nil && mediaType == "application/json" && params["q"] != "0" {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // remotesHandler answers with what is known of the remotes, as a list.

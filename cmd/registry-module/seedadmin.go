@@ -28,17 +28,6 @@ func newSeedGate(tokenFile string, seed http.Handler, log logrus.FieldLogger) ht
 	}).Handler(seed)
 }
 
-// besides answers POST /seed by seed, where it is not nil, and everything else by others.
-func besides(others, seed http.Handler) http.Handler {
-	if seed == nil {
-		return others
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/", others)
-	mux.Handle("POST /seed", seed)
-	return mux
-}
-
 // remoteServer is a server elsewhere that is seeded by its admin address.
 type remoteServer struct {
 	url       *url.URL

@@ -350,7 +350,8 @@ func (p *program) byAdmin(g, before *generation) http.Handler {
 // byCommand answers commands about seeding, and others by others.
 func (p *program) byCommand(g *generation, others http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", besides(others, p.seeds.handler("by a command")))
+	mux.Handle("/", others)
+	mux.Handle("POST /seed", p.seeds.handler("by a command"))
 	mux.Handle("GET /seed", seedStateHandler(g.scheduler))
 	return mux
 }

@@ -41,7 +41,7 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	w.Header().Add("Vary", "Accept")
-	if acceptsJSON(r.Header) {
+	if AcceptsJSON(r.Header) {
 		writeJSON(w, status, is)
 		return
 	}
@@ -55,9 +55,9 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	writeText(w, status, strings.Join(lines, "\n")+"\n")
 }
 
-// acceptsJSON tells whether JSON is named in Accept (RFC 9110, section 12.5.1). What
+// AcceptsJSON tells whether JSON is named in Accept (RFC 9110, section 12.5.1). What
 // takes anything, as curl does, gets text.
-func acceptsJSON(header http.Header) bool {
+func AcceptsJSON(header http.Header) bool {
 	for _, field := range header.Values("Accept") {
 		for part := range strings.SplitSeq(field, ",") {
 			if mediaType, params, err := mime.ParseMediaType(part); err == nil && mediaType == "application/json" && params["q"] != "0" {
